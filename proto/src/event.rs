@@ -1,0 +1,50 @@
+//! What watchers are told.
+
+use crate::ids::Zxid;
+use crate::path::ZPath;
+
+/// What happened to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EventKind {
+    /// It was created.
+    Created,
+    /// It was deleted.
+    Deleted,
+    /// Its data changed.
+    DataChanged,
+    /// A child of it was created or deleted.
+    ChildrenChanged,
+}
+
+/// One change of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The transaction that made it.
+    pub zxid: Zxid,
+    /// The node.
+    pub path: ZPath,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What a watch waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WatchKind {
+    /// Once: the node is changed or deleted.
+    Data,
+    /// Once: the node is created, changed or deleted.
+    Exists,
+    /// Once: a child is created or deleted, or the node itself is deleted.
+    Children,
+    /// Each change of the node and of its set of children.
+    Persistent,
+    /// Each creation, change and deletion of the node and of everything below it.
+    PersistentRecursive,
+}
+
+impl WatchKind {
+    /// Whether the watch is gone after its first event.
+    pub const fn is_one_shot(self) -> bool {
+        matches!(self, WatchKind::Data | WatchKind::Exists | WatchKind::Children)
+    }
+}

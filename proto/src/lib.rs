@@ -1,0 +1,21 @@
+//! The words of Conclave: what servers, clients and the command line say to each other.
+//!
+//! These are plain Rust types. How they become bytes is the business of [`convert`] (protobuf) and
+//! of the ZooKeeper front end of the server; no other module names generated code.
+
+pub mod error;
+pub mod event;
+pub mod ids;
+pub mod limits;
+pub mod message;
+pub mod node;
+pub mod path;
+pub mod request;
+
+pub use error::{ErrorCode, Fault};
+pub use event::{Event, EventKind, WatchKind};
+pub use ids::{Epoch, Secret, ServerId, SessionId, WatchId, Xid, Zxid};
+pub use message::{ClientMessage, ServerMessage};
+pub use node::{Acl, CreateMode, Identity, Lifetime, Perms, Stat};
+pub use path::{PathError, ZPath};
+pub use request::{Op, Reply, Request, Response, Txn};

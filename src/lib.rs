@@ -1,0 +1,15 @@
+//! Conclave: a coordination service.
+//!
+//! The modules are floors; each names lower ones only, and those of one floor do not name each
+//! other. Floors 0 to 2 take inputs and return outputs: no clock, socket, file, thread or die.
+//!
+//! | floor | modules | what |
+//! |---|---|---|
+//! | 2 | [`replica`] | a whole server without any IO: [`replica::Input`] in, [`replica::Ready`] out |
+//! | 1 | [`zab`], [`tree`], hub, session | pure machines that do not know each other |
+//! | 0 | [`limits`], `conclave_proto` | the words |
+
+pub mod limits;
+pub mod replica;
+pub mod tree;
+pub mod zab;

@@ -1,0 +1,45 @@
+//! Every bound of a server has its name here; those that clients know too are in
+//! [`conclave_proto::limits`].
+
+pub use conclave_proto::limits::*;
+
+/// The bytes of log entries kept in memory to bring a follower up to date by DIFF.
+pub const DIFF_WINDOW_BYTES: usize = 32 << 20;
+/// The entries kept in memory to bring a follower up to date by DIFF.
+pub const DIFF_WINDOW_ENTRIES: usize = 200_000;
+/// The bytes of entries in one message between servers.
+pub const BATCH_BYTES: usize = 1 << 20;
+/// The entries in one message between servers.
+pub const BATCH_ENTRIES: usize = 4096;
+/// The bytes of proposals that a leader has in flight before it makes requests wait.
+pub const UNCOMMITTED_BYTES: usize = 64 << 20;
+/// The proposals that a leader has in flight before it makes requests wait.
+pub const UNCOMMITTED_ENTRIES: usize = 100_000;
+/// The largest frame between servers, in bytes.
+pub const PEER_FRAME_BYTES: usize = 4 << 20;
+/// The bytes waiting to be sent to one peer, after which the link is cut and made anew.
+pub const PEER_OUTBOX_BYTES: usize = 64 << 20;
+/// The bytes of one chunk of a snapshot.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+/// The bytes waiting to be sent to one client, after which it is dropped as a slow consumer.
+pub const CLIENT_OUTBOX_BYTES: usize = 8 << 20;
+/// The watches of one session.
+pub const WATCHES_PER_SESSION: usize = 100_000;
+/// The watches of one server.
+pub const WATCHES: usize = 10_000_000;
+/// The events remembered for watches that resume.
+pub const EVENT_WINDOW: usize = 100_000;
+/// The connections of clients to one server.
+pub const CONNECTIONS: usize = 20_000;
+/// The connections from one address that have not opened a session yet.
+pub const HANDSHAKES_PER_ADDRESS: usize = 4096;
+/// The sessions of the ensemble.
+pub const SESSIONS: usize = 1_000_000;
+/// The shortest session timeout, in ms.
+pub const SESSION_TIMEOUT_MIN_MS: u32 = 1_000;
+/// The longest session timeout, in ms.
+pub const SESSION_TIMEOUT_MAX_MS: u32 = 600_000;
+/// The state digests kept to compare with the leader's.
+pub const DIGEST_WINDOW: usize = 4096;
+
+const _: () = assert!(BATCH_BYTES + FRAME_BYTES < PEER_FRAME_BYTES);

@@ -1,0 +1,3 @@
+//! The `conclave` binary.
+
+fn main() {}

@@ -1,0 +1,108 @@
+//! A whole server without any IO: [`Input`]s go in, a [`Ready`] comes out.
+//!
+//! It joins the machines of floor 1: the broadcast orders transactions, the tree applies them, the
+//! sessions say who is alive, the hub tells watchers and answers clients in order of zxid.
+
+use conclave_proto::{ClientMessage, Identity, Secret, ServerId, ServerMessage, SessionId};
+
+use crate::zab::{self, SnapshotOrder, Write, WriteToken};
+
+/// A client's connection to this server, numbered by the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
+
+/// Everything that can happen to a server.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A tick has passed.
+    Tick {
+        /// A clock that never goes back, in ms.
+        now_ms: u64,
+        /// The time of day, ms since 1970.
+        time_ms: i64,
+    },
+    /// Another server said something.
+    Peer {
+        /// Who.
+        from: ServerId,
+        /// What.
+        message: PeerMessage,
+    },
+    /// The link on which we send to this server is new: what was sent before may be lost.
+    LinkUp(ServerId),
+    /// The link on which we hear this server, or the one on which we send to it, broke.
+    LinkDown(ServerId),
+    /// Everything up to and including this [`Ready::token`] is on the disk.
+    Written(WriteToken),
+    /// A snapshot could not be sent or received.
+    SnapshotFailed {
+        /// The other end.
+        with: ServerId,
+        /// The number of the synchronisation.
+        sync: u64,
+    },
+    /// A client connected.
+    Opened {
+        /// The connection.
+        conn: ConnId,
+        /// Who the client is, as far as the connection shows: `ip:…` for instance.
+        identities: Vec<Identity>,
+        /// A random id and secret, in case it opens a session.
+        fresh: (SessionId, Secret),
+    },
+    /// A client said something.
+    Client {
+        /// The connection.
+        conn: ConnId,
+        /// What.
+        message: ClientMessage,
+    },
+    /// A client's connection is closed.
+    Closed(ConnId),
+    /// Disk space is short, or no longer short.
+    LowSpace(bool),
+    /// The server is about to stop: give leadership away and send the clients elsewhere.
+    HandOver,
+}
+
+/// Everything that has to be done, in the order of the fields.
+#[derive(Debug, Default)]
+pub struct Ready {
+    /// Send these at once.
+    pub send: Vec<(ServerId, PeerMessage)>,
+    /// Then put these on the disk, all with one fsync, and report the token.
+    pub write: Vec<Write>,
+    /// The name of these writes (of the last ones, if there are none).
+    pub token: WriteToken,
+    /// Send these once the writes of this and every earlier `Ready` are durable.
+    pub send_after_write: Vec<(ServerId, PeerMessage)>,
+    /// Tell clients, in order.
+    pub clients: Vec<(ConnId, ToClient)>,
+    /// Snapshots to transfer; a view for one to send is opened before the next [`Input`].
+    pub snapshots: Vec<SnapshotOrder>,
+    /// Facts to log and measure.
+    pub notices: Vec<Notice>,
+}
+
+/// What a client's connection has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToClient {
+    /// Send this.
+    Message(ServerMessage),
+    /// Close once everything before is sent.
+    Close,
+}
+
+/// What one server says to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerMessage {
+    /// The broadcast's own.
+    Zab(zab::Message),
+}
+
+/// A fact about the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The broadcast's own.
+    Zab(zab::Notice),
+}

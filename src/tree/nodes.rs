@@ -1,0 +1,149 @@
+//! Where the state lives: the one trait between the rules and the storage.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use conclave_proto::{Acl, Fault, Lifetime, Reply, Secret, SessionId, Stat, Xid, ZPath, Zxid};
+
+/// A znode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its data; `None` is ZooKeeper's null.
+    pub data: Option<Bytes>,
+    /// Who may do what with it.
+    pub acl: Arc<[Acl]>,
+    /// How long it lives.
+    pub lifetime: Lifetime,
+    /// The session that an ephemeral node dies with; otherwise none.
+    pub owner: SessionId,
+    /// The transaction that created it.
+    pub czxid: Zxid,
+    /// The transaction that last changed its data.
+    pub mzxid: Zxid,
+    /// The transaction that last added or removed a child.
+    pub pzxid: Zxid,
+    /// When it was created, ms since 1970.
+    pub ctime_ms: i64,
+    /// When its data last changed, ms since 1970.
+    pub mtime_ms: i64,
+    /// How often its data has changed.
+    pub version: i32,
+    /// How often its ACL has changed.
+    pub aversion: i32,
+    /// How many children it has.
+    pub num_children: u32,
+    /// How many children were ever created: the next sequential child's number.
+    pub children_created: u64,
+}
+
+impl Node {
+    /// Its statistics as clients see them.
+    pub fn stat(&self) -> Stat {
+        // ZooKeeper counts creations and derives the number of changes: each child that is gone
+        // was one creation and one deletion.
+        let changes = self.children_created.wrapping_mul(2).wrapping_sub(self.num_children.into());
+        Stat {
+            czxid: self.czxid,
+            mzxid: self.mzxid,
+            pzxid: self.pzxid,
+            ctime_ms: self.ctime_ms,
+            mtime_ms: self.mtime_ms,
+            version: self.version,
+            #[expect(clippy::cast_possible_truncation, reason = "wraps as ZooKeeper's does")]
+            cversion: changes as i32,
+            aversion: self.aversion,
+            ephemeral_owner: self.owner,
+            data_length: self
+                .data
+                .as_ref()
+                .map_or(0, |data| u32::try_from(data.len()).expect("a value is at most 1 MiB")),
+            num_children: self.num_children,
+        }
+    }
+}
+
+/// A session as the ensemble knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// How long it outlives its last sign of life, in ms.
+    pub timeout_ms: u32,
+    /// What proves it.
+    pub secret: Secret,
+    /// The last numbered write that was applied for it.
+    pub last_xid: Xid,
+    /// What came of its latest numbered writes, oldest first: the answers to retries.
+    pub outcomes: VecDeque<Outcome>,
+}
+
+/// What came of a numbered write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The write.
+    pub xid: Xid,
+    /// The transaction that carried it out.
+    pub zxid: Zxid,
+    /// The answer.
+    pub result: Result<Reply, Fault>,
+}
+
+/// What is known of the state as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// The last transaction applied, and the checksum of the history up to it.
+    pub applied_zxid: Zxid,
+    /// The checksum of the history up to it.
+    pub applied_chain: u32,
+    /// The leader's clock at that transaction, ms since 1970.
+    pub time_ms: i64,
+    /// The digest of the whole state.
+    pub digest: u64,
+    /// The number of nodes.
+    pub nodes: u64,
+    /// The bytes of all paths and data.
+    pub bytes: u64,
+}
+
+/// The state, as the rules see it: a sorted map of nodes, the sessions, and [`Meta`].
+///
+/// The methods do not fail: storage that cannot answer ends the process. An implementation derives
+/// its indexes (children, ephemerals by owner, reapable nodes) from the nodes it is given.
+pub trait Nodes {
+    /// The node at that path.
+    fn node(&self, path: &ZPath) -> Option<Node>;
+    /// Put a node there, new or changed. `parent.num_children` is the caller's business.
+    fn put_node(&mut self, path: &ZPath, node: Node);
+    /// Remove the node there, which exists.
+    fn remove_node(&mut self, path: &ZPath);
+    /// The names of a node's children in byte order, after `after`, at most `limit`.
+    fn children(&self, path: &ZPath, after: Option<&str>, limit: usize) -> Vec<String>;
+    /// The paths of a session's ephemeral nodes, in order.
+    fn ephemerals(&self, session: SessionId) -> Vec<ZPath>;
+    /// The paths of container and TTL nodes, in order, after `after`, at most `limit`.
+    fn mortals(&self, after: Option<&ZPath>, limit: usize) -> Vec<ZPath>;
+    /// The session of that id.
+    fn session(&self, id: SessionId) -> Option<&SessionRecord>;
+    /// The session of that id, to be changed.
+    fn session_mut(&mut self, id: SessionId) -> Option<&mut SessionRecord>;
+    /// Add a session, which does not exist yet.
+    fn insert_session(&mut self, id: SessionId, record: SessionRecord);
+    /// Remove a session, which exists.
+    fn remove_session(&mut self, id: SessionId);
+    /// Every session, in order of their ids.
+    fn sessions(&self) -> Box<dyn Iterator<Item = (SessionId, &SessionRecord)> + '_>;
+    /// The state as a whole.
+    fn meta(&self) -> Meta;
+    /// Change it.
+    fn set_meta(&mut self, meta: Meta);
+}
+
+/// The state in memory: what tests and the simulator run on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryNodes {
+    nodes: BTreeMap<ZPath, Node>,
+    children: BTreeSet<(ZPath, String)>,
+    ephemerals: BTreeSet<(SessionId, ZPath)>,
+    mortals: BTreeSet<ZPath>,
+    sessions: BTreeMap<SessionId, SessionRecord>,
+    meta: Meta,
+}

@@ -1,0 +1,44 @@
+//! The broadcast: makes the logs of all servers one history.
+//!
+//! A pure state machine: it is given [`Input`]s and leaves what has to be done in a [`Ready`],
+//! whose fields are in the order in which they must be performed.
+
+mod log;
+mod message;
+
+use conclave_proto::{Epoch, ServerId};
+
+pub use log::{Entry, Position};
+pub use message::{Input, Message, Notice, Ready, SnapshotOrder, Write, WriteToken};
+
+/// What a server knows of its ensemble before it starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which server this is.
+    pub id: ServerId,
+    /// The servers that vote, this one included unless it observes.
+    pub voters: Vec<ServerId>,
+    /// The servers that follow the history without a vote.
+    pub observers: Vec<ServerId>,
+    /// Ticks between two heartbeats of a leader.
+    pub heartbeat_ticks: u32,
+    /// Ticks of silence after which a leader or a follower is given up.
+    pub silence_ticks: u32,
+    /// Where the dice for back-off start.
+    pub seed: u64,
+}
+
+/// What a server finds on its disk when it starts.
+#[derive(Clone, Debug, Default)]
+pub struct Durable {
+    /// See [`Write::AcceptedEpoch`].
+    pub accepted_epoch: Epoch,
+    /// See [`Write::CurrentEpoch`].
+    pub current_epoch: Epoch,
+    /// The end of what the state machine has applied durably (its checkpoint).
+    pub applied: Position,
+    /// Where `entries` begin; at or before `applied`, so that a follower can be served by DIFF.
+    pub base: Position,
+    /// The log after `base`, oldest first.
+    pub entries: Vec<Entry>,
+}
