@@ -1,0 +1,19 @@
+//! `conclave completions`.
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+/// Prints a completion script; `conclave completions bash >> ~/.bashrc`, for instance.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The shell
+    shell: Shell,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    clap_complete::generate(args.shell, &mut super::Cli::command(), "conclave", &mut io::stdout());
+    Ok(ExitCode::SUCCESS)
+}
