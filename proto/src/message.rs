@@ -21,7 +21,10 @@ pub enum ClientMessage {
     Connect(Connect),
     /// Do this.
     Request {
-        /// Its number: one more than the request before it.
+        /// Its number: one more than the numbered request before it. After a reconnection every
+        /// request without an answer is sent again, in order, under the number it had. Zero for
+        /// the watches that a client sets again after a reconnection, before anything else; the
+        /// answer to those has zero too.
         xid: Xid,
         /// The client has every reply up to here.
         acked: Xid,
@@ -76,7 +79,10 @@ pub enum ServerMessage {
         resumed_at: Zxid,
     },
     /// The server got the ping.
-    Pong,
+    Pong {
+        /// Every event up to here that the connection's watches wait for has been sent before.
+        zxid: Zxid,
+    },
     /// The server is about to close: go to another one, after this many ms at least.
     GoAway {
         /// How long to wait before dialling.
