@@ -1,5 +1,7 @@
 //! What can be asked, and what is answered.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::error::Fault;
@@ -296,7 +298,7 @@ pub struct Txn {
     /// The server that answers the client, and that server's own mark for the request.
     pub origin: (ServerId, u64),
     /// Who asks: what ACLs are checked against.
-    pub identities: Vec<Identity>,
+    pub identities: Arc<[Identity]>,
     /// The leader's state digest after the named transaction, for replicas to compare theirs.
     pub digest: (Zxid, u64),
     /// What is asked.

@@ -3,9 +3,17 @@
 //! It joins the machines of floor 1: the broadcast orders transactions, the tree applies them, the
 //! sessions say who is alive, the hub tells watchers and answers clients in order of zxid.
 
-use conclave_proto::{ClientMessage, Identity, Secret, ServerId, ServerMessage, SessionId};
+mod machine;
+mod message;
+mod status;
+
+use conclave_proto::{ClientMessage, Identity, Secret, ServerId, ServerMessage, SessionId, Zxid};
 
 use crate::zab::{self, SnapshotOrder, Write, WriteToken};
+
+pub use machine::Replica;
+pub use message::{Claim, Forward, Forwarded, PeerMessage, Touch, Touched};
+pub use status::{Follower, Role, Status};
 
 /// A client's connection to this server, numbered by the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +57,10 @@ pub enum Input {
         identities: Vec<Identity>,
         /// A random id and secret, in case it opens a session.
         fresh: (SessionId, Secret),
+        /// Whether the client numbers its requests and sends those without an answer again after
+        /// a reconnection. If it does not, the connection is closed when the fate of one of its
+        /// requests is not known.
+        numbered: bool,
     },
     /// A client said something.
     Client {
@@ -93,16 +105,33 @@ pub enum ToClient {
     Close,
 }
 
-/// What one server says to another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PeerMessage {
-    /// The broadcast's own.
-    Zab(zab::Message),
-}
-
 /// A fact about the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// The broadcast's own.
     Zab(zab::Notice),
+    /// This server's state differs from the leader's after the same transaction: a fault of the
+    /// hardware or of the software. The server must stop before it answers anybody.
+    Diverged {
+        /// After which transaction.
+        zxid: Zxid,
+        /// This server's digest.
+        ours: u64,
+        /// The leader's.
+        leaders: u64,
+    },
+}
+
+/// What a server knows before it starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// For the broadcast; its seed must differ from start to start, for it also names this
+    /// server's streams and marks.
+    pub zab: zab::Config,
+    /// The time between two ticks, in ms.
+    pub tick_ms: u32,
+    /// The shortest session timeout granted, in ms.
+    pub session_timeout_min_ms: u32,
+    /// The longest session timeout granted, in ms.
+    pub session_timeout_max_ms: u32,
 }

@@ -1,0 +1,160 @@
+//! What one server says to another, beside the broadcast's own messages.
+//!
+//! Every message names the epoch in which it was said; a server that is in another one, or not yet
+//! in sync, ignores it. A link may lose any suffix of what was sent on it: each kind of message
+//! is either asked again or told again, and doing either twice is harmless.
+
+use std::sync::Arc;
+
+use conclave_proto::{Epoch, Fault, Identity, Request, Secret, SessionId, Zxid};
+
+use crate::zab;
+
+/// What one server says to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerMessage {
+    /// The broadcast's own.
+    Zab(zab::Message),
+    /// To the leader: writes of the sender's clients.
+    Forward(Forward),
+    /// From the leader: some forwarded writes did not arrive.
+    Resend {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The stream they belong to.
+        stream: u64,
+        /// The first that is missing.
+        first: u64,
+    },
+    /// From the leader: it did not propose these writes, and never will.
+    Rejected {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The marks that the receiver gave them, and why.
+        requests: Vec<(u64, Fault)>,
+    },
+    /// To the leader: which sessions are alive, and what the leader should know of the sender.
+    Touch(Touch),
+    /// From the leader: say at once which sessions are alive.
+    Poll {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The leader's clock, to be sent back in [`Touch::polled_ms`].
+        now_ms: u64,
+    },
+    /// To the leader: a client of the sender wants to resume a session.
+    Attach {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The sender's mark for the client's connection.
+        conn: u64,
+        /// The session.
+        session: SessionId,
+        /// What the client gave as proof.
+        secret: Secret,
+    },
+    /// From the leader: whether it may.
+    Attached {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The receiver's mark for the client's connection.
+        conn: u64,
+        /// The session.
+        session: SessionId,
+        /// Its new claim; `None` if there is no such session or the secret is wrong.
+        claim: Option<Claim>,
+        /// The receiver believes its own list of sessions once it has applied this.
+        zxid: Zxid,
+    },
+    /// From the leader: the session has moved to another server; close its connection.
+    Moved {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The session.
+        session: SessionId,
+        /// A connection with an earlier claim than this is to be closed.
+        claim: Claim,
+    },
+    /// To the leader: what has to be applied before a linearizable read that was asked by now?
+    ReadIndex {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The sender's number for the question, growing by one.
+        read: u64,
+    },
+    /// From the leader: this.
+    ReadAt {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The receiver's number for the question; earlier ones are answered too.
+        read: u64,
+        /// What has to be applied.
+        commit: Zxid,
+    },
+}
+
+/// Writes on their way to the leader.
+///
+/// The writes of one stream are numbered without gaps, and the leader takes them in that order
+/// only: so a session's request is never proposed if one before it was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The leader's epoch.
+    pub epoch: Epoch,
+    /// The sender's name for the stream.
+    pub stream: u64,
+    /// The number of the first of `requests` in the stream, which starts with 0.
+    pub first: u64,
+    /// The writes.
+    pub requests: Vec<Forwarded>,
+}
+
+/// One write on its way to the leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarded {
+    /// The sender's mark, which comes back in [`conclave_proto::Txn::origin`].
+    pub tag: u64,
+    /// Who asks.
+    pub identities: Arc<[Identity]>,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// What a follower tells its leader regularly, and at once when it is polled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Touch {
+    /// The leader's epoch.
+    pub epoch: Epoch,
+    /// The leader's clock in the latest [`PeerMessage::Poll`], 0 before the first: every sign of
+    /// life up to then has been reported.
+    pub polled_ms: u64,
+    /// The sender's stream of forwarded writes.
+    pub stream: u64,
+    /// How many writes it has sent on that stream.
+    pub forwarded: u64,
+    /// Whether it is short of disk space.
+    pub low_space: bool,
+    /// The sessions that gave a sign of life since the last report.
+    pub sessions: Vec<Touched>,
+}
+
+/// A session that is alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// The session.
+    pub session: SessionId,
+    /// How long ago it gave its last sign of life, in ms.
+    pub age_ms: u32,
+    /// By which right the sender serves it.
+    pub claim: Claim,
+}
+
+/// The right of a server to serve a session: of two claims the later one holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// The transaction that created the session, or the last one the leader had proposed when it
+    /// let the session move.
+    pub zxid: Zxid,
+    /// 0 for a creation; otherwise the leader's count of moves in its epoch.
+    pub count: u64,
+}

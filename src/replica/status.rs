@@ -1,0 +1,64 @@
+//! A server's view of itself and of the ensemble, for those who watch over it.
+
+use conclave_proto::{Epoch, ServerId, Zxid};
+
+/// What a server does in the ensemble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It has no leader.
+    Looking,
+    /// It follows a leader and votes.
+    Following,
+    /// It follows a leader without a vote.
+    Observing,
+    /// It leads.
+    Leading,
+}
+
+/// What a server knows of itself and the ensemble.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Which server this is.
+    pub id: ServerId,
+    /// What it does.
+    pub role: Role,
+    /// Who leads, as far as it knows.
+    pub leader: Option<ServerId>,
+    /// The leader's epoch; without a leader, the last one this server was part of.
+    pub epoch: Epoch,
+    /// The last transaction known to be committed.
+    pub committed: Zxid,
+    /// The last transaction applied.
+    pub applied: Zxid,
+    /// The last transaction in the log.
+    pub last: Zxid,
+    /// The other servers, if this one leads.
+    pub followers: Vec<Follower>,
+    /// The sessions of the ensemble.
+    pub sessions: usize,
+    /// The sessions attached to this server.
+    pub local_sessions: usize,
+    /// The connections of clients.
+    pub connections: usize,
+    /// The watches set at this server.
+    pub watches: usize,
+    /// The nodes of the tree.
+    pub nodes: u64,
+    /// The bytes of all paths and data.
+    pub bytes: u64,
+    /// The digest of the state after `applied`.
+    pub digest: u64,
+}
+
+/// A server as its leader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follower {
+    /// Which.
+    pub id: ServerId,
+    /// Whether it is in sync.
+    pub in_sync: bool,
+    /// The last transaction that is on its disk, as far as the leader knows.
+    pub acked: Zxid,
+    /// How many transactions of the leader's log it has not acknowledged.
+    pub lag: u64,
+}
