@@ -47,4 +47,19 @@ impl WatchKind {
     pub const fn is_one_shot(self) -> bool {
         matches!(self, WatchKind::Data | WatchKind::Exists | WatchKind::Children)
     }
+
+    /// Whether a watch of this kind waits for this: on its node or, if it is recursive, on a node
+    /// below it.
+    pub const fn fires_on(self, event: EventKind) -> bool {
+        match self {
+            WatchKind::Data => matches!(event, EventKind::DataChanged | EventKind::Deleted),
+            WatchKind::Exists => !matches!(event, EventKind::ChildrenChanged),
+            WatchKind::Children => {
+                matches!(event, EventKind::ChildrenChanged | EventKind::Deleted)
+            }
+            WatchKind::Persistent => true,
+            // The creation or deletion of the child itself says it all.
+            WatchKind::PersistentRecursive => !matches!(event, EventKind::ChildrenChanged),
+        }
+    }
 }

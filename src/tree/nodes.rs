@@ -1,6 +1,7 @@
 //! Where the state lives: the one trait between the rules and the storage.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -90,7 +91,7 @@ pub struct Outcome {
 /// What is known of the state as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
-    /// The last transaction applied, and the checksum of the history up to it.
+    /// The last transaction applied.
     pub applied_zxid: Zxid,
     /// The checksum of the history up to it.
     pub applied_chain: u32,
@@ -146,4 +147,120 @@ pub struct MemoryNodes {
     mortals: BTreeSet<ZPath>,
     sessions: BTreeMap<SessionId, SessionRecord>,
     meta: Meta,
+}
+
+impl MemoryNodes {
+    /// The state before the first transaction: the root alone. (`default()` has not even that.)
+    pub fn new() -> MemoryNodes {
+        let mut nodes = MemoryNodes::default();
+        super::found(&mut nodes);
+        nodes
+    }
+
+    /// Every node, in the order of the paths as strings.
+    pub fn iter(&self) -> impl Iterator<Item = (&ZPath, &Node)> {
+        self.nodes.iter()
+    }
+
+    /// Enter or remove the node in the indexes that depend on how long it lives.
+    fn index(&mut self, path: &ZPath, owner: SessionId, lifetime: Lifetime, present: bool) {
+        match lifetime {
+            Lifetime::Persistent => {}
+            Lifetime::Ephemeral if present => {
+                self.ephemerals.insert((owner, path.clone()));
+            }
+            Lifetime::Ephemeral => {
+                self.ephemerals.remove(&(owner, path.clone()));
+            }
+            Lifetime::Container | Lifetime::Ttl(_) if present => {
+                self.mortals.insert(path.clone());
+            }
+            Lifetime::Container | Lifetime::Ttl(_) => {
+                self.mortals.remove(path);
+            }
+        }
+    }
+}
+
+/// The key of a node in the index of children; the root is nobody's child.
+fn as_child(path: &ZPath) -> Option<(ZPath, String)> {
+    path.parent().map(|parent| (parent, path.name().to_owned()))
+}
+
+impl Nodes for MemoryNodes {
+    fn node(&self, path: &ZPath) -> Option<Node> {
+        self.nodes.get(path).cloned()
+    }
+
+    fn put_node(&mut self, path: &ZPath, node: Node) {
+        let (owner, lifetime) = (node.owner, node.lifetime);
+        match self.nodes.insert(path.clone(), node) {
+            Some(old) if (old.owner, old.lifetime) == (owner, lifetime) => return,
+            Some(old) => self.index(path, old.owner, old.lifetime, false),
+            None => self.children.extend(as_child(path)),
+        }
+        self.index(path, owner, lifetime, true);
+    }
+
+    fn remove_node(&mut self, path: &ZPath) {
+        let node = self.nodes.remove(path).expect("only a node that exists is removed");
+        if let Some(child) = as_child(path) {
+            self.children.remove(&child);
+        }
+        self.index(path, node.owner, node.lifetime, false);
+    }
+
+    fn children(&self, path: &ZPath, after: Option<&str>, limit: usize) -> Vec<String> {
+        // The empty name, which nobody has, comes before all others.
+        let start = (path.clone(), after.unwrap_or_default().to_owned());
+        self.children
+            .range((Bound::Excluded(start), Bound::Unbounded))
+            .take_while(|(parent, _)| parent == path)
+            .take(limit)
+            .map(|(_, name)| name.clone())
+            .collect()
+    }
+
+    fn ephemerals(&self, session: SessionId) -> Vec<ZPath> {
+        self.ephemerals
+            .range((session, ZPath::root())..)
+            .take_while(|(owner, _)| *owner == session)
+            .map(|(_, path)| path.clone())
+            .collect()
+    }
+
+    fn mortals(&self, after: Option<&ZPath>, limit: usize) -> Vec<ZPath> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.mortals.range::<ZPath, _>((start, Bound::Unbounded)).take(limit).cloned().collect()
+    }
+
+    fn session(&self, id: SessionId) -> Option<&SessionRecord> {
+        self.sessions.get(&id)
+    }
+
+    fn session_mut(&mut self, id: SessionId) -> Option<&mut SessionRecord> {
+        self.sessions.get_mut(&id)
+    }
+
+    fn insert_session(&mut self, id: SessionId, record: SessionRecord) {
+        let old = self.sessions.insert(id, record);
+        assert!(old.is_none(), "session {id} is inserted twice");
+    }
+
+    fn remove_session(&mut self, id: SessionId) {
+        let old = self.sessions.remove(&id);
+        assert!(old.is_some(), "session {id} is removed, but does not exist");
+    }
+
+    fn sessions(&self) -> Box<dyn Iterator<Item = (SessionId, &SessionRecord)> + '_> {
+        Box::new(self.sessions.iter().map(|(id, record)| (*id, record)))
+    }
+
+    fn meta(&self) -> Meta {
+        self.meta
+    }
+
+    fn set_meta(&mut self, meta: Meta) {
+        self.meta = meta;
+    }
 }
