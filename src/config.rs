@@ -1,0 +1,410 @@
+//! The configuration file and the flags that override it: docs/OPERATING.md explains each key.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use conclave_proto::ServerId;
+use serde::Deserialize;
+
+use crate::limits::{SESSION_TIMEOUT_MAX_MS, SESSION_TIMEOUT_MIN_MS};
+use crate::server::{Member, Settings, StorageSettings, Timing};
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, has an unknown key, or a value of the wrong type.
+    #[error("the configuration {path} cannot be used: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value makes no sense, alone or with others.
+    #[error("configuration key `{key}`: {problem}; {remedy}")]
+    Invalid {
+        /// Which key.
+        key: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+}
+
+/// The configuration of one server, as the file has it. Every key has a default except `data_dir`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Which member this server is, 1 to 254.
+    pub id: u8,
+    /// The name of the ensemble: servers and data directories of another one are refused.
+    pub cluster: String,
+    /// Where the data is kept.
+    pub data_dir: Option<PathBuf>,
+    /// Where the log is kept, if not in `data_dir/log`: on a device of its own, say.
+    pub log_dir: Option<PathBuf>,
+    /// Where clients connect, `IP:PORT`.
+    pub client: SocketAddr,
+    /// Where the other servers connect, `IP:PORT`.
+    pub peer: SocketAddr,
+    /// Where administration is served, `IP:PORT`.
+    pub admin: SocketAddr,
+    /// Whether administration is served at all.
+    pub admin_enabled: bool,
+    /// Accept that clients and servers talk in plaintext over a network.
+    pub insecure: bool,
+    /// The members of the ensemble; none: this server is alone.
+    pub members: Vec<MemberConfig>,
+    /// How time passes.
+    pub timing: TimingConfig,
+    /// The bounds of session timeouts.
+    pub sessions: SessionsConfig,
+    /// How the disk is used.
+    pub storage: StorageConfig,
+}
+
+/// One member of the ensemble.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct MemberConfig {
+    /// Its id, 1 to 254.
+    pub id: u8,
+    /// Where the other servers reach it, `host:port`.
+    pub peer: String,
+    /// Whether it follows without a vote.
+    #[serde(default)]
+    pub observer: bool,
+}
+
+/// How time passes, in ms. The defaults suit a LAN.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimingConfig {
+    /// The length of a tick.
+    pub tick_ms: u32,
+    /// The time between two heartbeats of a leader.
+    pub heartbeat_ms: u32,
+    /// The silence after which a leader or a follower is given up.
+    pub silence_ms: u32,
+}
+
+/// The bounds of session timeouts, in ms.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionsConfig {
+    /// A shorter timeout is raised to this.
+    pub timeout_min_ms: u32,
+    /// A longer timeout is lowered to this.
+    pub timeout_max_ms: u32,
+}
+
+/// How the disk is used.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageConfig {
+    /// Whether the log is written by a thread of its own (the default), or inside the loop: that
+    /// saves a quarter of the CPU on a small machine, but reads then wait for the disk too.
+    pub log_thread: bool,
+    /// The longest time between two checkpoints while there are writes, in ms.
+    pub checkpoint_ms: u32,
+    /// The MiB of changes after which a checkpoint is made earlier.
+    pub checkpoint_mb: u32,
+    /// Writes are refused while less than this many MiB are free.
+    pub reserve_mb: u32,
+    /// The most the tree may grow to on disk, in GiB: address space, not disk or memory.
+    pub map_gb: u32,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        Config {
+            id: 1,
+            cluster: "conclave".into(),
+            data_dir: None,
+            log_dir: None,
+            client: local(7400),
+            peer: local(7401),
+            admin: local(7402),
+            admin_enabled: true,
+            insecure: false,
+            members: Vec::new(),
+            timing: TimingConfig::default(),
+            sessions: SessionsConfig::default(),
+            storage: StorageConfig::default(),
+        }
+    }
+}
+
+impl Default for TimingConfig {
+    fn default() -> TimingConfig {
+        TimingConfig { tick_ms: 10, heartbeat_ms: 50, silence_ms: 1000 }
+    }
+}
+
+impl Default for SessionsConfig {
+    fn default() -> SessionsConfig {
+        SessionsConfig {
+            timeout_min_ms: SESSION_TIMEOUT_MIN_MS,
+            timeout_max_ms: SESSION_TIMEOUT_MAX_MS,
+        }
+    }
+}
+
+impl Default for StorageConfig {
+    fn default() -> StorageConfig {
+        StorageConfig {
+            log_thread: true,
+            checkpoint_ms: 5000,
+            checkpoint_mb: 64,
+            reserve_mb: 256,
+            map_gb: 64,
+        }
+    }
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// If it cannot be read or understood.
+    pub fn read(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })
+    }
+
+    /// Checks every value and works out what follows from them.
+    ///
+    /// # Errors
+    /// The first value that cannot be used, and what to do about it.
+    pub fn validate(self) -> Result<Settings, ConfigError> {
+        let id = server_id("id", self.id)?;
+        self.check_cluster()?;
+        let Some(data_dir) = self.data_dir.clone() else {
+            let remedy = "say where to keep the data: data_dir = \"/var/lib/conclave\" in the \
+                          file, or --data-dir DIR";
+            return Err(invalid("data_dir", "is missing", remedy));
+        };
+        let members = self.members(id)?;
+        let exposed = self.exposed(members.len() > 1)?;
+        Ok(Settings {
+            id,
+            log_dir: self.log_dir.clone().unwrap_or_else(|| data_dir.join("log")),
+            data_dir,
+            client: self.client,
+            peer: self.peer,
+            admin: self.admin_enabled.then_some(self.admin),
+            members,
+            timing: self.timing()?,
+            storage: self.storage()?,
+            exposed,
+            cluster: self.cluster,
+        })
+    }
+
+    fn check_cluster(&self) -> Result<(), ConfigError> {
+        let fits = (1..=64).contains(&self.cluster.len());
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if fits && self.cluster.chars().all(plain) {
+            return Ok(());
+        }
+        let problem = format!("{:?} is not a name", self.cluster);
+        Err(invalid("cluster", problem, "use 1 to 64 letters, digits, dots, hyphens, underscores"))
+    }
+
+    fn members(&self, id: ServerId) -> Result<Vec<Member>, ConfigError> {
+        if self.members.is_empty() {
+            let peer = self.peer.to_string();
+            return Ok(vec![Member { id, peer, observer: false }]);
+        }
+        let mut seen = BTreeSet::new();
+        let mut members = Vec::with_capacity(self.members.len());
+        for member in &self.members {
+            let member_id = server_id("members.id", member.id)?;
+            if !seen.insert(member_id) {
+                let problem = format!("{member_id} is listed twice");
+                return Err(invalid("members.id", problem, "give each server its own id"));
+            }
+            let port = member.peer.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
+            let Some((1.., Ok(1..))) = port.map(|(host, port)| (host.len(), port)) else {
+                let problem = format!("{:?} is not an address", member.peer);
+                return Err(invalid("members.peer", problem, "write it as host:port"));
+            };
+            let peer = member.peer.clone();
+            members.push(Member { id: member_id, peer, observer: member.observer });
+        }
+        if !seen.contains(&id) {
+            let problem = format!("does not list this server, {id}");
+            return Err(invalid("members", problem, "add it, or correct `id`"));
+        }
+        let voters = members.iter().filter(|member| !member.observer).count();
+        if !(1..=7).contains(&voters) {
+            let problem = format!("has {voters} servers that vote");
+            let remedy = "use 1, 3, 5 or 7, and make the others observers (observer = true)";
+            return Err(invalid("members", problem, remedy));
+        }
+        members.sort_by_key(|member| member.id);
+        Ok(members)
+    }
+
+    /// Whether other machines can reach an address where plaintext is spoken.
+    fn exposed(&self, has_peers: bool) -> Result<bool, ConfigError> {
+        let peer = has_peers.then_some(("peer", self.peer));
+        let admin = self.admin_enabled.then_some(("admin", self.admin));
+        let mut addresses = [Some(("client", self.client)), peer, admin].into_iter().flatten();
+        let Some((key, address)) = addresses.find(|(_, address)| !address.ip().is_loopback())
+        else {
+            return Ok(false);
+        };
+        if self.insecure {
+            return Ok(true);
+        }
+        let problem = format!("{address} can be reached from other machines, in plaintext");
+        let remedy = "set insecure = true (--insecure) if the network is trusted, or listen on \
+                      127.0.0.1";
+        Err(invalid(key, problem, remedy))
+    }
+
+    fn timing(&self) -> Result<Timing, ConfigError> {
+        let TimingConfig { tick_ms, heartbeat_ms, silence_ms } = self.timing;
+        if !(1..=1000).contains(&tick_ms) {
+            let problem = format!("{tick_ms} ms is no useful tick");
+            return Err(invalid("timing.tick_ms", problem, "choose 1 to 1000; 10 is good"));
+        }
+        if heartbeat_ms < tick_ms {
+            let problem = format!("{heartbeat_ms} ms is shorter than a tick, {tick_ms} ms");
+            return Err(invalid("timing.heartbeat_ms", problem, "choose a few ticks; 50 is good"));
+        }
+        if silence_ms < heartbeat_ms.saturating_mul(3) {
+            let problem = format!("{silence_ms} ms is not three heartbeats of {heartbeat_ms} ms");
+            let remedy = "choose ten heartbeats or more; 1000 is good on a LAN";
+            return Err(invalid("timing.silence_ms", problem, remedy));
+        }
+        let SessionsConfig { timeout_min_ms, timeout_max_ms } = self.sessions;
+        if timeout_min_ms < 2 * tick_ms || timeout_min_ms > timeout_max_ms {
+            let problem =
+                format!("{timeout_min_ms} ms is not between two ticks and {timeout_max_ms} ms");
+            let remedy = "keep it below sessions.timeout_max_ms and above two ticks";
+            return Err(invalid("sessions.timeout_min_ms", problem, remedy));
+        }
+        Ok(Timing {
+            tick: Duration::from_millis(tick_ms.into()),
+            heartbeat_ticks: heartbeat_ms.div_ceil(tick_ms),
+            silence_ticks: silence_ms.div_ceil(tick_ms),
+            session_timeout_ms: (timeout_min_ms, timeout_max_ms),
+        })
+    }
+
+    fn storage(&self) -> Result<StorageSettings, ConfigError> {
+        let StorageConfig { log_thread, checkpoint_ms, checkpoint_mb, reserve_mb, map_gb } =
+            self.storage;
+        for (key, value) in [
+            ("storage.checkpoint_ms", checkpoint_ms),
+            ("storage.checkpoint_mb", checkpoint_mb),
+            ("storage.map_gb", map_gb),
+        ] {
+            if value == 0 {
+                return Err(invalid(key, "0 makes no sense", "leave it out to get the default"));
+            }
+        }
+        let map_bytes = usize::try_from(u64::from(map_gb) << 30)
+            .map_err(|_| invalid("storage.map_gb", "is over the address space", "lower it"))?;
+        Ok(StorageSettings {
+            log_thread,
+            checkpoint_every: Duration::from_millis(checkpoint_ms.into()),
+            checkpoint_bytes: u64::from(checkpoint_mb) << 20,
+            reserve_bytes: u64::from(reserve_mb) << 20,
+            map_bytes,
+        })
+    }
+}
+
+fn server_id(key: &str, number: u8) -> Result<ServerId, ConfigError> {
+    ServerId::new(number)
+        .ok_or_else(|| invalid(key, format!("{number} is not a server id"), "use 1 to 254"))
+}
+
+fn invalid(key: &str, problem: impl Into<String>, remedy: &'static str) -> ConfigError {
+    ConfigError::Invalid { key: key.into(), problem: problem.into(), remedy }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str) -> Result<Settings, String> {
+        let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.validate().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_directory_is_enough_for_one_server() {
+        let settings = settings("data_dir = '/d'").unwrap();
+        assert_eq!(settings.id.get(), 1);
+        assert_eq!(settings.members.len(), 1);
+        assert_eq!(settings.log_dir, Path::new("/d/log"));
+        assert!(!settings.exposed);
+    }
+
+    #[test]
+    fn three_servers_know_each_other() {
+        let text = "data_dir = '/d'\nid = 2\n\
+                    members = [{id = 3, peer = 'c:7401'}, {id = 1, peer = 'a:7401'},\
+                               {id = 2, peer = 'b:7401', observer = true}]";
+        let ids: Vec<_> =
+            settings(text).unwrap().members.iter().map(|m| (m.id.get(), m.observer)).collect();
+        assert_eq!(ids, [(1, false), (2, true), (3, false)]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, words) in [
+            ("", "`data_dir`: is missing"),
+            ("data_dir = '/d'\ndata_dri = 1", "unknown field `data_dri`"),
+            ("data_dir = '/d'\ntiming.tik = 1", "unknown field `tik`"),
+            ("data_dir = '/d'\nid = 255", "`id`: 255 is not a server id"),
+            ("data_dir = '/d'\nid = 'x'", "invalid type"),
+            ("data_dir = '/d'\ncluster = 'a b'", "`cluster`"),
+            ("data_dir = '/d'\nclient = 'nowhere'", "client"),
+            ("data_dir = '/d'\nclient = '0.0.0.0:1'", "insecure = true"),
+            ("data_dir = '/d'\ntiming.tick_ms = 0", "`timing.tick_ms`"),
+            ("data_dir = '/d'\ntiming.heartbeat_ms = 1", "`timing.heartbeat_ms`"),
+            ("data_dir = '/d'\ntiming.silence_ms = 100", "`timing.silence_ms`"),
+            ("data_dir = '/d'\nsessions.timeout_min_ms = 1", "`sessions.timeout_min_ms`"),
+            ("data_dir = '/d'\nstorage.map_gb = 0", "`storage.map_gb`"),
+            ("data_dir = '/d'\nmembers = [{id = 2, peer = 'a:1'}]", "does not list this server"),
+            ("data_dir = '/d'\nmembers = [{id = 1, peer = 'a'}]", "host:port"),
+            ("data_dir = '/d'\nmembers = [{id = 1, peer = ':1'}]", "host:port"),
+            (
+                "data_dir = '/d'\nmembers = [{id = 1, peer = 'a:1'}, {id = 1, peer = 'b:1'}]",
+                "listed twice",
+            ),
+            (
+                "data_dir = '/d'\nmembers = [{id = 1, peer = 'a:1', observer = true}]",
+                "0 servers that vote",
+            ),
+        ] {
+            let error = settings(text).unwrap_err();
+            assert!(error.contains(words), "{text:?} gave {error:?}, not {words:?}");
+        }
+    }
+
+    #[test]
+    fn plaintext_beyond_this_machine_is_said() {
+        let text = "data_dir = '/d'\nclient = '0.0.0.0:1'\ninsecure = true";
+        assert!(settings(text).unwrap().exposed);
+    }
+}

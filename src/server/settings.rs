@@ -1,0 +1,73 @@
+//! What a server needs to be told before it starts.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use conclave_proto::ServerId;
+
+/// One server's settings: what the configuration comes down to once it is checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which server this is.
+    pub id: ServerId,
+    /// The name of its ensemble.
+    pub cluster: String,
+    /// Where the tree, the epochs and snapshots are kept.
+    pub data_dir: PathBuf,
+    /// Where the log is kept.
+    pub log_dir: PathBuf,
+    /// Where clients connect.
+    pub client: SocketAddr,
+    /// Where the other servers connect; not opened in an ensemble of one.
+    pub peer: SocketAddr,
+    /// Where administration is served; `None`: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// Every member of the ensemble, this server included.
+    pub members: Vec<Member>,
+    /// How time passes.
+    pub timing: Timing,
+    /// How the disk is used.
+    pub storage: StorageSettings,
+    /// Plaintext was asked for although an address can be reached from other machines.
+    pub exposed: bool,
+}
+
+/// A member of the ensemble.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its id.
+    pub id: ServerId,
+    /// Where the other servers reach it, `host:port`; resolved each time it is dialled.
+    pub peer: String,
+    /// Whether it follows without a vote.
+    pub observer: bool,
+}
+
+/// How time passes for a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// The length of a tick.
+    pub tick: Duration,
+    /// Ticks between two heartbeats of a leader.
+    pub heartbeat_ticks: u32,
+    /// Ticks of silence after which a leader or a follower is given up.
+    pub silence_ticks: u32,
+    /// The bounds of a session's timeout, in ms.
+    pub session_timeout_ms: (u32, u32),
+}
+
+/// How the disk is used.
+#[derive(Clone, Copy, Debug)]
+pub struct StorageSettings {
+    /// Whether the log has a thread of its own, or is written and synced inside the loop.
+    pub log_thread: bool,
+    /// The longest time between two checkpoints while there are writes.
+    pub checkpoint_every: Duration,
+    /// The bytes of changes after which a checkpoint is made earlier.
+    pub checkpoint_bytes: u64,
+    /// Writes are refused while less space than this is free.
+    pub reserve_bytes: u64,
+    /// The most the tree may grow to on disk.
+    pub map_bytes: usize,
+}
