@@ -5,11 +5,15 @@
 //!
 //! | floor | modules | what |
 //! |---|---|---|
+//! | 5 | [`config`], the command line | start things |
+//! | 4 | [`server`] | sockets, threads, the one clock |
 //! | 2 | [`replica`] | a whole server without any IO: [`replica::Input`] in, [`replica::Ready`] out |
 //! | 1 | [`zab`], [`tree`], hub, session | pure machines that do not know each other |
 //! | 0 | [`limits`], `conclave_proto` | the words |
 
+pub mod config;
 pub mod limits;
 pub mod replica;
+pub mod server;
 pub mod tree;
 pub mod zab;

@@ -7,7 +7,9 @@ mod machine;
 mod message;
 mod status;
 
-use conclave_proto::{ClientMessage, Identity, Secret, ServerId, ServerMessage, SessionId, Zxid};
+use conclave_proto::{
+    ClientMessage, Fault, Identity, Secret, ServerId, ServerMessage, SessionId, Xid, Zxid,
+};
 
 use crate::zab::{self, SnapshotOrder, Write, WriteToken};
 
@@ -68,6 +70,16 @@ pub enum Input {
         conn: ConnId,
         /// What.
         message: ClientMessage,
+    },
+    /// A client asked something that cannot be understood or is over a limit, so that it has no
+    /// [`ClientMessage`]: it takes its place among the requests and is answered in its turn.
+    Invalid {
+        /// The connection.
+        conn: ConnId,
+        /// The request's number.
+        xid: Xid,
+        /// What is wrong.
+        fault: Fault,
     },
     /// A client's connection is closed.
     Closed(ConnId),
