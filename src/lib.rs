@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | 5 | [`config`], the command line | start things |
 //! | 4 | [`server`] | sockets, threads, the one clock |
+//! | 3 | [`store`] | what is kept on disk |
 //! | 2 | [`replica`] | a whole server without any IO: [`replica::Input`] in, [`replica::Ready`] out |
 //! | 1 | [`zab`], [`tree`], hub, session | pure machines that do not know each other |
 //! | 0 | [`limits`], `conclave_proto` | the words |
@@ -15,5 +16,6 @@ pub mod config;
 pub mod limits;
 pub mod replica;
 pub mod server;
+pub mod store;
 pub mod tree;
 pub mod zab;

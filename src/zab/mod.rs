@@ -41,4 +41,8 @@ pub struct Durable {
     pub base: Position,
     /// The log after `base`, oldest first.
     pub entries: Vec<Entry>,
+    /// Part of what this server once acknowledged is damaged or gone. Until it has been brought in
+    /// sync by a leader that was elected without its help, it must not count in any quorum: not in
+    /// an election, not in discovery. [`Write::CurrentEpoch`] ends this state on the disk.
+    pub needs_repair: bool,
 }

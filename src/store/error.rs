@@ -1,0 +1,100 @@
+//! What can go wrong with the disk, and the one way in which that ends the process.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The exit code of a server whose storage failed (`EX_IOERR` of sysexits.h).
+pub const EXIT_STORAGE: i32 = 74;
+
+/// The storage cannot do its work. Nothing is retried: what is durable is no longer known, so the
+/// process ends and recovery finds out.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A system call failed.
+    #[error("cannot {what} {}: {source}{}", path.display(), advice(source))]
+    Io {
+        /// What was tried: `write`, `sync`, …
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The database of the tree failed.
+    #[error("the tree in {} failed to {what}: {source}", path.display())]
+    Tree {
+        /// What was tried.
+        what: &'static str,
+        /// The directory of the database.
+        path: PathBuf,
+        /// Why it failed.
+        source: heed::Error,
+    },
+    /// What the disk returns is not what was written to it.
+    #[error("{} is damaged: {what}; start the server again: it repairs itself from the other members", path.display())]
+    Damaged {
+        /// The file or directory.
+        path: PathBuf,
+        /// How that shows.
+        what: String,
+    },
+    /// The directory cannot be used by this server; nothing was changed in it.
+    #[error("cannot use {}: {why}", path.display())]
+    Unusable {
+        /// The directory.
+        path: PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// A snapshot that came from another server is not what that server sent.
+    #[error("the snapshot received is damaged: {0}")]
+    Snapshot(String),
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull => " (make room, then start the server again)",
+        io::ErrorKind::PermissionDenied => " (give the server's user access to it)",
+        io::ErrorKind::ReadOnlyFilesystem => " (mount the file system for writing)",
+        _ => "",
+    }
+}
+
+impl StoreError {
+    pub(super) fn damaged(path: &Path, what: impl fmt::Display) -> StoreError {
+        StoreError::Damaged { path: path.to_owned(), what: what.to_string() }
+    }
+
+    pub(super) fn unusable(path: &Path, why: impl fmt::Display) -> StoreError {
+        StoreError::Unusable { path: path.to_owned(), why: why.to_string() }
+    }
+}
+
+/// Gives an [`io::Result`] its place.
+pub(super) trait IoContext<T> {
+    fn at(self, what: &'static str, path: &Path) -> Result<T, StoreError>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn at(self, what: &'static str, path: &Path) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::Io { what, path: path.to_owned(), source })
+    }
+}
+
+/// Gives a [`heed::Result`] its place.
+pub(super) trait TreeContext<T> {
+    fn in_tree(self, what: &'static str, path: &Path) -> Result<T, StoreError>;
+}
+
+impl<T> TreeContext<T> for heed::Result<T> {
+    fn in_tree(self, what: &'static str, path: &Path) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::Tree { what, path: path.to_owned(), source })
+    }
+}
+
+/// End the process: the storage has failed, and nothing this server says could be relied on.
+pub fn fatal(error: &StoreError) -> ! {
+    tracing::error!("storage failed, the server stops: {error}");
+    std::process::exit(EXIT_STORAGE)
+}

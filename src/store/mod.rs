@@ -1,0 +1,124 @@
+//! What a server keeps on its disk: the log, both epochs, and the tree.
+//!
+//! ```text
+//!   entries ──> log (segments, one fdatasync for whatever has queued up) ──> acknowledged
+//!   committed ──> active layer ──freeze──> frozen layers ──checkpoint──> LMDB
+//!                      reads look here,      then here,          then here
+//! ```
+//!
+//! A checkpoint is one LMDB transaction that holds an exact cut: nodes, sessions and the position
+//! of the last transaction applied. Recovery opens it and replays the log from there. Every format
+//! is described byte by byte in docs/STORAGE.md.
+
+mod error;
+mod log;
+mod nodes;
+mod snapshot;
+
+use std::path::{Path, PathBuf};
+
+use conclave_proto::ServerId;
+
+use crate::zab::Durable;
+
+pub use error::{EXIT_STORAGE, StoreError, fatal};
+pub use log::LogWriter;
+pub use nodes::{Checkpointed, Frozen, StoreNodes};
+pub use snapshot::{Installed, Received, SnapshotReader, SnapshotWriter};
+
+/// Whose data a directory holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The name of the ensemble, at most 64 bytes.
+    pub cluster: String,
+    /// The server.
+    pub server: ServerId,
+}
+
+/// How the disk is used.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the log is kept; `None`: in the directory itself.
+    pub log_dir: Option<PathBuf>,
+    /// The address space reserved for the tree, and so the most it may grow to, in bytes.
+    pub map_bytes: usize,
+    /// The size of a segment of the log, in bytes. The first ones of a new log are smaller.
+    pub segment_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { log_dir: None, map_bytes: 64 << 30, segment_bytes: 64 << 20 }
+    }
+}
+
+/// An open directory: each part is owned by one thread from here on.
+#[derive(Debug)]
+pub struct Opened {
+    /// For the log thread.
+    pub log: LogWriter,
+    /// For the loop: the state as of the last checkpoint, `durable.applied`.
+    pub nodes: StoreNodes,
+    /// What the protocol finds on the disk.
+    pub durable: Durable,
+    /// What recovery did, to be logged.
+    pub report: RecoveryReport,
+    /// For everything else.
+    pub home: Home,
+}
+
+/// What recovery found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// The directory was empty: this server has never run.
+    pub new: bool,
+    /// The bytes at the end of the log that a crash had left half written, and that were cut off.
+    pub cut_bytes: u64,
+    /// What was found damaged, a sentence each. If there is any, `Durable::needs_repair` is set.
+    pub damage: Vec<String>,
+}
+
+/// The place where a server's data is kept. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Home {}
+
+impl Home {
+    /// How much room there is, on the device of the tree or on that of the log, whichever has less.
+    ///
+    /// # Errors
+    /// If the system cannot tell.
+    pub fn space(&self) -> Result<Space, StoreError> {
+        unimplemented!()
+    }
+
+    /// Begin to receive a snapshot of the state at `at`. What came of an earlier one is dropped.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn receive(&self) -> Result<SnapshotWriter, StoreError> {
+        unimplemented!()
+    }
+}
+
+/// Room on a disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// What this process may still write.
+    pub free: u64,
+    /// The size of the file system.
+    pub total: u64,
+}
+
+/// Open the directory, which is created if it does not exist, and recover what it holds.
+///
+/// Until the last part of the result is dropped, no other process can open it.
+///
+/// # Errors
+/// [`StoreError::Unusable`] if it belongs to another server, another cluster or a newer version, if
+/// it is open already, or if it is damaged in a way that only a person can judge; the others if the
+/// disk fails. Damage that the other members can repair is not an error: see
+/// [`Durable::needs_repair`].
+pub fn open(dir: &Path, identity: &Identity, options: Options) -> Result<Opened, StoreError> {
+    let _ = (dir, identity, options);
+    unimplemented!()
+}
