@@ -1,6 +1,5 @@
 //! What goes into and comes out of the protocol.
 
-use bytes::Bytes;
 use conclave_proto::{Epoch, ServerId, Zxid};
 
 use super::log::{Entry, Position};
@@ -8,7 +7,7 @@ use super::log::{Entry, Position};
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// One tick of the clock has passed (`Config::tick_ms`).
+    /// One tick of the clock has passed (how long it is, the driver decides).
     Tick,
     /// A message came.
     Message {
@@ -24,7 +23,8 @@ pub enum Input {
     /// Everything up to and including this [`Ready::token`] is on the disk.
     Written(WriteToken),
     /// A snapshot that was received from the leader is on the disk and is the state now; the log
-    /// is empty and starts at this position.
+    /// is empty and starts at this position. Every earlier write is done or void, and no later
+    /// [`Ready`] has been performed yet: whoever installs a snapshot tells so before anything else.
     SnapshotInstalled {
         /// The number of the synchronisation, from [`SnapshotOrder::Receive`].
         sync: u64,
@@ -141,8 +141,229 @@ pub enum Notice {
 }
 
 /// A message between two servers' protocol machines.
+///
+/// From [`Message::NewEpoch`] on, each carries the leader's epoch and the number that the leader
+/// gave to this synchronisation of this follower (unique over all epochs), so that nothing said
+/// over an earlier connection, or in an earlier role, can be taken for something said now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// To be defined with the protocol.
-    Placeholder(Bytes, Position),
+    /// Between all: where the sender stands in the search for a leader.
+    Ballot(Ballot),
+    /// Follower to leader: let me follow. Repeated until answered.
+    Join {
+        /// The number of this attempt: its upper half names the sender's life, its lower half grows.
+        join: u64,
+        /// The sender's accepted epoch.
+        accepted: Epoch,
+    },
+    /// Leader to follower: promise to follow no earlier epoch than this.
+    NewEpoch {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the synchronisation that begins.
+        sync: u64,
+        /// The attempt that it answers.
+        join: u64,
+    },
+    /// Follower to leader: promised, and durably so. This is my history.
+    AckEpoch {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the synchronisation.
+        sync: u64,
+        /// Whether the promise was given to this leader; otherwise it does not count.
+        promised: bool,
+        /// The epoch whose leader's history the log was last made equal to.
+        current: Epoch,
+        /// The end of the log.
+        last: Position,
+    },
+    /// Prospective leader to the follower with the longest history: let me have it.
+    Fetch {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the synchronisation.
+        sync: u64,
+        /// What the leader has.
+        after: Position,
+    },
+    /// Follower to leader: the history after a position that we both may have.
+    History {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the synchronisation.
+        sync: u64,
+        /// What precedes the entries: what was asked for, or the last thing before it that the
+        /// follower has.
+        after: Position,
+        /// What follows; a part, if it is long.
+        entries: Vec<Entry>,
+        /// The end of the follower's history.
+        last: Position,
+    },
+    /// Leader to follower: make your history mine (DIFF, TRUNC or SNAP, and NEWLEADER).
+    Sync {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the synchronisation.
+        sync: u64,
+        /// From where.
+        start: SyncStart,
+        /// Acknowledge the leader once the log holds this durably.
+        upto: Position,
+    },
+    /// Follower to leader: I do not have that position; the last that I have before it is this.
+    Diverged {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the synchronisation.
+        sync: u64,
+        /// Where our histories may part.
+        have: Position,
+    },
+    /// Leader to follower: the leader is established and you are in sync; serve.
+    UpToDate {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the synchronisation.
+        sync: u64,
+        /// What is committed.
+        commit: Zxid,
+    },
+    /// Leader to follower: append these.
+    Propose {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the synchronisation.
+        sync: u64,
+        /// What precedes the entries.
+        previous: Position,
+        /// At least one.
+        entries: Vec<Entry>,
+        /// What is committed.
+        commit: Zxid,
+    },
+    /// Follower to leader: my log equals yours up to here, and survives a crash.
+    Ack {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the synchronisation.
+        sync: u64,
+        /// How far the log is durable.
+        durable: Zxid,
+        /// Whether the leader is acknowledged: the initial history and the epoch are durable.
+        synced: bool,
+    },
+    /// Follower to leader: what you sent does not follow what I have, which ends here.
+    Gap {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the synchronisation.
+        sync: u64,
+        /// The end of the log.
+        last: Position,
+    },
+    /// Leader to follower: everything up to here is committed.
+    Commit {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the synchronisation.
+        sync: u64,
+        /// What is committed.
+        commit: Zxid,
+    },
+    /// Leader to follower: I am alive; are you, and do you still follow me?
+    Heartbeat {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the synchronisation.
+        sync: u64,
+        /// The number of the question.
+        round: u64,
+        /// What is committed.
+        commit: Zxid,
+    },
+    /// Follower to leader: I am, and I do.
+    HeartbeatAck {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the synchronisation.
+        sync: u64,
+        /// The question that it answers.
+        round: u64,
+        /// How far the log equals the leader's.
+        received: Zxid,
+        /// As in [`Message::Ack`].
+        durable: Zxid,
+        /// As in [`Message::Ack`].
+        synced: bool,
+        /// Whether [`Message::UpToDate`] has come.
+        active: bool,
+    },
+    /// Leader to follower: this synchronisation is over, join again.
+    Restart {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the synchronisation.
+        sync: u64,
+    },
+    /// Leader to follower: I am leaving; from now on this server leads.
+    HandOver {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the synchronisation.
+        sync: u64,
+        /// The new leader.
+        to: ServerId,
+    },
+}
+
+/// How a follower's history is made equal to the leader's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncStart {
+    /// Remove everything after this (TRUNC), which may be nothing; then take what is proposed (DIFF).
+    After(Position),
+    /// Take a snapshot of the state at this position (SNAP); then what is proposed.
+    Snapshot(Position),
+}
+
+/// Where a server stands in the search for a leader. Nothing in it is a promise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ballot {
+    /// Names the sender's life: a random number drawn when it started.
+    pub life: u64,
+    /// Grows with each ballot of that life.
+    pub count: u64,
+    /// What the sender does.
+    pub standing: Standing,
+    /// The sender's current epoch.
+    pub current: Epoch,
+    /// The end of the sender's log.
+    pub last: Zxid,
+    /// From whom the sender has lately heard.
+    pub hears: Vec<ServerId>,
+}
+
+/// What a server does, as its ballots tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It looks for a leader.
+    Looking {
+        /// Whom it would follow: itself, perhaps.
+        choice: Option<ServerId>,
+        /// Whether it would lead, and hears and is heard by a quorum that looks for a leader too.
+        electable: bool,
+    },
+    /// It has a leader that is alive.
+    Following {
+        /// The leader.
+        leader: ServerId,
+    },
+    /// It leads, or tries to.
+    Leading {
+        /// Its epoch, once it has one.
+        epoch: Epoch,
+        /// Whether a quorum has acknowledged it.
+        established: bool,
+    },
 }
