@@ -5,11 +5,17 @@
 
 mod log;
 mod message;
+mod peer;
 
-use conclave_proto::{Epoch, ServerId};
+use conclave_proto::{Epoch, ServerId, Zxid};
 
 pub use log::{Entry, Position};
-pub use message::{Input, Message, Notice, Ready, SnapshotOrder, Write, WriteToken};
+pub use message::{
+    Ballot, Input, Message, Notice, Ready, SnapshotOrder, Standing, SyncStart, Write, WriteToken,
+};
+pub use peer::{FollowerView, Peer, ProposeError, RoleView};
+
+use crate::limits::{DIFF_WINDOW_BYTES, DIFF_WINDOW_ENTRIES};
 
 /// What a server knows of its ensemble before it starts.
 #[derive(Clone, Debug)]
@@ -24,8 +30,32 @@ pub struct Config {
     pub heartbeat_ticks: u32,
     /// Ticks of silence after which a leader or a follower is given up.
     pub silence_ticks: u32,
-    /// Where the dice for back-off start.
+    /// Where the dice for back-off start. It also names this life of the server, so it should
+    /// differ from start to start.
     pub seed: u64,
+    /// The counter at which a leader starts its next epoch.
+    pub counter_limit: u64,
+    /// The entries kept in memory, beyond those not yet delivered, to serve followers by DIFF.
+    pub window_entries: usize,
+    /// The bytes of such entries.
+    pub window_bytes: usize,
+}
+
+impl Config {
+    /// A server of this ensemble, with the usual settings.
+    pub fn new(id: ServerId, voters: Vec<ServerId>, observers: Vec<ServerId>, seed: u64) -> Config {
+        Config {
+            id,
+            voters,
+            observers,
+            heartbeat_ticks: 2,
+            silence_ticks: 10,
+            seed,
+            counter_limit: Zxid::MAX_COUNTER - (1 << 20),
+            window_entries: DIFF_WINDOW_ENTRIES,
+            window_bytes: DIFF_WINDOW_BYTES,
+        }
+    }
 }
 
 /// What a server finds on its disk when it starts.
