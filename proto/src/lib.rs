@@ -3,14 +3,22 @@
 //! These are plain Rust types. How they become bytes is the business of [`convert`] (protobuf) and
 //! of the ZooKeeper front end of the server; no other module names generated code.
 
+pub mod convert;
 pub mod error;
 pub mod event;
+pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod message;
 pub mod node;
 pub mod path;
 pub mod request;
+
+/// What prost makes of client.proto and txn.proto; tests/generated.rs keeps it fresh.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::too_many_lines)]
+mod generated {
+    include!("generated/conclave.rs");
+}
 
 pub use error::{ErrorCode, Fault};
 pub use event::{Event, EventKind, WatchKind};

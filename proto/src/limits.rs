@@ -16,8 +16,21 @@ pub const MULTI_OPS: usize = 1000;
 pub const ACL_LINES: usize = 64;
 /// The longest scheme or id of an identity, in bytes.
 pub const IDENTITY_BYTES: usize = 1024;
+/// The most lines of all ACLs of one request together.
+pub const REQUEST_ACL_LINES: usize = 4096;
+/// The most identities of one connection.
+pub const IDENTITIES: usize = 64;
+/// The longest credential, in bytes.
+pub const CREDENTIAL_BYTES: usize = 4 << 10;
+/// The longest sentence with which a server refuses a connection, in bytes.
+pub const MESSAGE_BYTES: usize = 4 << 10;
 /// The most requests of one session in flight: as many replies are remembered for its retries.
 pub const IN_FLIGHT: usize = 1024;
+/// The largest frame that a server sends to a client, in bytes: twice what it accepts, so that the
+/// answer to every write fits.
+pub const RESPONSE_FRAME_BYTES: usize = 2 * FRAME_BYTES;
+/// The most entries of all listings in one answer together.
+pub const RESPONSE_ELEMENTS: usize = 1 << 16;
 /// The most entries of one page of a listing.
 pub const PAGE_ENTRIES: usize = 10_000;
 /// The bytes of entries after which a page ends.
@@ -26,4 +39,6 @@ pub const PAGE_BYTES: usize = 512 << 10;
 pub const DELETE_MANY: u32 = 1000;
 
 const _: () = assert!(PAGE_BYTES + VALUE_BYTES / 2 <= FRAME_BYTES);
+const _: () = assert!(PAGE_ENTRIES <= RESPONSE_ELEMENTS);
+const _: () = assert!(ACL_LINES <= REQUEST_ACL_LINES && IDENTITIES <= ACL_LINES);
 const _: () = assert!(PATH_BYTES < HANDSHAKE_FRAME_BYTES + 1);
