@@ -33,6 +33,8 @@ pub const EVENT_WINDOW: usize = 100_000;
 pub const CONNECTIONS: usize = 20_000;
 /// The connections from one address that have not opened a session yet.
 pub const HANDSHAKES_PER_ADDRESS: usize = 4096;
+/// The most nodes that are counted below another: counting stops the server.
+pub const COUNT_NODES: u64 = 100_000;
 /// The sessions of the ensemble.
 pub const SESSIONS: usize = 1_000_000;
 /// The shortest session timeout, in ms.

@@ -36,7 +36,8 @@ pub enum Op {
     DeleteRecursive {
         /// The node.
         path: ZPath,
-        /// How many nodes at most.
+        /// How many nodes at most; 0, or more than
+        /// [`DELETE_MANY`](crate::limits::DELETE_MANY): that many.
         limit: u32,
     },
     /// Replace a node's data. Answer: [`Reply::Stat`].
@@ -240,6 +241,8 @@ pub enum Test {
 }
 
 /// A page of a listing.
+///
+/// Of a node that the client may not read, an entry carries the name alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// Start after this name (or, in a recursive listing, this relative path); `None`: at the first.
@@ -327,6 +330,8 @@ pub enum Reply {
         stat: Stat,
     },
     /// A page of a listing.
+    ///
+    /// Of a node that the client may not read, an entry carries the name alone.
     Children {
         /// The entries, in order.
         entries: Vec<Entry>,

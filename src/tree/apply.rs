@@ -1,14 +1,31 @@
 //! Every rule of writing, once.
+//!
+//! The rules are ZooKeeper's, in the order in which it checks them: the arguments, the ACL to be
+//! written, whether the node exists whose ACL counts, permission, version, children.
 
 use std::sync::Arc;
 
-use conclave_proto::{Acl, ErrorCode, Event, Fault, Lifetime, Reply, SessionId, Txn, ZPath, Zxid};
+use bytes::Bytes;
+use conclave_proto::request::{Condition, Test};
+use conclave_proto::{
+    Acl, CreateMode, ErrorCode, Event, EventKind, Fault, Lifetime, Op, Perms, Reply, SessionId,
+    Txn, ZPath, Zxid,
+};
 
-use super::acl;
+use super::acl::{self, Asker};
+use super::draft::Draft;
 use super::nodes::{Node, Nodes};
+use super::{sessions, walk};
+use crate::limits;
 
 /// The newest version of the rules that this code knows; the leader stamps it into [`Txn`]s.
 pub const SEMANTICS: u16 = 1;
+
+/// Nodes that exist by themselves or not at all: clients neither create nor delete them.
+const RESERVED: [&str; 4] = ["/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"];
+
+/// The longest time to live, in ms: ZooKeeper's 40 bits, some 34 years.
+const TTL_MAX_MS: u64 = (1 << 40) - 1;
 
 /// What came of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +40,12 @@ pub struct Applied {
     pub session: Option<SessionChange>,
     /// Whether it was a retry of a write that had been applied before.
     pub duplicate: bool,
+}
+
+impl Applied {
+    pub(super) fn new(zxid: Zxid, result: Result<Reply, Fault>) -> Applied {
+        Applied { zxid, result, changes: Vec::new(), session: None, duplicate: false }
+    }
 }
 
 /// A change of a node, and who may know of it.
@@ -50,44 +73,402 @@ pub enum SessionChange {
 
 /// Put in place what exists before the first transaction: the root.
 pub fn found(nodes: &mut impl Nodes) {
-    let root = Node {
-        data: Some(bytes::Bytes::new()),
-        acl: acl::share(&Acl::open()),
-        lifetime: Lifetime::Persistent,
-        owner: SessionId::NONE,
-        czxid: Zxid::ZERO,
-        mzxid: Zxid::ZERO,
-        pzxid: Zxid::ZERO,
-        ctime_ms: 0,
-        mtime_ms: 0,
-        version: 0,
-        aversion: 0,
-        num_children: 0,
-        children_created: 0,
-    };
-    nodes.put_node(&ZPath::root(), root);
+    let mut draft = Draft::new(nodes);
+    let acl = acl::share(&Acl::open());
+    draft.create(&ZPath::root(), new_node(Some(Bytes::new()), acl, Zxid::ZERO, 0));
+    draft.commit();
 }
 
 /// Apply the transaction at `zxid`, the next one of the history; `chain` is the checksum of the
 /// history up to it.
 ///
-/// Whether the request succeeds or fails, it is applied afterwards: every replica has the same
-/// state and the same answer.
+/// Whether the request succeeds or fails, the transaction is applied afterwards, and every replica
+/// has the same state and the same answer.
 ///
 /// # Panics
 /// If `zxid` is applied already, or if the transaction follows rules newer than [`SEMANTICS`].
 pub fn apply(nodes: &mut impl Nodes, zxid: Zxid, chain: u32, txn: &Txn) -> Applied {
     let mut meta = nodes.meta();
-    assert!(zxid > meta.applied_zxid, "{zxid} is applied after {}", meta.applied_zxid);
+    assert!(
+        txn.semantics <= SEMANTICS,
+        "{zxid} follows the rules of version {}, this server knows {SEMANTICS}: upgrade it",
+        txn.semantics
+    );
+    assert!(zxid > meta.applied_zxid, "{zxid} comes after {}", meta.applied_zxid);
     meta.applied_zxid = zxid;
     meta.applied_chain = chain;
     meta.time_ms = meta.time_ms.max(txn.time_ms);
     nodes.set_meta(meta);
-    Applied {
-        zxid,
-        result: Err(ErrorCode::Unimplemented.into()),
-        changes: Vec::new(),
-        session: None,
-        duplicate: false,
+
+    let request = &txn.request;
+    if let Op::CreateSession { session, timeout_ms, secret } = request.op {
+        let opened = sessions::open(nodes, request.session, session, timeout_ms, secret);
+        let mut applied = Applied::new(zxid, opened.map(|()| Reply::Done).map_err(Fault::from));
+        if opened.is_ok() {
+            applied.session = Some(SessionChange::Opened { session, timeout_ms });
+        }
+        return applied;
     }
+    if request.session != SessionId::NONE {
+        let Some(record) = nodes.session(request.session) else {
+            return Applied::new(zxid, Err(ErrorCode::SessionExpired.into()));
+        };
+        if let Some(earlier) = sessions::retry(record, zxid, request) {
+            return earlier;
+        }
+    }
+    let mut applied = carry_out(nodes, zxid, txn);
+    if matches!(request.op, Op::CloseSession) && applied.result.is_ok() {
+        sessions::remove(nodes, request.session);
+        applied.session = Some(SessionChange::Closed(request.session));
+    }
+    sessions::remember(nodes, request, &applied);
+    applied
+}
+
+fn carry_out(nodes: &mut impl Nodes, zxid: Zxid, txn: &Txn) -> Applied {
+    let mut work = Work {
+        zxid,
+        time_ms: nodes.meta().time_ms,
+        session: txn.request.session,
+        asker: Asker::of(txn),
+        draft: Draft::new(nodes),
+        changes: Vec::new(),
+    };
+    let result = work.carry_out(&txn.request.op);
+    let mut applied = Applied::new(zxid, result);
+    if applied.result.is_ok() {
+        work.draft.commit();
+        applied.changes = work.changes;
+    }
+    applied
+}
+
+/// A transaction being carried out. What it has done so far is kept only if all of it succeeds.
+struct Work<'a, N> {
+    zxid: Zxid,
+    time_ms: i64,
+    session: SessionId,
+    asker: Asker<'a>,
+    draft: Draft<'a, N>,
+    changes: Vec<Change>,
+}
+
+impl<N: Nodes> Work<'_, N> {
+    fn carry_out(&mut self, op: &Op) -> Result<Reply, Fault> {
+        match op {
+            Op::Multi { conditions, then, otherwise } => self.multi(conditions, then, otherwise),
+            Op::DeleteRecursive { path, limit } => Ok(self.delete_recursive(path, *limit)?),
+            Op::CloseSession => Ok(self.close_session()?),
+            Op::Reap { path, seen } => Ok(self.reap(path, *seen)?),
+            Op::Create { path, data, acl, mode } => {
+                Ok(self.create(path, data.as_ref(), acl, *mode)?)
+            }
+            Op::Delete { path, version } => Ok(self.delete(path, *version)?),
+            Op::SetData { path, data, version } => {
+                Ok(self.set_data(path, data.as_ref(), *version)?)
+            }
+            Op::SetAcl { path, acl, version } => Ok(self.set_acl(path, acl, *version)?),
+            Op::Check { path, version } => Ok(self.check(path, *version)?),
+            Op::CreateSession { .. }
+            | Op::Get { .. }
+            | Op::Exists { .. }
+            | Op::Children { .. }
+            | Op::ListRecursive { .. }
+            | Op::GetAcl { .. }
+            | Op::Ephemerals { .. }
+            | Op::CountDescendants { .. }
+            | Op::MultiRead(_)
+            | Op::Sync { .. }
+            | Op::Watch { .. }
+            | Op::Unwatch { .. }
+            | Op::Authenticate { .. }
+            | Op::WhoAmI => Err(ErrorCode::BadArguments.into()),
+        }
+    }
+
+    fn create(
+        &mut self,
+        path: &ZPath,
+        data: Option<&Bytes>,
+        acl: &[Acl],
+        mode: CreateMode,
+    ) -> Result<Reply, ErrorCode> {
+        check_size(data)?;
+        self.check_lifetime(mode.lifetime)?;
+        let acl = self.asker.resolve(acl)?;
+        // Only a sequential node can be asked for as `/`: it becomes a child of the root.
+        let above = match path.parent() {
+            Some(above) => above,
+            None if mode.sequential => ZPath::root(),
+            None => return Err(ErrorCode::NodeExists),
+        };
+        let parent = self.existing(&above)?;
+        self.asker.check(&parent.acl, Perms::CREATE)?;
+        let path = match mode.sequential {
+            true => numbered(path, parent.children_created)?,
+            false => path.clone(),
+        };
+        if is_reserved(&path) {
+            return Err(ErrorCode::BadArguments);
+        }
+        if self.draft.node(&path).is_some() {
+            return Err(ErrorCode::NodeExists);
+        }
+        if parent.lifetime == Lifetime::Ephemeral {
+            return Err(ErrorCode::NoChildrenForEphemerals);
+        }
+        let mut node = new_node(data.cloned(), acl, self.zxid, self.time_ms);
+        node.lifetime = mode.lifetime;
+        if mode.lifetime == Lifetime::Ephemeral {
+            node.owner = self.session;
+        }
+        let num_children = parent.num_children.checked_add(1);
+        let children_created = parent.children_created.checked_add(1);
+        let (Some(num_children), Some(children_created)) = (num_children, children_created) else {
+            return Err(ErrorCode::SequenceOverflow);
+        };
+
+        let stat = node.stat();
+        self.tell(&path, &node, EventKind::Created);
+        self.draft.create(&path, node);
+        self.change_parent(&above, parent, |parent| {
+            parent.num_children = num_children;
+            parent.children_created = children_created;
+        });
+        Ok(Reply::Created { path, stat })
+    }
+
+    fn delete(&mut self, path: &ZPath, version: Option<i32>) -> Result<Reply, ErrorCode> {
+        let above = deletable_parent(path)?;
+        let parent = self.existing(&above)?;
+        self.asker.check(&parent.acl, Perms::DELETE)?;
+        let node = self.existing(path)?;
+        check_version(node.version, version)?;
+        if node.num_children > 0 {
+            return Err(ErrorCode::NotEmpty);
+        }
+        self.remove(path, &node, &above, parent);
+        Ok(Reply::Done)
+    }
+
+    fn delete_recursive(&mut self, path: &ZPath, limit: u32) -> Result<Reply, ErrorCode> {
+        deletable_parent(path)?;
+        self.existing(path)?;
+        let limit = if limit == 0 { limits::DELETE_MANY } else { limit.min(limits::DELETE_MANY) };
+        let doomed = walk::deepest_first(self.draft.base(), path, limit as usize);
+        for path in &doomed {
+            self.delete(path, None)?;
+        }
+        let deleted = u32::try_from(doomed.len()).expect("the limit is a u32");
+        Ok(Reply::DeletedMany { deleted, more: doomed.last() != Some(path) })
+    }
+
+    fn set_data(
+        &mut self,
+        path: &ZPath,
+        data: Option<&Bytes>,
+        version: Option<i32>,
+    ) -> Result<Reply, ErrorCode> {
+        check_size(data)?;
+        let node = self.existing(path)?;
+        self.asker.check(&node.acl, Perms::WRITE)?;
+        check_version(node.version, version)?;
+        self.tell(path, &node, EventKind::DataChanged);
+        let node = self.draft.change(path, node, |node| {
+            node.data = data.cloned();
+            node.mzxid = self.zxid;
+            node.mtime_ms = self.time_ms;
+            node.version = node.version.wrapping_add(1);
+        });
+        Ok(Reply::Stat(node.stat()))
+    }
+
+    fn set_acl(
+        &mut self,
+        path: &ZPath,
+        acl: &[Acl],
+        version: Option<i32>,
+    ) -> Result<Reply, ErrorCode> {
+        let acl = self.asker.resolve(acl)?;
+        let node = self.existing(path)?;
+        self.asker.check(&node.acl, Perms::ADMIN)?;
+        check_version(node.aversion, version)?;
+        let node = self.draft.change(path, node, |node| {
+            node.acl = acl;
+            node.aversion = node.aversion.wrapping_add(1);
+        });
+        Ok(Reply::Stat(node.stat()))
+    }
+
+    fn check(&mut self, path: &ZPath, version: Option<i32>) -> Result<Reply, ErrorCode> {
+        let node = self.existing(path)?;
+        self.asker.check(&node.acl, Perms::READ)?;
+        check_version(node.version, version)?;
+        Ok(Reply::Done)
+    }
+
+    fn multi(
+        &mut self,
+        conditions: &[Condition],
+        then: &[Op],
+        otherwise: &[Op],
+    ) -> Result<Reply, Fault> {
+        if conditions.len() + then.len() + otherwise.len() > limits::MULTI_OPS {
+            return Err(ErrorCode::TooLarge.into());
+        }
+        let mut held = true;
+        for (place, condition) in conditions.iter().enumerate() {
+            held = held && self.holds(condition).map_err(|code| fault(code, place))?;
+        }
+        let branch = if held { then } else { otherwise };
+        let mut replies = Vec::with_capacity(branch.len());
+        for (place, op) in branch.iter().enumerate() {
+            if !may_be_in_multi(op) {
+                return Err(fault(ErrorCode::BadArguments, place));
+            }
+            replies.push(self.carry_out(op).map_err(|failed| fault(failed.code, place))?);
+        }
+        Ok(Reply::Multi { held, replies })
+    }
+
+    fn holds(&self, condition: &Condition) -> Result<bool, ErrorCode> {
+        let Some(node) = self.draft.node(&condition.path) else {
+            return Ok(condition.test == Test::Missing);
+        };
+        self.asker.check(&node.acl, Perms::READ)?;
+        Ok(match &condition.test {
+            Test::Exists => true,
+            Test::Missing => false,
+            Test::Version(version) => node.version == *version,
+            Test::ChildVersion(version) => node.stat().cversion == *version,
+            Test::CreatedBy(zxid) => node.czxid == *zxid,
+            Test::Data(data) => node.data.as_ref() == Some(data),
+        })
+    }
+
+    /// Delete the session's ephemeral nodes; nobody's permission is asked. The caller removes the
+    /// session in the same transaction.
+    fn close_session(&mut self) -> Result<Reply, ErrorCode> {
+        if self.session == SessionId::NONE {
+            return Err(ErrorCode::BadArguments);
+        }
+        for path in self.draft.base().ephemerals(self.session) {
+            let above = path.parent().expect("the root is not ephemeral");
+            let node = self.draft.node(&path).expect("the index of ephemerals names nodes");
+            let parent = self.draft.node(&above).expect("every node has a parent");
+            self.remove(&path, &node, &above, parent);
+        }
+        Ok(Reply::Done)
+    }
+
+    fn reap(&mut self, path: &ZPath, seen: (Zxid, Zxid)) -> Result<Reply, ErrorCode> {
+        if self.session != SessionId::NONE {
+            return Err(ErrorCode::NoAuth);
+        }
+        let node = self.existing(path)?;
+        if (node.pzxid, node.mzxid) != seen {
+            return Err(ErrorCode::BadVersion);
+        }
+        if !node.is_due(self.time_ms) {
+            return Err(ErrorCode::ConditionFailed);
+        }
+        self.delete(path, None)
+    }
+
+    fn existing(&self, path: &ZPath) -> Result<Node, ErrorCode> {
+        self.draft.node(path).ok_or(ErrorCode::NoNode)
+    }
+
+    fn check_lifetime(&self, lifetime: Lifetime) -> Result<(), ErrorCode> {
+        let valid = match lifetime {
+            Lifetime::Persistent | Lifetime::Container => true,
+            // A session that asks exists: this is why none leaves an ephemeral node behind.
+            Lifetime::Ephemeral => self.session != SessionId::NONE,
+            Lifetime::Ttl(ms) => ms > 0 && ms <= TTL_MAX_MS,
+        };
+        if valid { Ok(()) } else { Err(ErrorCode::BadArguments) }
+    }
+
+    fn remove(&mut self, path: &ZPath, node: &Node, above: &ZPath, parent: Node) {
+        self.tell(path, node, EventKind::Deleted);
+        self.draft.remove(path, node);
+        self.change_parent(above, parent, |parent| {
+            parent.num_children =
+                parent.num_children.checked_sub(1).expect("a parent counts its children");
+        });
+    }
+
+    fn change_parent(&mut self, above: &ZPath, parent: Node, change: impl FnOnce(&mut Node)) {
+        self.tell(above, &parent, EventKind::ChildrenChanged);
+        self.draft.change(above, parent, |parent| {
+            parent.pzxid = self.zxid;
+            change(parent);
+        });
+    }
+
+    fn tell(&mut self, path: &ZPath, node: &Node, kind: EventKind) {
+        let event = Event { zxid: self.zxid, path: path.clone(), kind };
+        self.changes.push(Change { event, acl: node.acl.clone() });
+    }
+}
+
+fn new_node(data: Option<Bytes>, acl: Arc<[Acl]>, zxid: Zxid, time_ms: i64) -> Node {
+    Node {
+        data,
+        acl,
+        lifetime: Lifetime::Persistent,
+        owner: SessionId::NONE,
+        czxid: zxid,
+        mzxid: zxid,
+        pzxid: zxid,
+        ctime_ms: time_ms,
+        mtime_ms: time_ms,
+        version: 0,
+        aversion: 0,
+        num_children: 0,
+        children_created: 0,
+    }
+}
+
+fn may_be_in_multi(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Create { .. }
+            | Op::Delete { .. }
+            | Op::SetData { .. }
+            | Op::SetAcl { .. }
+            | Op::Check { .. }
+    )
+}
+
+fn numbered(path: &ZPath, number: u64) -> Result<ZPath, ErrorCode> {
+    ZPath::new(&format!("{path}{number:010}")).map_err(|_| ErrorCode::BadArguments)
+}
+
+fn deletable_parent(path: &ZPath) -> Result<ZPath, ErrorCode> {
+    match path.parent() {
+        Some(parent) if !is_reserved(path) => Ok(parent),
+        _ => Err(ErrorCode::BadArguments),
+    }
+}
+
+fn is_reserved(path: &ZPath) -> bool {
+    RESERVED.contains(&path.as_str())
+}
+
+fn check_size(data: Option<&Bytes>) -> Result<(), ErrorCode> {
+    let size = data.map_or(0, Bytes::len);
+    if size <= limits::VALUE_BYTES { Ok(()) } else { Err(ErrorCode::TooLarge) }
+}
+
+fn check_version(actual: i32, expected: Option<i32>) -> Result<(), ErrorCode> {
+    match expected {
+        Some(expected) if expected != actual => Err(ErrorCode::BadVersion),
+        _ => Ok(()),
+    }
+}
+
+fn fault(code: ErrorCode, place: usize) -> Fault {
+    Fault { code, index: u32::try_from(place).expect("a multi has at most MULTI_OPS parts") }
 }

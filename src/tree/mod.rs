@@ -3,8 +3,11 @@
 mod acl;
 mod apply;
 mod digest;
+mod draft;
 mod nodes;
 mod read;
+mod sessions;
+mod walk;
 mod watch;
 
 pub use acl::{allows, share};

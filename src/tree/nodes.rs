@@ -62,6 +62,20 @@ impl Node {
             num_children: self.num_children,
         }
     }
+
+    /// Whether it is a container or TTL node that has outlived its purpose at that time (ms since
+    /// 1970): a container whose last child is gone, a TTL node without children that has not been
+    /// written for as long as it was to live.
+    pub fn is_due(&self, time_ms: i64) -> bool {
+        let unchanged_ms = u64::try_from(time_ms.saturating_sub(self.mtime_ms)).unwrap_or(0);
+        self.num_children == 0
+            && match self.lifetime {
+                Lifetime::Persistent | Lifetime::Ephemeral => false,
+                // A new one is given the time to get its first child.
+                Lifetime::Container => self.children_created > 0,
+                Lifetime::Ttl(ms) => unchanged_ms > ms,
+            }
+    }
 }
 
 /// A session as the ensemble knows it.

@@ -1,20 +1,230 @@
-//! Every rule of reading.
+//! Every rule of reading, once.
+//!
+//! A read does bounded work: whatever may be long comes a page at a time, or is refused.
 
-use conclave_proto::{ErrorCode, Fault, Identity, Op, Reply, SessionId};
+use bytes::Bytes;
+use conclave_proto::request::{Entry, Page};
+use conclave_proto::{ErrorCode, Fault, Identity, Op, Perms, Reply, SessionId, ZPath};
 
-use super::nodes::Nodes;
+use super::acl::{self, Asker};
+use super::nodes::{Node, Nodes};
+use super::walk::{Level, Walk};
+use crate::limits;
+
+/// What an entry of a listing, or an answer of a multi-read, takes beside its name and data: its
+/// statistics and its frame.
+const ENTRY_BYTES: usize = 128;
+
+const _: () = assert!(limits::MULTI_OPS * ENTRY_BYTES < limits::FRAME_BYTES);
 
 /// The answer to a read: `Get`, `Exists`, `Children`, `ListRecursive`, `GetAcl`, `Ephemerals`,
 /// `CountDescendants` or `MultiRead`. Watches are not set here.
 ///
 /// # Errors
-/// What ZooKeeper would say; `BadArguments` for any other operation.
+/// `NoNode`, `NoAuth`; `TooLarge` where the answer has no pages and does not fit;
+/// `BadArguments` for any other operation.
 pub fn read(
     nodes: &impl Nodes,
     identities: &[Identity],
     session: SessionId,
     op: &Op,
 ) -> Result<Reply, Fault> {
-    let _ = (nodes.meta(), identities, session, op);
-    Err(ErrorCode::Unimplemented.into())
+    let view = View { nodes, asker: Asker::Client(identities), session };
+    Ok(view.read(op)?)
+}
+
+/// The state as one client may see it.
+struct View<'a, N> {
+    nodes: &'a N,
+    asker: Asker<'a>,
+    session: SessionId,
+}
+
+impl<N: Nodes> View<'_, N> {
+    fn read(&self, op: &Op) -> Result<Reply, ErrorCode> {
+        match op {
+            Op::Get { path, .. } => self.get(path),
+            Op::Exists { path, .. } => Ok(Reply::Stat(self.readable(path)?.stat())),
+            Op::Children { path, page, .. } => self.children(path, page),
+            Op::ListRecursive { path, page } => self.list_recursive(path, page),
+            Op::GetAcl { path } => self.acl(path),
+            Op::Ephemerals { prefix } => self.ephemerals(prefix),
+            Op::CountDescendants { path } => self.count(path),
+            Op::MultiRead(ops) => self.multi_read(ops),
+            Op::Create { .. }
+            | Op::Delete { .. }
+            | Op::DeleteRecursive { .. }
+            | Op::SetData { .. }
+            | Op::SetAcl { .. }
+            | Op::Check { .. }
+            | Op::Multi { .. }
+            | Op::CreateSession { .. }
+            | Op::CloseSession
+            | Op::Reap { .. }
+            | Op::Sync { .. }
+            | Op::Watch { .. }
+            | Op::Unwatch { .. }
+            | Op::Authenticate { .. }
+            | Op::WhoAmI => Err(ErrorCode::BadArguments),
+        }
+    }
+
+    fn get(&self, path: &ZPath) -> Result<Reply, ErrorCode> {
+        let node = self.readable(path)?;
+        Ok(Reply::Data { stat: node.stat(), data: node.data })
+    }
+
+    fn children(&self, path: &ZPath, page: &Page) -> Result<Reply, ErrorCode> {
+        let stat = self.readable(path)?.stat();
+        let mut level = Level::new(path.clone(), page.after.as_deref().unwrap_or_default());
+        let mut listing = Listing::new(page);
+        while let Some(name) = level.next_name(self.nodes) {
+            let needs_node = page.with_stat || page.with_data;
+            let node = if needs_node { self.visible(&level.child(&name)) } else { None };
+            if !listing.add(name, node.as_ref()) {
+                break;
+            }
+        }
+        Ok(Reply::Children { entries: listing.entries, more: listing.more, stat })
+    }
+
+    fn list_recursive(&self, path: &ZPath, page: &Page) -> Result<Reply, ErrorCode> {
+        let stat = self.readable(path)?.stat();
+        let mut walk = match &page.after {
+            None => Walk::new(path),
+            Some(after) => {
+                let last = path.descendant(after).map_err(|_| ErrorCode::BadArguments)?;
+                Walk::resume(path, &last, |path| self.visible(path).is_some())
+            }
+        };
+        let above = if path.is_root() { 1 } else { path.as_str().len() + 1 };
+        let mut listing = Listing::new(page);
+        while let Some(path) = walk.next(self.nodes) {
+            let node = self.visible(&path);
+            if !listing.add(path.as_str()[above..].to_owned(), node.as_ref()) {
+                break;
+            }
+            if node.is_some_and(|node| node.num_children > 0) {
+                walk.enter(path);
+            }
+        }
+        Ok(Reply::Children { entries: listing.entries, more: listing.more, stat })
+    }
+
+    fn acl(&self, path: &ZPath) -> Result<Reply, ErrorCode> {
+        let node = self.existing(path)?;
+        self.asker.check(&node.acl, Perms(Perms::READ.0 | Perms::ADMIN.0))?;
+        let acl = match self.asker.check(&node.acl, Perms::ADMIN) {
+            Ok(()) => node.acl.to_vec(),
+            Err(_) => acl::masked(&node.acl),
+        };
+        Ok(Reply::Acl { acl, stat: node.stat() })
+    }
+
+    /// A session's own nodes; no permission is asked, as in ZooKeeper.
+    fn ephemerals(&self, prefix: &str) -> Result<Reply, ErrorCode> {
+        let mut paths = self.nodes.ephemerals(self.session);
+        paths.retain(|path| path.as_str().starts_with(prefix));
+        let bytes: usize = paths.iter().map(|path| path.as_str().len() + 8).sum();
+        if bytes <= limits::VALUE_BYTES {
+            Ok(Reply::Paths(paths))
+        } else {
+            Err(ErrorCode::TooLarge)
+        }
+    }
+
+    fn count(&self, path: &ZPath) -> Result<Reply, ErrorCode> {
+        self.readable(path)?;
+        if path.is_root() {
+            return Ok(Reply::Count(self.nodes.meta().nodes - 1));
+        }
+        let mut walk = Walk::new(path);
+        let mut count = 0;
+        while let Some(below) = walk.next(self.nodes) {
+            count += 1;
+            if count > limits::COUNT_NODES {
+                return Err(ErrorCode::TooLarge);
+            }
+            if self.nodes.node(&below).is_some_and(|node| node.num_children > 0) {
+                walk.enter(below);
+            }
+        }
+        Ok(Reply::Count(count))
+    }
+
+    fn multi_read(&self, ops: &[Op]) -> Result<Reply, ErrorCode> {
+        if ops.len() > limits::MULTI_OPS {
+            return Err(ErrorCode::TooLarge);
+        }
+        let mut left = limits::FRAME_BYTES - ops.len() * ENTRY_BYTES;
+        let mut answer = |op: &Op| {
+            if !matches!(op, Op::Get { .. } | Op::Exists { .. } | Op::Children { .. }) {
+                return Err(Fault::from(ErrorCode::BadArguments));
+            }
+            let reply = self.read(op)?;
+            left = left.checked_sub(payload(&reply)).ok_or(ErrorCode::TooLarge)?;
+            Ok(reply)
+        };
+        Ok(Reply::MultiRead(ops.iter().map(&mut answer).collect()))
+    }
+
+    fn existing(&self, path: &ZPath) -> Result<Node, ErrorCode> {
+        self.nodes.node(path).ok_or(ErrorCode::NoNode)
+    }
+
+    fn readable(&self, path: &ZPath) -> Result<Node, ErrorCode> {
+        let node = self.existing(path)?;
+        self.asker.check(&node.acl, Perms::READ)?;
+        Ok(node)
+    }
+
+    /// The node, if the client may know more of it than its name.
+    fn visible(&self, path: &ZPath) -> Option<Node> {
+        self.readable(path).ok()
+    }
+}
+
+/// A page being filled.
+struct Listing<'a> {
+    page: &'a Page,
+    entries: Vec<Entry>,
+    bytes: usize,
+    more: bool,
+}
+
+impl Listing<'_> {
+    fn new(page: &Page) -> Listing<'_> {
+        Listing { page, entries: Vec::new(), bytes: 0, more: false }
+    }
+
+    /// Add an entry and what is asked of its node, or find the page full. A page has at least one
+    /// entry, whatever its size, so that a listing always gets on.
+    fn add(&mut self, name: String, node: Option<&Node>) -> bool {
+        let stat = node.filter(|_| self.page.with_stat).map(Node::stat);
+        let data = node.filter(|_| self.page.with_data).and_then(|node| node.data.clone());
+        let most = match self.page.limit as usize {
+            0 => limits::PAGE_ENTRIES,
+            limit => limit.min(limits::PAGE_ENTRIES),
+        };
+        self.bytes += ENTRY_BYTES + name.len() + data.as_ref().map_or(0, Bytes::len);
+        let full = self.entries.len() >= most || self.bytes > limits::PAGE_BYTES;
+        if full && !self.entries.is_empty() {
+            self.more = true;
+            return false;
+        }
+        self.entries.push(Entry { name, stat, data });
+        true
+    }
+}
+
+/// The bytes of a reply that vary with what is read.
+fn payload(reply: &Reply) -> usize {
+    let size = |data: &Option<Bytes>| data.as_ref().map_or(0, Bytes::len);
+    if let Reply::Data { data, .. } = reply {
+        size(data)
+    } else if let Reply::Children { entries, .. } = reply {
+        entries.iter().map(|entry| ENTRY_BYTES + entry.name.len() + size(&entry.data)).sum()
+    } else {
+        0
+    }
 }
