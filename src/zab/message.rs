@@ -141,10 +141,6 @@ pub enum Notice {
 }
 
 /// A message between two servers' protocol machines.
-///
-/// From [`Message::NewEpoch`] on, each carries the leader's epoch and the number that the leader
-/// gave to this synchronisation of this follower (unique over all epochs), so that nothing said
-/// over an earlier connection, or in an earlier role, can be taken for something said now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// Between all: where the sender stands in the search for a leader.
@@ -156,43 +152,97 @@ pub enum Message {
         /// The sender's accepted epoch.
         accepted: Epoch,
     },
-    /// Leader to follower: promise to follow no earlier epoch than this.
-    NewEpoch {
+    /// Leader to follower. Epoch and number let nothing that was said over an earlier connection,
+    /// or in an earlier role, be taken for something said now.
+    FromLeader {
         /// The leader's epoch.
         epoch: Epoch,
-        /// The number of the synchronisation that begins.
+        /// The number that the leader gave to this synchronisation of this follower, unique over
+        /// all epochs.
         sync: u64,
-        /// The attempt that it answers.
+        /// What it says.
+        body: FromLeader,
+    },
+    /// Follower to leader.
+    FromFollower {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the synchronisation, as the leader gave it.
+        sync: u64,
+        /// What it says.
+        body: FromFollower,
+    },
+}
+
+/// What a leader says to one follower.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FromLeader {
+    /// Promise to follow no earlier epoch than this. A new synchronisation begins.
+    NewEpoch {
+        /// The attempt to join that it answers.
         join: u64,
     },
-    /// Follower to leader: promised, and durably so. This is my history.
+    /// Let me have your history, which is longer than mine.
+    Fetch {
+        /// What the leader has.
+        after: Position,
+    },
+    /// Make your history mine (DIFF, TRUNC or SNAP, and NEWLEADER).
+    Sync {
+        /// From where.
+        start: SyncStart,
+        /// Acknowledge the leader once the log holds this durably.
+        upto: Position,
+    },
+    /// I am established and you are in sync: serve.
+    UpToDate {
+        /// What is committed.
+        commit: Zxid,
+    },
+    /// Append these.
+    Propose {
+        /// What precedes the entries.
+        previous: Position,
+        /// At least one.
+        entries: Vec<Entry>,
+        /// What is committed.
+        commit: Zxid,
+    },
+    /// Everything up to here is committed.
+    Commit {
+        /// What is committed.
+        commit: Zxid,
+    },
+    /// I am alive; are you, and do you still follow me?
+    Heartbeat {
+        /// The number of the question.
+        round: u64,
+        /// What is committed.
+        commit: Zxid,
+    },
+    /// This synchronisation is over, join again.
+    Restart,
+    /// I am leaving; from now on this server leads.
+    HandOver {
+        /// The new leader.
+        to: ServerId,
+    },
+}
+
+/// What a follower says to its leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FromFollower {
+    /// Promised, and durably so. This is my history.
     AckEpoch {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The number of the synchronisation.
-        sync: u64,
-        /// Whether the promise was given to this leader; otherwise it does not count.
+        /// Whether the promise was given to this leader and counts.
         promised: bool,
         /// The epoch whose leader's history the log was last made equal to.
         current: Epoch,
         /// The end of the log.
         last: Position,
     },
-    /// Prospective leader to the follower with the longest history: let me have it.
-    Fetch {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The number of the synchronisation.
-        sync: u64,
-        /// What the leader has.
-        after: Position,
-    },
-    /// Follower to leader: the history after a position that we both may have.
+    /// My history after a position that we both may have.
     History {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The number of the synchronisation.
-        sync: u64,
         /// What precedes the entries: what was asked for, or the last thing before it that the
         /// follower has.
         after: Position,
@@ -201,120 +251,36 @@ pub enum Message {
         /// The end of the follower's history.
         last: Position,
     },
-    /// Leader to follower: make your history mine (DIFF, TRUNC or SNAP, and NEWLEADER).
-    Sync {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The number of the synchronisation.
-        sync: u64,
-        /// From where.
-        start: SyncStart,
-        /// Acknowledge the leader once the log holds this durably.
-        upto: Position,
-    },
-    /// Follower to leader: I do not have that position; the last that I have before it is this.
+    /// I do not have the position from which you want to bring me in sync.
     Diverged {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The number of the synchronisation.
-        sync: u64,
-        /// Where our histories may part.
+        /// The last one before it that I have.
         have: Position,
     },
-    /// Leader to follower: the leader is established and you are in sync; serve.
-    UpToDate {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The number of the synchronisation.
-        sync: u64,
-        /// What is committed.
-        commit: Zxid,
-    },
-    /// Leader to follower: append these.
-    Propose {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The number of the synchronisation.
-        sync: u64,
-        /// What precedes the entries.
-        previous: Position,
-        /// At least one.
-        entries: Vec<Entry>,
-        /// What is committed.
-        commit: Zxid,
-    },
-    /// Follower to leader: my log equals yours up to here, and survives a crash.
+    /// My log equals yours up to here, and survives a crash.
     Ack {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The number of the synchronisation.
-        sync: u64,
         /// How far the log is durable.
         durable: Zxid,
-        /// Whether the leader is acknowledged: the initial history and the epoch are durable.
+        /// Whether the leader is acknowledged (ACK of NEWLEADER): the history and the epoch are
+        /// durable.
         synced: bool,
     },
-    /// Follower to leader: what you sent does not follow what I have, which ends here.
+    /// What you proposed does not follow what I have.
     Gap {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The number of the synchronisation.
-        sync: u64,
-        /// The end of the log.
+        /// The end of my log.
         last: Position,
     },
-    /// Leader to follower: everything up to here is committed.
-    Commit {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The number of the synchronisation.
-        sync: u64,
-        /// What is committed.
-        commit: Zxid,
-    },
-    /// Leader to follower: I am alive; are you, and do you still follow me?
-    Heartbeat {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The number of the synchronisation.
-        sync: u64,
-        /// The number of the question.
-        round: u64,
-        /// What is committed.
-        commit: Zxid,
-    },
-    /// Follower to leader: I am, and I do.
+    /// I am alive, and follow you.
     HeartbeatAck {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The number of the synchronisation.
-        sync: u64,
         /// The question that it answers.
         round: u64,
         /// How far the log equals the leader's.
         received: Zxid,
-        /// As in [`Message::Ack`].
+        /// As in [`FromFollower::Ack`].
         durable: Zxid,
-        /// As in [`Message::Ack`].
+        /// As in [`FromFollower::Ack`].
         synced: bool,
-        /// Whether [`Message::UpToDate`] has come.
+        /// Whether [`FromLeader::UpToDate`] has come.
         active: bool,
-    },
-    /// Leader to follower: this synchronisation is over, join again.
-    Restart {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The number of the synchronisation.
-        sync: u64,
-    },
-    /// Leader to follower: I am leaving; from now on this server leads.
-    HandOver {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The number of the synchronisation.
-        sync: u64,
-        /// The new leader.
-        to: ServerId,
     },
 }
 

@@ -11,7 +11,8 @@ use conclave_proto::{Epoch, ServerId, Zxid};
 
 pub use log::{Entry, Position};
 pub use message::{
-    Ballot, Input, Message, Notice, Ready, SnapshotOrder, Standing, SyncStart, Write, WriteToken,
+    Ballot, FromFollower, FromLeader, Input, Message, Notice, Ready, SnapshotOrder, Standing,
+    SyncStart, Write, WriteToken,
 };
 pub use peer::{FollowerView, Peer, ProposeError, RoleView};
 
