@@ -29,10 +29,11 @@ impl<N: Nodes> Replica<N> {
         Ready::default()
     }
 
-    /// A snapshot received from the leader is on the disk and is the state now.
-    pub fn install(&mut self, nodes: N, _sync: u64, at: zab::Position) {
-        assert_eq!(nodes.meta().applied_zxid, at.zxid, "the snapshot is not what was announced");
-        self.nodes = nodes;
+    /// A snapshot received from the leader is on the disk and is the state now: the caller has just
+    /// put it in place through [`Replica::nodes_mut`], and steps nothing in between.
+    pub fn install(&mut self, _sync: u64, at: zab::Position) {
+        let applied = self.nodes.meta().applied_zxid;
+        assert_eq!(applied, at.zxid, "the snapshot is not what was announced");
     }
 
     /// The state, to read.
@@ -41,7 +42,7 @@ impl<N: Nodes> Replica<N> {
     }
 
     /// The state, for its storage to look after between two inputs (checkpoints); its contents
-    /// must not change.
+    /// must not change but by [`Replica::install`].
     pub fn nodes_mut(&mut self) -> &mut N {
         &mut self.nodes
     }
