@@ -291,6 +291,14 @@ impl Create<'_> {
         self
     }
 
+    /// The node has no data at all (ZooKeeper's null), which is distinct from empty data.
+    pub fn without_data(mut self) -> Self {
+        if let Ok(Op::Create { data, .. }) = &mut self.call.op {
+            *data = None;
+        }
+        self
+    }
+
     /// Who may do what with the node; everybody everything unless said.
     pub fn acl(mut self, new: Vec<Acl>) -> Self {
         if let Ok(Op::Create { acl, .. }) = &mut self.call.op {
