@@ -2,6 +2,7 @@
 
 mod acl;
 mod apply;
+mod audit;
 mod digest;
 mod draft;
 mod nodes;
@@ -12,6 +13,7 @@ mod watch;
 
 pub use acl::{allows, share};
 pub use apply::{Applied, Change, SEMANTICS, SessionChange, apply, found};
+pub use audit::audit;
 pub use digest::{digest_of_node, digest_of_session};
 pub use nodes::{MemoryNodes, Meta, Node, Nodes, Outcome, SessionRecord};
 pub use read::read;

@@ -1,0 +1,279 @@
+//! Random histories: the tree and the model give the same answers, tell watchers the same, and end
+//! in the same state, and every listing shows it.
+
+use bytes::Bytes;
+use conclave::tree::{self, Applied};
+use conclave_proto::request::{Condition, Page, Test};
+use conclave_proto::{
+    Acl, CreateMode, ErrorCode, Identity, Lifetime, Op, Perms, Reply, Secret, SessionId, Txn, Xid,
+    ZPath, Zxid,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::model::{self, Model};
+use crate::world::{World, identity, path, txn, zxid};
+
+/// One transaction, but for what depends on those before it.
+#[derive(Clone, Debug)]
+struct Step {
+    session: u64,
+    number: Number,
+    identities: Vec<Identity>,
+    clock: i64,
+    op: Op,
+}
+
+/// Whether a write is numbered.
+#[derive(Clone, Copy, Debug)]
+enum Number {
+    Unnumbered,
+    /// So much more than the session's last one; everything but the last few is received.
+    New(u64),
+    /// So many before the session's next one.
+    Retry(u64),
+}
+
+fn paths() -> impl Strategy<Value = ZPath> {
+    // Few, so that they often meet; `-` comes before `/`, so it tells orders apart.
+    select(vec!["/", "/a", "/b", "/a-", "/a/a", "/a/b", "/a/b-", "/a/b/c", "/b/a", "/b/a/a"])
+        .prop_map(path)
+}
+
+fn data() -> impl Strategy<Value = Option<Bytes>> {
+    select(vec![None, Some(""), Some("x"), Some("hello")])
+        .prop_map(|data| data.map(|data| Bytes::from_static(data.as_bytes())))
+}
+
+fn identities() -> impl Strategy<Value = Vec<Identity>> {
+    select(vec![vec![], vec!["digest:ann:1"], vec!["digest:bob:2", "ip:10.0.0.1"], vec!["super:"]])
+        .prop_map(|ids| ids.into_iter().map(identity).collect())
+}
+
+fn acls() -> impl Strategy<Value = Vec<Acl>> {
+    let line = |perms, who| Acl { perms: Perms(perms), identity: identity(who) };
+    prop_oneof![
+        5 => Just(Acl::open()),
+        1 => select(vec![
+            vec![],
+            vec![line(1, "world:anyone")],
+            vec![line(30, "world:anyone")],
+            vec![line(31, "auth:")],
+            vec![line(31, "digest:ann:1"), line(5, "world:anyone")],
+            vec![line(2 + 4, "digest:bob:2"), line(8 + 16, "digest:ann:1")],
+        ]),
+    ]
+}
+
+fn modes() -> impl Strategy<Value = CreateMode> {
+    let lifetime = prop_oneof![
+        4 => Just(Lifetime::Persistent),
+        3 => Just(Lifetime::Ephemeral),
+        2 => Just(Lifetime::Container),
+        1 => select(vec![Lifetime::Ttl(0), Lifetime::Ttl(1), Lifetime::Ttl(50)]),
+    ];
+    (lifetime, any::<bool>()).prop_map(|(lifetime, sequential)| CreateMode { lifetime, sequential })
+}
+
+fn versions() -> impl Strategy<Value = Option<i32>> {
+    prop_oneof![4 => Just(None), 1 => (0..2).prop_map(Some)]
+}
+
+fn zxids() -> impl Strategy<Value = Zxid> {
+    (1..40_u64).prop_map(zxid)
+}
+
+/// Operations that may be in a multi.
+fn parts() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => (paths(), data(), acls(), modes())
+            .prop_map(|(path, data, acl, mode)| Op::Create { path, data, acl, mode }),
+        2 => (paths(), versions()).prop_map(|(path, version)| Op::Delete { path, version }),
+        2 => (paths(), data(), versions())
+            .prop_map(|(path, data, version)| Op::SetData { path, data, version }),
+        1 => (paths(), acls(), versions())
+            .prop_map(|(path, acl, version)| Op::SetAcl { path, acl, version }),
+        1 => (paths(), versions()).prop_map(|(path, version)| Op::Check { path, version }),
+    ]
+}
+
+fn conditions() -> impl Strategy<Value = Condition> {
+    let test = prop_oneof![
+        3 => Just(Test::Exists),
+        3 => Just(Test::Missing),
+        1 => (0..3).prop_map(Test::Version),
+        1 => (0..3).prop_map(Test::ChildVersion),
+        1 => zxids().prop_map(Test::CreatedBy),
+        1 => Just(Test::Data(Bytes::from_static(b"x"))),
+    ];
+    (paths(), test).prop_map(|(path, test)| Condition { path, test })
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    let secret = |byte| Secret::new([byte; 16]);
+    prop_oneof![
+        16 => parts(),
+        6 => (vec(conditions(), 0..3), vec(parts(), 0..5), vec(parts(), 0..3))
+            .prop_map(|(conditions, then, otherwise)| Op::Multi { conditions, then, otherwise }),
+        1 => (paths(), 0..5_u32).prop_map(|(path, limit)| Op::DeleteRecursive { path, limit }),
+        1 => Just(Op::CloseSession),
+        2 => (1..4_u64, select(vec![0, 0, 0, 1])).prop_map(move |(session, byte)| Op::CreateSession {
+            session: SessionId(session),
+            timeout_ms: 1000,
+            secret: secret(byte),
+        }),
+        2 => (paths(), zxids())
+            .prop_map(|(path, pzxid)| Op::Reap { path, seen: (pzxid, pzxid) }),
+    ]
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let number = prop_oneof![
+        2 => Just(Number::Unnumbered),
+        4 => (1..3_u64).prop_map(Number::New),
+        1 => (1..6_u64).prop_map(Number::Retry),
+    ];
+    (0..4_u64, number, identities(), 0..6_i64, ops()).prop_map(
+        |(session, number, identities, clock, op)| Step { session, number, identities, clock, op },
+    )
+}
+
+/// Both trees, and what it takes to number requests.
+struct Twins {
+    world: World,
+    model: Model,
+    clock: i64,
+    last_xid: [u64; 4],
+}
+
+impl Twins {
+    fn new() -> Twins {
+        let mut twins =
+            Twins { world: World::new(), model: Model::new(), clock: 0, last_xid: [0; 4] };
+        for session in 1..3 {
+            let (session, secret) = (SessionId(session), Secret::new([0; 16]));
+            let op = Op::CreateSession { session, timeout_ms: 1000, secret };
+            twins.apply(&txn(SessionId::NONE, op));
+        }
+        twins
+    }
+
+    fn step(&mut self, step: Step) {
+        self.clock += step.clock - 2; // The clock of a new leader may be behind.
+        let last = &mut self.last_xid[usize::try_from(step.session).unwrap()];
+        let xid = match step.number {
+            Number::Unnumbered => 0,
+            Number::New(gap) => *last + gap,
+            Number::Retry(back) => (*last + 1).saturating_sub(back),
+        };
+        *last = xid.max(*last);
+        let mut op = step.op;
+        if let Op::Reap { path, seen } = &mut op
+            && let Some(node) = self.model.nodes.get(path.as_str())
+            && seen.0 > zxid(8)
+        {
+            *seen = (node.stat.pzxid, node.stat.mzxid);
+        }
+        let mut txn = txn(SessionId(step.session), op);
+        txn.time_ms = self.clock;
+        txn.identities = step.identities.into();
+        txn.request.xid = Xid(xid);
+        txn.request.acked = Xid(xid.saturating_sub(4));
+        self.apply(&txn);
+    }
+
+    fn apply(&mut self, txn: &Txn) {
+        let Applied { zxid, result, changes, duplicate, .. } = self.world.apply(txn);
+        let expected = self.model.apply(crate::world::zxid(self.world.applied), txn);
+        let events =
+            changes.iter().map(|change| (change.event.kind, change.event.path.to_string()));
+        let got = model::Outcome { zxid, result, events: events.collect(), duplicate };
+        assert_eq!(got, expected, "{txn:?}");
+        self.compare_states();
+    }
+
+    fn compare_states(&self) {
+        let nodes = self.world.nodes.iter().map(|(path, node)| {
+            (path.as_str(), &node.data, node.acl.to_vec(), node.lifetime, node.stat())
+        });
+        let expected = self.model.nodes.iter().map(|(path, node)| {
+            (path.as_str(), &node.data, node.acl.clone(), node.lifetime, node.stat)
+        });
+        assert_eq!(nodes.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+        let sessions: Vec<u64> =
+            tree::Nodes::sessions(&self.world.nodes).map(|(id, _)| id.0).collect();
+        assert_eq!(sessions, self.model.sessions.keys().copied().collect::<Vec<_>>());
+    }
+
+    /// What each read shows of a node.
+    fn compare_reads(&self, path: &ZPath, ids: &[Identity], limit: u32) {
+        let read = |op| tree::read(&self.world.nodes, ids, SessionId(1), &op).map_err(|f| f.code);
+        let node = self.model.nodes.get(path.as_str()).ok_or(ErrorCode::NoNode);
+        let node = node.and_then(|node| {
+            let readable = model::permitted(&node.acl, Perms::READ, ids);
+            if readable { Ok(node) } else { Err(ErrorCode::NoAuth) }
+        });
+        let data = node.map(|node| Reply::Data { data: node.data.clone(), stat: node.stat });
+        assert_eq!(read(Op::Get { path: path.clone(), watch: None }), data);
+        let stat = node.map(|node| Reply::Stat(node.stat));
+        assert_eq!(read(Op::Exists { path: path.clone(), watch: None }), stat);
+
+        let names = node.map(|_| self.model.children(path.as_str()).into_iter().collect());
+        let listed =
+            all_pages(limit, |page| read(Op::Children { path: path.clone(), watch: None, page }));
+        assert_eq!(listed, names, "children of {path}");
+        let above = path.as_str().trim_end_matches('/').len() + 1;
+        let below = node.map(|_| self.model.parents_first(path.as_str(), ids));
+        let below = below.map(|all| all.iter().map(|path| path[above..].to_owned()).collect());
+        let listed = all_pages(limit, |page| read(Op::ListRecursive { path: path.clone(), page }));
+        assert_eq!(listed, below, "everything below {path}");
+        if ids.iter().any(|id| id.scheme == "super") {
+            let count = below.map(|below| Reply::Count(below.len() as u64));
+            assert_eq!(read(Op::CountDescendants { path: path.clone() }), count);
+        }
+
+        let own = self.model.ephemerals(1).into_iter().filter(|own| own.starts_with(path.as_str()));
+        let own = own.map(|own| crate::world::path(&own)).collect();
+        let prefix = path.to_string();
+        assert_eq!(read(Op::Ephemerals { prefix }), Ok(Reply::Paths(own)));
+    }
+}
+
+fn all_pages(
+    limit: u32,
+    read: impl Fn(Page) -> Result<Reply, ErrorCode>,
+) -> Result<Vec<String>, ErrorCode> {
+    let mut names = Vec::new();
+    loop {
+        let after = names.last().cloned();
+        let page = Page { after, limit, ..Page::default() };
+        let Reply::Children { entries, more, .. } = read(page)? else { panic!("not a listing") };
+        assert!(limit == 0 || entries.len() <= limit as usize);
+        names.extend(entries.into_iter().map(|entry| entry.name));
+        if !more {
+            return Ok(names);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_is_what_the_model_says(
+        history in vec(steps(), 1..60),
+        ids in identities(),
+        limit in 0..4_u32,
+        read_path in paths(),
+    ) {
+        let mut twins = Twins::new();
+        for step in history {
+            twins.step(step);
+        }
+        for known in twins.model.nodes.keys() {
+            twins.compare_reads(&path(known), &ids, limit);
+        }
+        twins.compare_reads(&read_path, &ids, limit);
+    }
+}
