@@ -1,10 +1,20 @@
 //! How a client is described and connected.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use crate::chroot::IntoPath;
+use crate::chroot::{Chroot, IntoPath};
+use crate::dial::Dialer;
+use crate::driver::Driver;
+use crate::error::Operation;
+use crate::handle::Handle;
+use crate::limits::SERVERS;
+use crate::session::Config;
+use crate::shared::Shared;
 use crate::{Client, Error};
 
 /// Describes a client; made by [`Client::builder`].
@@ -85,7 +95,70 @@ impl Builder {
     /// If the description is not valid, no server opens a session within the connect timeout, or
     /// an identity is refused.
     pub async fn connect(self) -> Result<Client, Error> {
-        self.chroot.as_str().into_path()?;
-        std::future::ready(Err(Error::Config("not served yet".into()))).await
+        let chroot = Chroot::at(self.chroot.as_str().into_path()?);
+        let servers = self.server_names()?;
+        let session_timeout_ms = millis("session timeout", self.session_timeout)?;
+        let config = Config {
+            session_timeout_ms,
+            operation_timeout_ms: millis("operation timeout", self.operation_timeout)?.into(),
+            read_only: self.read_only,
+        };
+        let attempt = attempt(self.session_timeout, servers.len());
+        let shared = Arc::new(Shared::new(self.operation_timeout));
+        let dialer = Dialer::new(servers, seed()?);
+        let (ready, is_ready) = oneshot::channel();
+        let driver = Driver::new(Arc::clone(&shared), config, dialer, attempt, ready);
+        let client = Client { handle: Arc::new(Handle { shared: Arc::clone(&shared) }), chroot };
+        tokio::spawn(driver.run());
+        match timeout(self.connect_timeout, is_ready).await {
+            Ok(Ok(opened)) => opened?,
+            // The driver is gone only if the runtime is being shut down.
+            Ok(Err(_)) => return Err(Error::Closed { operation: Operation::new("connect", None) }),
+            Err(_) => {
+                let (servers, after) = (self.servers, self.connect_timeout);
+                return Err(Error::Connect { servers, after, last: shared.last_failure() });
+            }
+        }
+        for (scheme, credentials) in self.identities {
+            client.authenticate(&scheme, credentials).await?;
+        }
+        Ok(client)
     }
+
+    fn server_names(&self) -> Result<Vec<String>, Error> {
+        let names: Vec<String> =
+            self.servers.split(',').map(|name| name.trim().to_owned()).collect();
+        for name in &names {
+            let port = name.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            if port.is_none() {
+                return Err(Error::Config(format!(
+                    "{name:?} is not a server: it should be host:port, and several of them \
+                     separated by commas"
+                )));
+            }
+        }
+        if names.len() > SERVERS {
+            return Err(Error::Config(format!("more than {SERVERS} servers")));
+        }
+        Ok(names)
+    }
+}
+
+/// How long one attempt to connect and shake hands may take: so short that several servers can be
+/// tried before a session that has just lost its server expires.
+fn attempt(session_timeout: Duration, servers: usize) -> Duration {
+    let servers = u32::try_from(servers).unwrap_or(u32::MAX);
+    let share = session_timeout / servers.saturating_mul(2).max(1);
+    share.clamp(Duration::from_millis(200), Duration::from_secs(2))
+}
+
+fn millis(what: &str, duration: Duration) -> Result<u32, Error> {
+    match u32::try_from(duration.as_millis()) {
+        Ok(millis) if millis > 0 => Ok(millis),
+        _ => Err(Error::Config(format!("a {what} of {duration:?} is not possible"))),
+    }
+}
+
+fn seed() -> Result<u64, Error> {
+    getrandom::u64().map_err(|error| Error::Config(format!("no randomness: {error}")))
 }

@@ -2,6 +2,9 @@
 
 mod builder;
 mod chroot;
+mod detach;
+mod dial;
+mod driver;
 mod error;
 mod handle;
 mod limits;

@@ -1,12 +1,15 @@
 //! What the handles of one client and its driver share.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use conclave_proto::{ServerId, SessionId, WatchId, Zxid};
 use tokio::time::Instant;
 
+use crate::mailbox::lock;
 use crate::queue::Queue;
+use crate::session::Facts;
 use crate::state::{State, StateBoard};
 
 /// What the handles of one client and its driver share.
@@ -22,17 +25,8 @@ pub(crate) struct Shared {
     last_zxid: AtomicU64,
     server: AtomicU64,
     certain_until_ms: AtomicU64,
-}
-
-/// What the driver has learnt, for the handles to see.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Facts {
-    pub(crate) session: SessionId,
-    pub(crate) timeout_ms: u32,
-    pub(crate) last_zxid: Zxid,
-    pub(crate) server: Option<ServerId>,
-    /// On the driver's clock.
-    pub(crate) certain_until_ms: u64,
+    /// What the last attempt to connect, or the last connection, failed on.
+    last_failure: Mutex<String>,
 }
 
 impl Shared {
@@ -48,6 +42,7 @@ impl Shared {
             last_zxid: AtomicU64::new(0),
             server: AtomicU64::new(0),
             certain_until_ms: AtomicU64::new(0),
+            last_failure: Mutex::new(String::from("no attempt was finished")),
         }
     }
 
@@ -71,6 +66,14 @@ impl Shared {
         self.last_zxid.store(facts.last_zxid.bits(), Ordering::Relaxed);
         self.server.store(facts.server.map_or(0, |server| server.get().into()), Ordering::Relaxed);
         self.certain_until_ms.store(facts.certain_until_ms, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_last_failure(&self, failure: String) {
+        *lock(&self.last_failure) = failure;
+    }
+
+    pub(crate) fn last_failure(&self) -> String {
+        lock(&self.last_failure).clone()
     }
 
     pub(crate) fn session(&self) -> SessionId {

@@ -1,4 +1,4 @@
-//! The client's side of a session, without any IO.
+//! What becomes of an operation.
 
 use std::time::Duration;
 

@@ -1,0 +1,112 @@
+//! Which server to try next, and when.
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// The pause after the first failure of a server; it doubles with each further one.
+const PAUSE_MS: u64 = 20;
+/// The longest pause.
+const PAUSE_MAX_MS: u64 = 2_000;
+/// A connection that has lasted so long shows that its server was well.
+const WELL_MS: u64 = 1_000;
+
+/// Chooses servers: in a random order, each with a pause of its own that grows with its failures
+/// and is partly random, so that the clients of a failed server do not all come at the same time.
+pub(crate) struct Dialer {
+    servers: Vec<Server>,
+    next: usize,
+    /// Nobody is dialled before.
+    not_before_ms: u64,
+    dice: Dice,
+}
+
+struct Server {
+    name: String,
+    not_before_ms: u64,
+    failures: u32,
+}
+
+impl Dialer {
+    pub(crate) fn new(names: Vec<String>, seed: u64) -> Dialer {
+        let mut dice = Dice(seed);
+        let mut servers: Vec<Server> =
+            names.into_iter().map(|name| Server { name, not_before_ms: 0, failures: 0 }).collect();
+        for last in (1..servers.len()).rev() {
+            servers.swap(last, dice.below(last + 1));
+        }
+        Dialer { servers, next: 0, not_before_ms: 0, dice }
+    }
+
+    /// The server to dial next, and when: the next one in the order that may be dialled now, or
+    /// else the first that may.
+    pub(crate) fn choose(&mut self, now_ms: u64) -> (usize, u64) {
+        let count = self.servers.len();
+        let order = (0..count).map(|step| (self.next + step) % count);
+        let chosen = order
+            .min_by_key(|&place| self.servers[place].not_before_ms.max(now_ms))
+            .unwrap_or_default();
+        self.next = (chosen + 1) % count;
+        let at_ms = self.servers[chosen].not_before_ms.max(self.not_before_ms).max(now_ms);
+        (chosen, at_ms)
+    }
+
+    /// The server's name.
+    pub(crate) fn name(&self, server: usize) -> &str {
+        &self.servers[server].name
+    }
+
+    /// It could not be reached, or the connection with it failed after it had lasted `lived_ms`;
+    /// it is not to be dialled again before `backoff_ms` have passed.
+    pub(crate) fn failed(&mut self, server: usize, now_ms: u64, lived_ms: u64, backoff_ms: u32) {
+        let server = &mut self.servers[server];
+        if lived_ms >= WELL_MS {
+            server.failures = 0;
+        }
+        let pause = PAUSE_MAX_MS.min(PAUSE_MS << server.failures.min(16));
+        server.failures = server.failures.saturating_add(1);
+        let pause = pause / 2 + self.dice.up_to(pause / 2);
+        server.not_before_ms = now_ms + pause.max(backoff_ms.into());
+    }
+
+    /// It sends its clients away: no server is to be dialled before `backoff_ms` have passed.
+    pub(crate) fn sent_away(&mut self, server: usize, now_ms: u64, backoff_ms: u32) {
+        self.not_before_ms = now_ms + u64::from(backoff_ms);
+        self.servers[server].not_before_ms = self.not_before_ms + WELL_MS;
+    }
+}
+
+/// Connects, at that instant and within that time. The name is resolved anew each time.
+pub(crate) async fn dial(
+    name: String,
+    at: Instant,
+    within: Duration,
+) -> std::io::Result<TcpStream> {
+    sleep_until(at).await;
+    let stream = timeout(within, TcpStream::connect(&name)).await??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// SplitMix64: spreads clients; nothing depends on its quality.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn up_to(&mut self, most: u64) -> u64 {
+        self.roll() % (most + 1)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        let bound = u64::try_from(bound).unwrap_or(u64::MAX);
+        usize::try_from(self.roll() % bound).unwrap_or_default()
+    }
+}
