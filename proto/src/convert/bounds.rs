@@ -3,6 +3,8 @@
 //! An element of a list takes two bytes on the wire and a hundred in memory, so a hostile frame
 //! could make the generated decoder ask for fifty times its size. This looks at the wire format
 //! alone: it follows the fields that lead to lists, and allocates nothing.
+//!
+//! A small message is not counted: what it can ask for is little, and most messages are small.
 
 use crate::error::ErrorCode;
 use crate::ids::Xid;
@@ -92,11 +94,15 @@ const REQUEST: u32 = 2;
 /// `ClientRequest.xid`.
 const REQUEST_XID: u32 = 1;
 
+/// A message up to this size, in bytes, is decoded without being counted first: its lists have at
+/// most half as many elements, and take well under a MiB.
+const UNCOUNTED_BYTES: usize = 2 << 10;
+
 /// More nesting than any message has that is not refused anyway.
 const DEPTH: u32 = 16;
 
 pub(super) fn check_client(frame: &[u8]) -> Result<(), DecodeError> {
-    walk(frame, &CLIENT_MESSAGE, &mut { Budget::CLIENT }, DEPTH).map_err(|refusal| match refusal {
+    count(frame, &CLIENT_MESSAGE, Budget::CLIENT).map_err(|refusal| match refusal {
         Refusal::Malformed(what) => DecodeError::malformed(what),
         Refusal::TooMany(what) => DecodeError::BadRequest {
             xid: xid(frame),
@@ -122,8 +128,8 @@ pub(super) fn check_outcome(bytes: &[u8]) -> Result<(), DecodeError> {
     check(bytes, &OUTCOME, Budget::ANSWER)
 }
 
-fn check(bytes: &[u8], fields: &[Field], mut budget: Budget) -> Result<(), DecodeError> {
-    walk(bytes, fields, &mut budget, DEPTH).map_err(|refusal| match refusal {
+fn check(bytes: &[u8], fields: &[Field], budget: Budget) -> Result<(), DecodeError> {
+    count(bytes, fields, budget).map_err(|refusal| match refusal {
         Refusal::Malformed(what) | Refusal::TooMany(what) => DecodeError::malformed(what),
     })
 }
@@ -131,6 +137,13 @@ fn check(bytes: &[u8], fields: &[Field], mut budget: Budget) -> Result<(), Decod
 enum Refusal {
     Malformed(&'static str),
     TooMany(&'static str),
+}
+
+fn count(message: &[u8], fields: &[Field], mut budget: Budget) -> Result<(), Refusal> {
+    if message.len() <= UNCOUNTED_BYTES {
+        return Ok(());
+    }
+    walk(message, fields, &mut budget, DEPTH)
 }
 
 fn walk(mut rest: &[u8], fields: &[Field], budget: &mut Budget, depth: u32) -> Result<(), Refusal> {

@@ -38,7 +38,7 @@ pub(super) fn txn_from_wire(txn: wire::Txn) -> Result<Txn, DecodeError> {
         semantics,
         time_ms: txn.time_ms,
         origin: (server(txn.origin)?, txn.mark),
-        identities: identities(txn.identities)?,
+        identities: identities(txn.identities)?.into(),
         digest: (Zxid::from_bits(txn.digest_zxid), txn.digest),
         request: command(txn.command)?,
     })
@@ -54,7 +54,7 @@ pub(super) fn forwarded_to_wire(request: &Request, identities: &[Identity]) -> w
 pub(super) fn forwarded_from_wire(
     forwarded: wire::Forwarded,
 ) -> Result<(Request, Arc<[Identity]>), DecodeError> {
-    Ok((command(forwarded.command)?, identities(forwarded.identities)?))
+    Ok((command(forwarded.command)?, identities(forwarded.identities)?.into()))
 }
 
 pub(super) fn outcome_to_wire(result: &Result<Reply, Fault>) -> wire::Outcome {

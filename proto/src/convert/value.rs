@@ -110,12 +110,13 @@ pub(super) fn identities_to_wire(identities: &[Identity]) -> Vec<wire::Identity>
     identities.iter().map(identity_to_wire).collect()
 }
 
-/// The identities as a `Vec` or an `Arc<[Identity]>`.
-pub(super) fn identities<List: FromIterator<Identity>>(
-    identities: Vec<wire::Identity>,
-) -> Result<List, Invalid> {
+pub(super) fn identities(identities: Vec<wire::Identity>) -> Result<Vec<Identity>, Invalid> {
     at_most("a list of identities", identities.len(), limits::IDENTITIES)?;
-    identities.into_iter().map(identity).collect()
+    let mut list = Vec::with_capacity(identities.len());
+    for identity in identities {
+        list.push(self::identity(identity)?);
+    }
+    Ok(list)
 }
 
 pub(super) fn acl_to_wire(acl: &[Acl]) -> Vec<wire::Acl> {
