@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 5 | [`config`], the command line | start things |
 //! | 4 | [`server`] | sockets, threads, the one clock |
-//! | 3 | [`store`] | what is kept on disk |
+//! | 3 | [`store`], [`peers`] | what is kept on disk, what goes between servers |
 //! | 2 | [`replica`] | a whole server without any IO: [`replica::Input`] in, [`replica::Ready`] out |
 //! | 1 | [`zab`], [`tree`], [`hub`], [`session`] | pure machines that do not know each other |
 //! | 0 | [`limits`], `conclave_proto` | the words |
@@ -15,6 +15,7 @@
 pub mod config;
 pub mod hub;
 pub mod limits;
+pub mod peers;
 pub mod replica;
 pub mod server;
 pub mod session;

@@ -1,0 +1,3 @@
+//! The links between servers.
+
+pub mod codec;
