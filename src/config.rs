@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use conclave_proto::ServerId;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::limits::{SESSION_TIMEOUT_MAX_MS, SESSION_TIMEOUT_MIN_MS};
 use crate::server::{Member, Settings, StorageSettings, Timing};
@@ -15,7 +16,7 @@ use crate::server::{Member, Settings, StorageSettings, Timing};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration {path}: {source}")]
+    #[error("cannot read the configuration {}: {source}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -23,10 +24,10 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not TOML, has an unknown key, or a value of the wrong type.
-    #[error("the configuration {path} cannot be used: {source}")]
+    #[error("the configuration in {origin} cannot be used: {}", source.to_string().trim_end())]
     Parse {
-        /// The file.
-        path: PathBuf,
+        /// The file, or the flag.
+        origin: String,
         /// Where and why.
         source: Box<toml::de::Error>,
     },
@@ -52,7 +53,7 @@ pub struct Config {
     pub cluster: String,
     /// Where the data is kept.
     pub data_dir: Option<PathBuf>,
-    /// Where the log is kept, if not in `data_dir/log`: on a device of its own, say.
+    /// Where the log is kept, if not in `data_dir`: on a device of its own, say.
     pub log_dir: Option<PathBuf>,
     /// Where clients connect, `IP:PORT`.
     pub client: SocketAddr,
@@ -175,15 +176,24 @@ impl Default for StorageConfig {
 }
 
 impl Config {
-    /// Reads a configuration file.
+    /// Reads a configuration file, if there is one, and sets single keys over it, each written as
+    /// `key=value` or `table.key=value`.
     ///
     /// # Errors
     /// If it cannot be read or understood.
-    pub fn read(path: &Path) -> Result<Config, ConfigError> {
+    pub fn read(path: Option<&Path>, overrides: &[String]) -> Result<Config, ConfigError> {
+        let Some(path) = path else { return parse("--set", &overrides.join("\n")) };
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        toml::from_str(&text)
-            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })
+        let origin = path.display().to_string();
+        // For its messages, which name the line.
+        let config = parse(&origin, &text)?;
+        if overrides.is_empty() {
+            return Ok(config);
+        }
+        let mut table: toml::Table = parse(&origin, &text)?;
+        merge(&mut table, parse("--set", &overrides.join("\n"))?);
+        table.try_into().map_err(|source| parse_error("--set", source))
     }
 
     /// Checks every value and works out what follows from them.
@@ -202,7 +212,7 @@ impl Config {
         let exposed = self.exposed(members.len() > 1)?;
         Ok(Settings {
             id,
-            log_dir: self.log_dir.clone().unwrap_or_else(|| data_dir.join("log")),
+            log_dir: self.log_dir.clone(),
             data_dir,
             client: self.client,
             peer: self.peer,
@@ -332,6 +342,26 @@ impl Config {
     }
 }
 
+fn parse<T: DeserializeOwned>(origin: &str, text: &str) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|source| parse_error(origin, source))
+}
+
+fn parse_error(origin: &str, source: toml::de::Error) -> ConfigError {
+    ConfigError::Parse { origin: origin.into(), source: Box::new(source) }
+}
+
+/// Puts the values of `over` in the place of those in `under`, table by table.
+fn merge(under: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (under.get_mut(&key), value) {
+            (Some(toml::Value::Table(under)), toml::Value::Table(over)) => merge(under, over),
+            (_, value) => {
+                under.insert(key, value);
+            }
+        }
+    }
+}
+
 fn server_id(key: &str, number: u8) -> Result<ServerId, ConfigError> {
     ServerId::new(number)
         .ok_or_else(|| invalid(key, format!("{number} is not a server id"), "use 1 to 254"))
@@ -355,7 +385,6 @@ mod tests {
         let settings = settings("data_dir = '/d'").unwrap();
         assert_eq!(settings.id.get(), 1);
         assert_eq!(settings.members.len(), 1);
-        assert_eq!(settings.log_dir, Path::new("/d/log"));
         assert!(!settings.exposed);
     }
 
@@ -400,6 +429,22 @@ mod tests {
             let error = settings(text).unwrap_err();
             assert!(error.contains(words), "{text:?} gave {error:?}, not {words:?}");
         }
+    }
+
+    #[test]
+    fn a_single_key_is_set_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("conclave.toml");
+        std::fs::write(&file, "data_dir = '/d'\n[timing]\ntick_ms = 20\nsilence_ms = 900").unwrap();
+        let set = |keys: &[&str]| {
+            let keys: Vec<String> = keys.iter().map(|key| (*key).into()).collect();
+            Config::read(Some(&file), &keys).map_err(|error| error.to_string())
+        };
+        let config = set(&["timing.silence_ms=2000", "id=7"]).unwrap();
+        assert_eq!((config.id, config.timing.tick_ms, config.timing.silence_ms), (7, 20, 2000));
+        assert_eq!(set(&[]).unwrap().timing.silence_ms, 900);
+        assert!(set(&["timing.silent=1"]).unwrap_err().contains("unknown field `silent`"));
+        assert!(Config::read(None, &["nonsense".into()]).is_err());
     }
 
     #[test]

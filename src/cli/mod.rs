@@ -1,6 +1,7 @@
 //! The command line: one file a command, or a family of them.
 
 mod completions;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run one server of an ensemble
+    Serve(Box<serve::Args>),
     /// Print a script that completes `conclave` commands in your shell
     Completions(completions::Args),
 }
@@ -29,6 +32,7 @@ impl Cli {
     /// If it could not be done: a sentence for the person who asked.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
+            Command::Serve(args) => serve::run(*args),
             Command::Completions(args) => completions::run(&args),
         }
     }

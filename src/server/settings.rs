@@ -15,8 +15,8 @@ pub struct Settings {
     pub cluster: String,
     /// Where the tree, the epochs and snapshots are kept.
     pub data_dir: PathBuf,
-    /// Where the log is kept.
-    pub log_dir: PathBuf,
+    /// Where the log is kept; `None`: in `data_dir`.
+    pub log_dir: Option<PathBuf>,
     /// Where clients connect.
     pub client: SocketAddr,
     /// Where the other servers connect; not opened in an ensemble of one.

@@ -1,0 +1,158 @@
+//! `conclave serve`.
+
+use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use conclave::config::{Config, ConfigError, MemberConfig};
+use conclave::server;
+use tracing_subscriber::EnvFilter;
+
+/// The exit code when the configuration cannot be used (`EX_CONFIG` of sysexits.h).
+const EXIT_CONFIG: u8 = 78;
+
+/// Runs one server of an ensemble until it gets SIGTERM or SIGINT.
+///
+/// Everything can be in a TOML file (--config); a flag wins over the file. Keys without a flag of
+/// their own can be given with --set.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  One server, alone, with its data in ./data:
+    conclave serve --data-dir data
+
+  The first of three servers on one machine:
+    conclave serve --id 1 --data-dir d1 \\
+      --client 127.0.0.1:7400 --peer 127.0.0.1:7401 --admin 127.0.0.1:7402 \\
+      --member 1=127.0.0.1:7401 --member 2=127.0.0.1:7411 --member 3=127.0.0.1:7421
+
+  From a file, waiting longer for a silent leader:
+    conclave serve --config /etc/conclave.toml --set timing.silence_ms=3000
+
+Exit codes: 0 stopped as asked; 69 an address cannot be listened on; 70 the state differs from the
+leader's; 73 the data directory cannot be used; 74 the disk failed; 78 wrong configuration.
+docs/OPERATING.md explains every key, metric and message.")]
+pub(super) struct Args {
+    /// Read this configuration
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Which member this server is, 1 to 254 [default: 1]
+    #[arg(long)]
+    id: Option<u8>,
+    /// The name of the ensemble [default: conclave]
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// Where the data is kept; created if it does not exist
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where the log is kept, if not in the data directory: on a device of its own, say
+    #[arg(long, value_name = "DIR")]
+    log_dir: Option<PathBuf>,
+    /// Where clients connect [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "IP:PORT")]
+    client: Option<SocketAddr>,
+    /// Where the other servers connect [default: 127.0.0.1:7401]
+    #[arg(long, value_name = "IP:PORT")]
+    peer: Option<SocketAddr>,
+    /// Where administration is served [default: 127.0.0.1:7402]
+    #[arg(long, value_name = "IP:PORT")]
+    admin: Option<SocketAddr>,
+    /// Serve no administration
+    #[arg(long, conflicts_with = "admin")]
+    no_admin: bool,
+    /// A member of the ensemble and where the others reach it; once for each, this server
+    /// included, the same list at all. None: this server is alone
+    #[arg(long = "member", value_name = "ID=HOST:PORT[,observer]", value_parser = member)]
+    members: Vec<MemberConfig>,
+    /// Accept that clients and servers talk in plaintext over a network
+    #[arg(long)]
+    insecure: bool,
+    /// Set any other key of the configuration
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// What to log: error, warn, info, debug, trace, or a filter such as conclave::peers=debug
+    #[arg(long, value_name = "LEVEL", env = "CONCLAVE_LOG", default_value = "info")]
+    log: String,
+    /// How to log
+    #[arg(long, value_enum, default_value_t = LogFormat::Human)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// One line for a person
+    Human,
+    /// One JSON object a line
+    Json,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    start_logging(&args)?;
+    let settings = match configure(args).and_then(Config::validate) {
+        Ok(settings) => settings,
+        Err(error) => {
+            tracing::error!("{error}");
+            return Ok(ExitCode::from(EXIT_CONFIG));
+        }
+    };
+    match server::run(&settings) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            tracing::error!("{error}");
+            Ok(ExitCode::from(error.exit_code()))
+        }
+    }
+}
+
+fn start_logging(args: &Args) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&args.log)
+        .with_context(|| format!("--log {:?} is not a level or a filter", args.log))?;
+    let colour = io::stderr().is_terminal();
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colour)
+        .with_target(false);
+    match args.log_format {
+        LogFormat::Human => logs.init(),
+        LogFormat::Json => logs.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+fn configure(args: Args) -> Result<Config, ConfigError> {
+    let mut config = Config::read(args.config.as_deref(), &args.settings)?;
+    fn set<T>(key: &mut T, flag: Option<T>) {
+        if let Some(value) = flag {
+            *key = value;
+        }
+    }
+    set(&mut config.id, args.id);
+    set(&mut config.cluster, args.cluster);
+    set(&mut config.client, args.client);
+    set(&mut config.peer, args.peer);
+    set(&mut config.admin, args.admin);
+    config.data_dir = args.data_dir.or(config.data_dir);
+    config.log_dir = args.log_dir.or(config.log_dir);
+    config.admin_enabled &= !args.no_admin;
+    config.insecure |= args.insecure;
+    if !args.members.is_empty() {
+        config.members = args.members;
+    }
+    Ok(config)
+}
+
+fn member(text: &str) -> Result<MemberConfig, String> {
+    let wrong = || "write it as ID=HOST:PORT or ID=HOST:PORT,observer".to_owned();
+    let (id, rest) = text.split_once('=').ok_or_else(wrong)?;
+    let (peer, observer) = match rest.split_once(',') {
+        None => (rest, false),
+        Some((peer, "observer")) => (peer, true),
+        Some(_) => return Err(wrong()),
+    };
+    let id = id.parse().map_err(|_| wrong())?;
+    Ok(MemberConfig { id, peer: peer.into(), observer })
+}

@@ -1,0 +1,115 @@
+//! The links on which a server sends: it dials, and dials again.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::handshake::{Hello, Welcome};
+use super::{Inner, Link, Outbound, Peer, keep_alive};
+
+/// How long a dial and its handshake may take.
+const DIAL_DEADLINE: Duration = Duration::from_secs(2);
+/// The first pause between two dials, in ms.
+const FIRST_PAUSE_MS: u64 = 20;
+/// The longest pause between two dials, in ms.
+const LONGEST_PAUSE_MS: u64 = 1000;
+
+/// Keeps the link to one server up.
+pub(super) async fn keep(inner: Rc<Inner>, peer: Rc<Peer>) {
+    let mut pauses = Pauses::new(inner.settings.seed ^ u64::from(peer.id.get()));
+    let mut complaint = String::new();
+    loop {
+        let dialled = timeout(DIAL_DEADLINE, dial(&inner, &peer)).await;
+        match dialled.unwrap_or_else(|_| Err(Failure::Unreachable("it does not answer".into()))) {
+            Ok(socket) => {
+                complaint.clear();
+                pauses.restart();
+                hold(&inner, &peer, socket).await;
+                tracing::info!(peer = %peer.id, "lost the link to server {}", peer.id);
+            }
+            Err(Failure::Unreachable(why)) => {
+                tracing::debug!(peer = %peer.id, address = peer.address, why, "cannot dial");
+            }
+            Err(Failure::Refused(why)) => {
+                if complaint != why {
+                    tracing::error!(peer = %peer.id, address = peer.address,
+                        "cannot link with server {} at {}: {why}", peer.id, peer.address);
+                    inner.counters.refused.set(inner.counters.refused.get() + 1);
+                    complaint = why;
+                }
+            }
+        }
+        // Cut short when the peer dials us: then it is there.
+        timeout(pauses.next(), peer.dial.notified()).await.ok();
+    }
+}
+
+enum Failure {
+    /// Nobody is there: it may come.
+    Unreachable(String),
+    /// Somebody is there, but not the one we want: a person must do something.
+    Refused(String),
+}
+
+async fn dial(inner: &Inner, peer: &Peer) -> Result<TcpStream, Failure> {
+    let unreachable = |error: std::io::Error| Failure::Unreachable(error.to_string());
+    // The name is resolved anew at every dial.
+    let mut socket = TcpStream::connect(&peer.address).await.map_err(unreachable)?;
+    keep_alive(&socket).map_err(unreachable)?;
+    let hello = Hello::new(inner.settings.me, peer.id, &inner.settings.cluster);
+    socket.write_all(&hello.encode()).await.map_err(unreachable)?;
+    Welcome::read(&mut socket, &hello).await.map_err(Failure::Refused)?;
+    Ok(socket)
+}
+
+/// Has the link until it breaks.
+async fn hold(inner: &Inner, peer: &Peer, socket: TcpStream) {
+    let (mut reading, writing) = socket.into_split();
+    let cut = Rc::new(Notify::new());
+    let link = Link { number: inner.next_number(), socket: Rc::new(writing), cut: cut.clone() };
+    *peer.outbound.borrow_mut() =
+        Outbound { link: Some(link), waiting: BytesMut::new(), draining: false };
+    tracing::debug!(peer = %peer.id, "linked with server {}", peer.id);
+    inner.report(peer);
+    // The peer says nothing on this link: whatever can be read is its end.
+    let mut nothing = [0; 1];
+    tokio::select! {
+        _ = reading.read(&mut nothing) => {}
+        () = cut.notified() => {}
+    }
+    *peer.outbound.borrow_mut() = Outbound::default();
+    inner.report(peer);
+}
+
+/// The pauses between dials: doubling, with dice so that two servers do not keep in step.
+struct Pauses {
+    bound_ms: u64,
+    dice: u64,
+}
+
+impl Pauses {
+    fn new(seed: u64) -> Pauses {
+        Pauses { bound_ms: FIRST_PAUSE_MS, dice: seed | 1 }
+    }
+
+    fn restart(&mut self) {
+        self.bound_ms = FIRST_PAUSE_MS;
+    }
+
+    /// Half of the bound, and a random part of the other half.
+    fn next(&mut self) -> Duration {
+        // Xorshift: no secret hangs on it.
+        self.dice ^= self.dice << 13;
+        self.dice ^= self.dice >> 7;
+        self.dice ^= self.dice << 17;
+        let half = self.bound_ms / 2;
+        let pause = half + self.dice % half;
+        self.bound_ms = (self.bound_ms * 2).min(LONGEST_PAUSE_MS);
+        Duration::from_millis(pause)
+    }
+}

@@ -1,0 +1,241 @@
+//! How two servers make sure of each other before anything else is said.
+//!
+//! The one who dials sends a [`Hello`]: who it is, whom it means to reach, of which ensemble. The
+//! other answers with a [`Welcome`] or a [`Refusal`], which also says who *it* is, so that a wrong
+//! address is found out on both ends. There is no default: a field that is missing is an error.
+
+use std::fmt;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use conclave_proto::ServerId;
+use conclave_proto::frame::{next_frame, write_frame};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// What the first bytes of a link are: a client that dials the wrong port is found out by it.
+const MAGIC: &[u8; 8] = b"CONCLAVE";
+/// The version of what servers say to each other.
+pub const VERSION: u16 = 1;
+/// The oldest version that is still understood.
+const OLDEST: u16 = 1;
+/// The largest frame of a handshake, in bytes.
+const HANDSHAKE_BYTES: usize = 256;
+
+/// What the one who dials says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The newest version it speaks.
+    pub version: u16,
+    /// The oldest version it speaks.
+    pub oldest: u16,
+    /// Who it is.
+    pub from: ServerId,
+    /// Whom it means to reach.
+    pub to: ServerId,
+    /// Of which ensemble.
+    pub cluster: String,
+}
+
+/// What the one who was dialled answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// What is wrong, if anything.
+    pub verdict: Result<(), Refusal>,
+    /// The newest version it speaks.
+    pub version: u16,
+    /// Who it is.
+    pub me: ServerId,
+    /// Of which ensemble.
+    pub cluster: String,
+}
+
+/// Why two servers do not talk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// They have no version in common.
+    Version,
+    /// They belong to different ensembles.
+    Cluster,
+    /// Another server was meant.
+    NotMe,
+    /// The one who dials is no member.
+    Stranger,
+}
+
+impl Refusal {
+    const ALL: [Refusal; 4] =
+        [Refusal::Version, Refusal::Cluster, Refusal::NotMe, Refusal::Stranger];
+
+    fn code(self) -> u8 {
+        match self {
+            Refusal::Version => 1,
+            Refusal::Cluster => 2,
+            Refusal::NotMe => 3,
+            Refusal::Stranger => 4,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::Version => {
+                "the versions are too far apart; upgrade the older server one release at a time"
+            }
+            Refusal::Cluster => {
+                "the ensembles have different names; correct `cluster` or `members.peer`"
+            }
+            Refusal::NotMe => "another server is at this address; correct `members` or `id`",
+            Refusal::Stranger => {
+                "the server that dials is not among `members` here; make the lists equal"
+            }
+        })
+    }
+}
+
+impl Hello {
+    /// What this server says to that one.
+    pub fn new(from: ServerId, to: ServerId, cluster: &str) -> Hello {
+        Hello { version: VERSION, oldest: OLDEST, from, to, cluster: cluster.into() }
+    }
+
+    /// Its frame.
+    pub fn encode(&self) -> BytesMut {
+        let mut out = BytesMut::new();
+        write_frame(&mut out, |out| {
+            out.put_slice(MAGIC);
+            out.put_u16(self.version);
+            out.put_u16(self.oldest);
+            out.put_u8(self.from.get());
+            out.put_u8(self.to.get());
+            put_name(out, &self.cluster);
+        });
+        out
+    }
+
+    fn decode(mut frame: Bytes) -> Option<Hello> {
+        take_magic(&mut frame)?;
+        let hello = Hello {
+            version: frame.try_get_u16().ok()?,
+            oldest: frame.try_get_u16().ok()?,
+            from: ServerId::new(frame.try_get_u8().ok()?)?,
+            to: ServerId::new(frame.try_get_u8().ok()?)?,
+            cluster: take_name(&mut frame)?,
+        };
+        frame.is_empty().then_some(hello)
+    }
+
+    /// Reads one from a new connection.
+    ///
+    /// # Errors
+    /// If something else comes.
+    pub async fn read(socket: &mut (impl AsyncRead + Unpin)) -> Result<Hello, String> {
+        let frame = read_frame(socket).await?;
+        Hello::decode(frame).ok_or_else(|| "it is not a Conclave server".to_owned())
+    }
+}
+
+impl Welcome {
+    /// The answer of `me`, of the ensemble `cluster`, which knows the members `known`.
+    pub fn to(
+        hello: &Hello,
+        me: ServerId,
+        cluster: &str,
+        known: impl Fn(ServerId) -> bool,
+    ) -> Welcome {
+        let verdict = if hello.version < OLDEST || hello.oldest > VERSION {
+            Err(Refusal::Version)
+        } else if hello.cluster != cluster {
+            Err(Refusal::Cluster)
+        } else if hello.to != me {
+            Err(Refusal::NotMe)
+        } else if !known(hello.from) {
+            Err(Refusal::Stranger)
+        } else {
+            Ok(())
+        };
+        Welcome { verdict, version: VERSION, me, cluster: cluster.into() }
+    }
+
+    /// Its frame.
+    pub fn encode(&self) -> BytesMut {
+        let mut out = BytesMut::new();
+        write_frame(&mut out, |out| {
+            out.put_slice(MAGIC);
+            out.put_u8(self.verdict.err().map_or(0, Refusal::code));
+            out.put_u16(self.version);
+            out.put_u8(self.me.get());
+            put_name(out, &self.cluster);
+        });
+        out
+    }
+
+    fn decode(mut frame: Bytes) -> Option<Welcome> {
+        take_magic(&mut frame)?;
+        let verdict = match frame.try_get_u8().ok()? {
+            0 => Ok(()),
+            code => Err(Refusal::ALL.into_iter().find(|refusal| refusal.code() == code)?),
+        };
+        let welcome = Welcome {
+            verdict,
+            version: frame.try_get_u16().ok()?,
+            me: ServerId::new(frame.try_get_u8().ok()?)?,
+            cluster: take_name(&mut frame)?,
+        };
+        frame.is_empty().then_some(welcome)
+    }
+
+    /// Reads the answer to `hello`, and makes sure that it comes from the server that was meant.
+    ///
+    /// # Errors
+    /// Why the link cannot be used.
+    pub async fn read(
+        socket: &mut (impl AsyncRead + Unpin),
+        hello: &Hello,
+    ) -> Result<Welcome, String> {
+        let frame = read_frame(socket).await?;
+        let Some(welcome) = Welcome::decode(frame) else {
+            return Err("it is not a Conclave server; correct `members.peer`".to_owned());
+        };
+        let described = format!("server {} of ensemble {:?}", welcome.me, welcome.cluster);
+        if let Err(refusal) = welcome.verdict {
+            return Err(format!("refused by {described}: {refusal}"));
+        }
+        if welcome.me != hello.to || welcome.cluster != hello.cluster {
+            return Err(format!("it is {described}; correct `members`"));
+        }
+        Ok(welcome)
+    }
+}
+
+fn put_name(out: &mut BytesMut, name: &str) {
+    out.put_u8(u8::try_from(name.len()).expect("an ensemble's name has at most 64 bytes"));
+    out.put_slice(name.as_bytes());
+}
+
+fn take_name(frame: &mut Bytes) -> Option<String> {
+    let length = usize::from(frame.try_get_u8().ok()?);
+    let name = (frame.len() >= length).then(|| frame.split_to(length))?;
+    String::from_utf8(name.into()).ok()
+}
+
+fn take_magic(frame: &mut Bytes) -> Option<()> {
+    (frame.len() >= MAGIC.len() && frame.split_to(MAGIC.len()) == MAGIC[..]).then_some(())
+}
+
+/// Reads exactly one frame, and not a byte more.
+async fn read_frame(socket: &mut (impl AsyncRead + Unpin)) -> Result<Bytes, String> {
+    let mut received = BytesMut::with_capacity(HANDSHAKE_BYTES);
+    loop {
+        match next_frame(&mut received, HANDSHAKE_BYTES) {
+            Ok(Some(frame)) if received.is_empty() => return Ok(frame),
+            Ok(Some(_)) => return Err("it says more than its handshake".to_owned()),
+            Ok(None) => {}
+            Err(_) => return Err("it does not speak Conclave's protocol".to_owned()),
+        }
+        match socket.read_buf(&mut received).await {
+            Ok(0) => return Err("it closed the connection in the handshake".to_owned()),
+            Ok(_) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! All clients of a server.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use conclave_proto::{ErrorCode, Identity, ServerId};
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+
+use crate::limits::HANDSHAKES_PER_ADDRESS;
+use crate::replica::{ConnId, Input, ToClient};
+use crate::wire::native;
+
+use super::clock::Clock;
+use super::connection::{self, Client, Flushed, SHARED_BYTES, refusal};
+use super::inbox::Inbox;
+use super::metrics::Metrics;
+
+/// How long a client that is refused for lack of room should wait, in ms.
+const NO_ROOM_BACKOFF_MS: u32 = 1000;
+
+/// The clients of a server, and what their connections share.
+pub(super) struct Clients {
+    pub(super) id: ServerId,
+    pub(super) clock: Clock,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) inbox: Rc<Inbox>,
+    /// What all connections read into.
+    pub(super) shared: RefCell<BytesMut>,
+    /// The most there may be.
+    limit: usize,
+    table: RefCell<Table>,
+    /// Those for whom something has come in this turn.
+    dirty: RefCell<Vec<Rc<Client>>>,
+    /// Those without a session, by address.
+    strangers: RefCell<BTreeMap<IpAddr, usize>>,
+}
+
+/// The clients by place; a [`ConnId`] is a place and how many connections came before.
+#[derive(Default)]
+struct Table {
+    places: Vec<Option<Rc<Client>>>,
+    free: Vec<usize>,
+    accepted: u64,
+}
+
+const PLACE_BITS: u32 = 24;
+
+impl Table {
+    fn place(conn: ConnId) -> usize {
+        usize::try_from(conn.0 & ((1 << PLACE_BITS) - 1)).expect("a place has 24 bits")
+    }
+
+    fn get(&self, conn: ConnId) -> Option<&Rc<Client>> {
+        self.places.get(Table::place(conn))?.as_ref().filter(|client| client.id == conn)
+    }
+
+    fn insert(&mut self, make: impl FnOnce(ConnId) -> Client) -> Rc<Client> {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() - 1
+        });
+        self.accepted += 1;
+        let client = Rc::new(make(ConnId(self.accepted << PLACE_BITS | place as u64)));
+        self.places[place] = Some(client.clone());
+        client
+    }
+
+    fn remove(&mut self, conn: ConnId) {
+        if self.get(conn).is_some() {
+            self.places[Table::place(conn)] = None;
+            self.free.push(Table::place(conn));
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+}
+
+/// A connection without a session counts against its address while this lives.
+pub(super) struct Stranger {
+    clients: Rc<Clients>,
+    address: IpAddr,
+}
+
+impl Stranger {
+    fn new(clients: &Rc<Clients>, address: IpAddr) -> Option<Stranger> {
+        let mut strangers = clients.strangers.borrow_mut();
+        let count = strangers.entry(address).or_default();
+        if *count >= HANDSHAKES_PER_ADDRESS {
+            return None;
+        }
+        *count += 1;
+        Some(Stranger { clients: clients.clone(), address })
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let mut strangers = self.clients.strangers.borrow_mut();
+        if let Some(count) = strangers.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                strangers.remove(&self.address);
+            }
+        }
+    }
+}
+
+impl Clients {
+    pub(super) fn new(
+        id: ServerId,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        inbox: Rc<Inbox>,
+        limit: usize,
+    ) -> Rc<Clients> {
+        assert!(limit < 1 << PLACE_BITS, "a connection's place has {PLACE_BITS} bits");
+        Rc::new(Clients {
+            id,
+            clock,
+            metrics,
+            inbox,
+            shared: RefCell::new(BytesMut::with_capacity(SHARED_BYTES)),
+            limit,
+            table: RefCell::default(),
+            dirty: RefCell::default(),
+            strangers: RefCell::default(),
+        })
+    }
+
+    /// A client has connected.
+    pub(super) fn accept(self: &Rc<Self>, socket: TcpStream, address: IpAddr) {
+        let room = self.table.borrow().len() < self.limit;
+        let stranger = if room { Stranger::new(self, address) } else { None };
+        let Some(stranger) = stranger else {
+            self.metrics.connections_refused.inc();
+            let message = refusal(
+                ErrorCode::Throttled,
+                "the server has as many connections as it takes",
+                NO_ROOM_BACKOFF_MS,
+            );
+            let mut out = BytesMut::new();
+            native::write(&message, &mut out);
+            // If even this does not fit, the closed connection says it.
+            socket.try_write(&out).ok();
+            return;
+        };
+        self.metrics.connections_accepted.inc();
+        let (reading, writing) = socket.into_split();
+        let client = self.table.borrow_mut().insert(|id| Client::new(id, writing));
+        self.count();
+        let identities = vec![Identity { scheme: "ip".into(), id: address.to_string() }];
+        let task =
+            connection::converse(self.clone(), client.clone(), reading, identities, stranger);
+        let task = spawn_local(task).abort_handle();
+        *client.task.borrow_mut() = Some(task);
+    }
+
+    fn count(&self) {
+        let open = self.table.borrow().len();
+        self.metrics.connections.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    /// What the replica has for a client; it leaves with [`Clients::flush`].
+    pub(super) fn deliver(&self, conn: ConnId, what: &ToClient) {
+        let Some(client) = self.table.borrow().get(conn).cloned() else { return };
+        let mut state = client.state.borrow_mut();
+        match what {
+            ToClient::Message(message) => {
+                if !state.append(self, message) {
+                    tracing::info!(
+                        waiting = state.waiting(),
+                        "dropping a client that does not read what it is sent"
+                    );
+                    self.metrics.slow_consumers.inc();
+                    state.reset();
+                    drop(state);
+                    self.remove(&client);
+                    if let Some(task) = &*client.task.borrow() {
+                        task.abort();
+                    }
+                    return;
+                }
+            }
+            ToClient::Close => state.end(),
+        }
+        if !state.dirty {
+            state.dirty = true;
+            drop(state);
+            self.dirty.borrow_mut().push(client);
+        }
+    }
+
+    /// Sends what has come in this turn: one write to each client.
+    pub(super) fn flush(self: &Rc<Self>) {
+        let mut dirty = self.dirty.take();
+        for client in dirty.drain(..) {
+            let mut state = client.state.borrow_mut();
+            state.dirty = false;
+            state.adapt();
+            if !state.is_draining() {
+                let flushed = state.write();
+                drop(state);
+                self.settle(&client, flushed);
+            }
+        }
+        // Its memory is used again in the next turn.
+        self.dirty.replace(dirty);
+    }
+
+    /// Does what follows from writing to a client.
+    pub(super) fn settle(self: &Rc<Self>, client: &Rc<Client>, flushed: Flushed) {
+        match flushed {
+            Flushed::All => {}
+            Flushed::Some => connection::drain(self, client),
+            Flushed::Over => {
+                let open = client.state.borrow_mut().close();
+                if open {
+                    self.remove(client);
+                    connection::linger(client);
+                    client.resume.notify_one();
+                }
+            }
+        }
+        if client.state.borrow_mut().wants_resume() {
+            client.resume.notify_one();
+        }
+    }
+
+    /// Tells a client why there will be no session, or none any more, and closes.
+    pub(super) fn refuse(self: &Rc<Self>, client: &Rc<Client>, code: ErrorCode, message: &str) {
+        let flushed = {
+            let mut state = client.state.borrow_mut();
+            state.append(self, &refusal(code, message, 0));
+            state.end();
+            if state.is_draining() { return } else { state.write() }
+        };
+        self.settle(client, flushed);
+    }
+
+    /// A connection's task is about to end.
+    pub(super) fn gone(&self, client: &Rc<Client>) {
+        client.state.borrow_mut().close();
+        self.remove(client);
+    }
+
+    fn remove(&self, client: &Rc<Client>) {
+        self.table.borrow_mut().remove(client.id);
+        self.count();
+        if std::mem::take(&mut client.state.borrow_mut().opened) {
+            self.inbox.push(Input::Closed(client.id));
+        }
+    }
+
+    /// The bytes that wait to be sent to all clients.
+    pub(super) fn waiting(&self) -> usize {
+        let table = self.table.borrow();
+        table.places.iter().flatten().map(|client| client.state.borrow().waiting()).sum()
+    }
+
+    /// How many clients there are.
+    pub(super) fn len(&self) -> usize {
+        self.table.borrow().len()
+    }
+}

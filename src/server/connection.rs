@@ -1,0 +1,451 @@
+//! One client's connection: what is in flight on it, what waits to be sent, and its task.
+//!
+//! The task reads: it cuts what comes into messages and puts them into the inbox. The loop writes:
+//! it puts what the replica says into the outbox of each client and, at the end of its turn, hands
+//! each outbox to its socket with one system call. Only if a socket is full does a task wait for it.
+//!
+//! An idle connection has no buffer: what comes is read into one that all connections share, and
+//! an outbox is given back when it is empty.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::ErrorKind;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use conclave_proto::message::PROTOCOL_VERSION;
+use conclave_proto::message::Refused;
+use conclave_proto::{ClientMessage, ErrorCode, Identity, ServerMessage};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{sleep, timeout};
+use tokio_util::io::poll_read_buf;
+
+use crate::limits::{CLIENT_OUTBOX_BYTES, FRAME_BYTES, HANDSHAKE_FRAME_BYTES, IN_FLIGHT};
+use crate::replica::{ConnId, Input};
+use crate::wire::native::{self, Inbound, Malformed};
+
+use super::clients::Clients;
+use super::clock;
+use super::metrics::Kind;
+
+/// How long a client may take until it has a session.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a connection that the server has closed waits for the client to close it too, so that
+/// the last words are not lost.
+const LINGER: Duration = Duration::from_secs(1);
+/// Nothing more is read from a client while this much waits to be sent to it.
+const PAUSE_BYTES: usize = 1 << 20;
+/// The bytes of answers that one turn should make for one client.
+const BURST_BYTES: usize = 4 << 20;
+/// The requests that a new connection may have in flight; doubled with every turn.
+const FIRST_ALLOWANCE: usize = 4;
+/// The room made for what comes next.
+const READ_BYTES: usize = 16 << 10;
+/// The size of the buffer that all connections share.
+pub(super) const SHARED_BYTES: usize = 64 << 10;
+/// An outbox that has grown beyond this is given back when it is empty.
+const KEPT_OUTBOX_BYTES: usize = 4 << 10;
+/// The queue of requests in flight is given back when it is empty and has grown beyond this.
+const KEPT_IN_FLIGHT: usize = 64;
+
+/// A client's connection.
+pub(super) struct Client {
+    pub(super) id: ConnId,
+    pub(super) state: RefCell<State>,
+    /// Rung when reading may go on, or the handshake is over.
+    pub(super) resume: Notify,
+    pub(super) task: RefCell<Option<AbortHandle>>,
+}
+
+/// What changes about it.
+pub(super) struct State {
+    /// `None`: nothing more is sent.
+    socket: Option<Rc<OwnedWriteHalf>>,
+    waiting: BytesMut,
+    /// A task is at it, because the socket was full.
+    draining: bool,
+    /// Close once everything in `waiting` is sent.
+    ending: bool,
+    /// Something has come in this turn.
+    pub(super) dirty: bool,
+    /// The replica knows the connection.
+    pub(super) opened: bool,
+    /// There is a session.
+    connected: bool,
+    /// The task waits for [`Client::resume`].
+    paused: bool,
+    /// Requests without an answer.
+    asked: VecDeque<Asked>,
+    /// Pings without an answer.
+    pings: usize,
+    /// How many may be without an answer.
+    allowance: usize,
+    /// The size of the largest recent answer.
+    largest: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Asked {
+    kind: Option<Kind>,
+    at_us: u64,
+}
+
+/// How writing to a socket ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// Everything is sent.
+    All,
+    /// The socket is full.
+    Some,
+    /// Everything is sent and nothing more will be, or the connection broke.
+    Over,
+}
+
+impl Client {
+    pub(super) fn new(id: ConnId, socket: OwnedWriteHalf) -> Client {
+        let state = State {
+            socket: Some(Rc::new(socket)),
+            waiting: BytesMut::new(),
+            draining: false,
+            ending: false,
+            dirty: false,
+            opened: false,
+            connected: false,
+            paused: false,
+            asked: VecDeque::new(),
+            pings: 0,
+            allowance: FIRST_ALLOWANCE,
+            largest: 0,
+        };
+        let (resume, task) = (Notify::new(), RefCell::new(None));
+        Client { id, state: RefCell::new(state), resume, task }
+    }
+}
+
+impl State {
+    /// Puts a message into the outbox. False: the client does not read what it is sent.
+    pub(super) fn append(&mut self, clients: &Clients, message: &ServerMessage) -> bool {
+        if self.socket.is_none() || self.ending {
+            return true;
+        }
+        let before = self.waiting.len();
+        match message {
+            ServerMessage::Response(response) => {
+                let error = response.result.as_ref().err().map(|fault| fault.code);
+                self.answered(clients, error);
+            }
+            ServerMessage::Pong { .. } => self.pings = self.pings.saturating_sub(1),
+            ServerMessage::Connected(_) => self.connected = true,
+            ServerMessage::Refused(_)
+            | ServerMessage::Event { .. }
+            | ServerMessage::Gap { .. }
+            | ServerMessage::GoAway { .. } => {}
+        }
+        native::write(message, &mut self.waiting);
+        self.largest = self.largest.max(self.waiting.len() - before);
+        self.waiting.len() <= CLIENT_OUTBOX_BYTES || self.write() == Flushed::All
+    }
+
+    /// Counts the oldest request in flight as answered.
+    fn answered(&mut self, clients: &Clients, error: Option<ErrorCode>) {
+        let Some(asked) = self.asked.pop_front() else { return };
+        let took_us = clients.clock.micros().saturating_sub(asked.at_us);
+        if let Some(kind) = asked.kind {
+            clients.metrics.answered(kind, error, took_us);
+        }
+        if self.asked.is_empty() && self.asked.capacity() > KEPT_IN_FLIGHT {
+            self.asked = VecDeque::new();
+        }
+    }
+
+    pub(super) fn end(&mut self) {
+        self.ending = true;
+    }
+
+    /// The bytes that wait to be sent.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Writes as much as the socket takes.
+    pub(super) fn write(&mut self) -> Flushed {
+        let Some(socket) = self.socket.clone() else { return Flushed::Over };
+        while !self.waiting.is_empty() {
+            match socket.try_write(&self.waiting) {
+                Ok(0) => return Flushed::Over,
+                Ok(written) => self.waiting.advance(written),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Flushed::Some,
+                Err(_) => return Flushed::Over,
+            }
+        }
+        if self.waiting.capacity() > KEPT_OUTBOX_BYTES {
+            self.waiting = BytesMut::new();
+        }
+        if self.ending { Flushed::Over } else { Flushed::All }
+    }
+
+    /// Grants more requests in flight while the answers are small, and fewer when they are large,
+    /// so that one turn does not make more than the outbox holds.
+    pub(super) fn adapt(&mut self) {
+        let fitting = (BURST_BYTES / self.largest.max(1)).clamp(1, IN_FLIGHT);
+        self.allowance = (self.allowance * 2).min(fitting);
+        self.largest -= self.largest / 8;
+    }
+
+    /// Lets the task read on if it waits and may.
+    pub(super) fn wants_resume(&mut self) -> bool {
+        let resume = self.paused && self.may_read();
+        if resume {
+            self.paused = false;
+        }
+        resume
+    }
+
+    fn may_read(&self) -> bool {
+        self.socket.is_none()
+            || (self.asked.len() + self.pings < self.allowance && self.waiting.len() < PAUSE_BYTES)
+    }
+
+    /// Nothing more is sent: the other end sees the connection's end once it has read the rest.
+    /// False: it was closed before.
+    pub(super) fn close(&mut self) -> bool {
+        self.waiting = BytesMut::new();
+        self.socket.take().is_some()
+    }
+
+    /// The connection is not even worth a word more.
+    pub(super) fn reset(&mut self) {
+        if let Some(socket) = &self.socket {
+            // What the system still holds for the client is given up too.
+            socket.as_ref().as_ref().set_zero_linger().ok();
+        }
+        self.close();
+    }
+}
+
+/// Sends the rest of an outbox when its socket takes it.
+pub(super) fn drain(clients: &Rc<Clients>, client: &Rc<Client>) {
+    client.state.borrow_mut().draining = true;
+    let (clients, client) = (clients.clone(), client.clone());
+    spawn_local(async move {
+        loop {
+            let Some(socket) = client.state.borrow().socket.clone() else { return };
+            let writable = socket.writable().await;
+            drop(socket);
+            let mut state = client.state.borrow_mut();
+            let flushed = if writable.is_ok() { state.write() } else { Flushed::Over };
+            if flushed == Flushed::Some {
+                continue;
+            }
+            state.draining = false;
+            drop(state);
+            clients.settle(&client, flushed);
+            return;
+        }
+    });
+}
+
+/// Ends a connection's task some time after the server has closed it.
+pub(super) fn linger(client: &Rc<Client>) {
+    let client = client.clone();
+    spawn_local(async move {
+        sleep(LINGER).await;
+        if let Some(task) = &*client.task.borrow() {
+            task.abort();
+        }
+    });
+}
+
+/// The task of a connection: everything a client says, until one of both closes.
+pub(super) async fn converse(
+    clients: Rc<Clients>,
+    client: Rc<Client>,
+    socket: OwnedReadHalf,
+    identities: Vec<Identity>,
+    stranger: super::clients::Stranger,
+) {
+    let mut reader = Reader { socket, received: BytesMut::new() };
+    let handshake = greet(&clients, &client, &mut reader, identities);
+    let greeted = timeout(HANDSHAKE_DEADLINE, handshake).await;
+    drop(stranger);
+    let said = match greeted {
+        Ok(Ok(())) => listen(&clients, &client, &mut reader).await,
+        Ok(Err(end)) => Err(end),
+        Err(_) => Err(End::Malformed(Malformed("no session in time".into()))),
+    };
+    if let Err(End::Malformed(why)) = said {
+        clients.metrics.malformed.inc();
+        tracing::debug!(%why, "closing a client's connection");
+        clients.refuse(&client, ErrorCode::BadArguments, &why.to_string());
+        reader.discard().await;
+    }
+    clients.gone(&client);
+}
+
+/// Why a conversation is over.
+enum End {
+    /// One of both has closed.
+    Closed,
+    /// What came does not follow the protocol.
+    Malformed(Malformed),
+}
+
+impl From<Malformed> for End {
+    fn from(why: Malformed) -> End {
+        End::Malformed(why)
+    }
+}
+
+/// Until there is a session.
+async fn greet(
+    clients: &Clients,
+    client: &Client,
+    reader: &mut Reader,
+    identities: Vec<Identity>,
+) -> Result<(), End> {
+    let connect = loop {
+        match native::next(&mut reader.received, HANDSHAKE_FRAME_BYTES)? {
+            Some(Inbound::Message(ClientMessage::Connect(connect))) => break connect,
+            Some(_) => return Err(Malformed("the first message is no handshake".into()).into()),
+            None => reader.fill(clients).await?,
+        }
+    };
+    if connect.version < PROTOCOL_VERSION {
+        let why = format!("protocol version {} is not known here", connect.version);
+        return Err(Malformed(why).into());
+    }
+    let conn = client.id;
+    let fresh = clock::fresh_session(clients.id);
+    client.state.borrow_mut().opened = true;
+    clients.inbox.push(Input::Opened { conn, identities, fresh, numbered: true });
+    clients.inbox.push(Input::Client { conn, message: ClientMessage::Connect(connect) });
+    loop {
+        {
+            let mut state = client.state.borrow_mut();
+            if state.connected || state.socket.is_none() {
+                return Ok(());
+            }
+            state.paused = true;
+        }
+        client.resume.notified().await;
+    }
+}
+
+/// From then on.
+async fn listen(clients: &Clients, client: &Client, reader: &mut Reader) -> Result<(), End> {
+    loop {
+        let paused = {
+            let mut state = client.state.borrow_mut();
+            if state.socket.is_none() {
+                break;
+            }
+            state.paused = !state.may_read();
+            state.paused
+        };
+        if paused {
+            client.resume.notified().await;
+        } else if let Some(inbound) = native::next(&mut reader.received, FRAME_BYTES)? {
+            admit(clients, client, inbound)?;
+        } else {
+            reader.fill(clients).await?;
+        }
+    }
+    reader.discard().await;
+    Ok(())
+}
+
+/// Puts what a client says into the inbox.
+fn admit(clients: &Clients, client: &Client, inbound: Inbound) -> Result<(), Malformed> {
+    let conn = client.id;
+    let mut state = client.state.borrow_mut();
+    let mut ask = |kind| {
+        state.asked.push_back(Asked { kind, at_us: clients.clock.micros() });
+    };
+    match inbound {
+        Inbound::Message(ClientMessage::Connect(_)) => {
+            return Err(Malformed("a second handshake".into()));
+        }
+        Inbound::Message(message) => {
+            match &message {
+                ClientMessage::Request { op, .. } => ask(Some(Kind::of(op))),
+                ClientMessage::Ping | ClientMessage::Connect(_) => state.pings += 1,
+            }
+            clients.inbox.push(Input::Client { conn, message });
+        }
+        Inbound::Invalid { xid, code, detail } => {
+            ask(None);
+            tracing::debug!(xid = xid.0, detail, "a request is refused");
+            clients.metrics.invalid.inc();
+            clients.inbox.push(Input::Invalid { conn, xid, fault: code.into() });
+        }
+    }
+    Ok(())
+}
+
+/// The reading half of a connection.
+struct Reader {
+    socket: OwnedReadHalf,
+    /// What has come and is not cut into messages yet.
+    received: BytesMut,
+}
+
+impl Reader {
+    /// Waits for more.
+    async fn fill(&mut self, clients: &Clients) -> Result<(), End> {
+        let read = if self.received.is_empty() {
+            // Gives back what the last messages were cut from.
+            self.received = BytesMut::new();
+            let read = poll_fn(|cx| {
+                let mut shared = clients.shared.borrow_mut();
+                shared.reserve(READ_BYTES);
+                poll_read_buf(Pin::new(&mut self.socket), cx, &mut *shared)
+            });
+            let read = read.await;
+            self.received = clients.shared.borrow_mut().split();
+            read
+        } else {
+            // A frame that has only come in part moves to memory of its own, which grows with what
+            // really comes, not with what the frame's length claims.
+            self.received.reserve(self.received.len().max(READ_BYTES));
+            poll_fn(|cx| poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.received)).await
+        };
+        match read {
+            Ok(1..) => Ok(()),
+            Ok(0) | Err(_) => Err(End::Closed),
+        }
+    }
+
+    /// Reads until the client closes: the connection is over, but what it was last sent must not
+    /// be lost because of bytes that nobody has read.
+    async fn discard(&mut self) {
+        let deadline = async {
+            loop {
+                self.received = BytesMut::with_capacity(READ_BYTES);
+                match poll_fn(|cx| {
+                    poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.received)
+                })
+                .await
+                {
+                    Ok(1..) => {}
+                    Ok(0) | Err(_) => return,
+                }
+            }
+        };
+        // Whoever does not close in time is closed.
+        timeout(LINGER, deadline).await.ok();
+    }
+}
+
+/// The message that refuses a connection.
+pub(super) fn refusal(code: ErrorCode, message: &str, backoff_ms: u32) -> ServerMessage {
+    ServerMessage::Refused(Refused { code, message: message.into(), backoff_ms })
+}

@@ -1,0 +1,314 @@
+//! The loop: takes everything that has happened, lets the replica think once, and performs what
+//! comes of it in its written order.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use conclave_proto::ServerId;
+
+use crate::peers::Links;
+use crate::replica::{Input, Notice, PeerMessage, Ready, Replica};
+use crate::store::{Home, StoreNodes, fatal};
+use crate::zab::{self, SnapshotOrder, WriteToken};
+
+use super::admin::Report;
+use super::clients::Clients;
+use super::clock::Clock;
+use super::disk::{self, Job, Log, Outcome, Outcomes};
+use super::inbox::{Inbox, Waiting};
+use super::metrics::Metrics;
+use super::settings::StorageSettings;
+use super::transfers::Transfers;
+use super::{EXIT_DIVERGED, Stop};
+
+/// The tree's file is called almost full beyond this part of its map, in percent.
+const MAP_ALERT_PERCENT: u64 = 90;
+/// How often the room on the disk is looked at and the gauges are set, in µs.
+const LOOK_AROUND_US: u64 = 1_000_000;
+
+/// Everything that the loop owns or can reach.
+pub(super) struct Drive {
+    pub(super) replica: Replica<StoreNodes>,
+    pub(super) inbox: Rc<Inbox>,
+    pub(super) outcomes: Outcomes,
+    pub(super) log: Log,
+    pub(super) links: Links,
+    pub(super) clients: Rc<Clients>,
+    pub(super) transfers: Transfers,
+    pub(super) home: Home,
+    pub(super) clock: Clock,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) storage: StorageSettings,
+    pub(super) stop: Rc<Stop>,
+    pub(super) state: DriveState,
+}
+
+/// What the loop remembers from turn to turn.
+#[derive(Default)]
+pub(super) struct DriveState {
+    waiting: Waiting,
+    taken: Vec<Outcome>,
+    /// Everything up to here is on the disk.
+    durable: WriteToken,
+    /// What is sent once everything up to a token is on the disk.
+    held: VecDeque<(WriteToken, Vec<(ServerId, PeerMessage)>)>,
+    checkpointing: bool,
+    last_checkpoint_us: u64,
+    last_look_us: u64,
+    low_space: bool,
+    free_bytes: u64,
+}
+
+impl Drive {
+    /// Turns for ever.
+    pub(super) async fn run(mut self) {
+        let bell = self.inbox.bell().clone();
+        loop {
+            self.turn();
+            bell.notified().await;
+        }
+    }
+
+    fn turn(&mut self) {
+        self.metrics.turns.inc();
+        self.take_outcomes();
+        let mut waiting = mem::take(&mut self.state.waiting);
+        self.inbox.take(&mut waiting);
+        for input in waiting.inputs.drain(..) {
+            self.replica.step(input);
+        }
+        let ready = self.replica.ready();
+        self.perform(ready);
+        for (from, part) in waiting.parts.drain(..) {
+            self.transfers.part(from, part);
+        }
+        self.look_after_storage();
+        for answer in waiting.asking.drain(..) {
+            // Whoever asked may be gone.
+            answer.send(self.report()).ok();
+        }
+        self.state.waiting = waiting;
+    }
+
+    /// What the threads have done since the last turn.
+    fn take_outcomes(&mut self) {
+        let mut taken = mem::take(&mut self.state.taken);
+        self.outcomes.take(&mut taken);
+        for outcome in taken.drain(..) {
+            match outcome {
+                Outcome::Written(token) => self.written(token),
+                Outcome::Installed { sync, at, installed } => {
+                    self.replica.nodes_mut().replace(installed);
+                    self.replica.install(sync, at);
+                    tracing::info!(at = %at.zxid, "the snapshot is in force");
+                }
+                Outcome::Checkpointed(checkpoint) => {
+                    self.replica.nodes_mut().checkpointed(&checkpoint);
+                    self.log.put(Job::Trim(checkpoint.at.zxid));
+                    self.state.checkpointing = false;
+                }
+                Outcome::Taken { from, sync, chunks } => self.transfers.taken(from, sync, chunks),
+                Outcome::Received { from, sync, at, received } => {
+                    if self.transfers.received(from, sync) {
+                        self.log.put(Job::Install { sync, at, received });
+                    }
+                }
+                Outcome::Spoilt { from, sync, why } => self.transfers.spoilt(from, sync, &why),
+            }
+        }
+        self.state.taken = taken;
+    }
+
+    /// Everything up to `token` is on the disk: what was promised may be said.
+    fn written(&mut self, token: WriteToken) {
+        self.state.durable = token;
+        while let Some((needed, _)) = self.state.held.front()
+            && *needed <= token
+        {
+            let (_, messages) = self.state.held.pop_front().expect("it is in front");
+            for (to, message) in messages {
+                self.links.send(to, &message);
+            }
+        }
+        self.replica.step(Input::Written(token));
+    }
+
+    /// Does what has to be done, in the order of the fields.
+    fn perform(&mut self, ready: Ready) {
+        let Ready { send, write, token, send_after_write, clients, snapshots, notices } = ready;
+        // A server that is not what the others are must not say another word.
+        notices.iter().for_each(stop_if_diverged);
+        for (to, message) in send {
+            self.links.send(to, &message);
+        }
+        self.links.flush();
+        if !write.is_empty() {
+            self.log.put(Job::Write(token, write));
+        }
+        if !send_after_write.is_empty() {
+            self.send_when_durable(token, send_after_write);
+        }
+        for (conn, what) in &clients {
+            self.clients.deliver(*conn, what);
+        }
+        self.clients.flush();
+        for order in snapshots {
+            self.transfer(&order);
+        }
+        for notice in notices {
+            self.tell(&notice);
+        }
+    }
+
+    fn send_when_durable(&mut self, token: WriteToken, messages: Vec<(ServerId, PeerMessage)>) {
+        if token <= self.state.durable {
+            for (to, message) in messages {
+                self.links.send(to, &message);
+            }
+            self.links.flush();
+        } else {
+            self.state.held.push_back((token, messages));
+        }
+    }
+
+    fn transfer(&mut self, order: &SnapshotOrder) {
+        let begun = match *order {
+            SnapshotOrder::Send { to, sync, at } => {
+                let view = self.replica.nodes_mut().snapshot();
+                assert_eq!(view.at(), at, "a snapshot is of the moment it is ordered");
+                self.transfers.send(to, sync, view)
+            }
+            SnapshotOrder::Receive { from, sync, at } => self.transfers.receive(from, sync, at),
+            SnapshotOrder::Cancel { with, sync } => {
+                self.transfers.cancel(with, sync);
+                Ok(())
+            }
+        };
+        if let (Err(error), SnapshotOrder::Send { to: with, sync, .. })
+        | (Err(error), SnapshotOrder::Receive { from: with, sync, .. }) = (begun, order)
+        {
+            tracing::error!(%error, "cannot start a thread for a snapshot");
+            self.inbox.push(Input::SnapshotFailed { with: *with, sync: *sync });
+        }
+    }
+
+    /// Says what has changed to whoever reads the log.
+    fn tell(&mut self, notice: &Notice) {
+        let Notice::Zab(notice) = notice else { return };
+        match notice {
+            zab::Notice::Looking { why } => {
+                self.metrics.elections.inc();
+                tracing::info!("looking for a leader: {why}");
+            }
+            zab::Notice::Following { leader, epoch } => {
+                tracing::info!(%epoch, "following server {leader} in epoch {epoch}");
+            }
+            zab::Notice::Leading { epoch } => tracing::info!(%epoch, "leading in epoch {epoch}"),
+            zab::Notice::HandedOver => self.stop.handed_over(),
+            zab::Notice::ReadConfirmed { .. } => {}
+        }
+    }
+
+    /// Begins a checkpoint if one is due, and looks at the room on the disk every now and then.
+    fn look_after_storage(&mut self) {
+        let now = self.clock.micros();
+        let since = now - self.state.last_checkpoint_us;
+        let dirty = self.replica.nodes().dirty_bytes() as u64;
+        let due = dirty >= self.storage.checkpoint_bytes
+            || (dirty > 0 && u128::from(since) >= self.storage.checkpoint_every.as_micros());
+        if due && !self.state.checkpointing {
+            self.state.last_checkpoint_us = now;
+            if let Some(frozen) = self.replica.nodes_mut().freeze() {
+                self.state.checkpointing = true;
+                let (outcomes, metrics) = (self.outcomes.clone(), self.metrics.clone());
+                if let Err(error) = disk::checkpoint(frozen, self.clock, outcomes, metrics) {
+                    tracing::error!(%error, "cannot start a thread for a checkpoint");
+                    self.state.checkpointing = false;
+                }
+            }
+        }
+        if now - self.state.last_look_us >= LOOK_AROUND_US || self.state.last_look_us == 0 {
+            self.state.last_look_us = now;
+            self.look_for_room();
+            self.set_gauges();
+        }
+    }
+
+    /// Writes are refused before the disk is full, and taken again once there is clearly room.
+    fn look_for_room(&mut self) {
+        let space = self.home.space().unwrap_or_else(|error| fatal(&error));
+        self.state.free_bytes = space.free;
+        let (used, reserved) = self.replica.nodes().map_usage();
+        let full = used > reserved / 100 * MAP_ALERT_PERCENT;
+        let reserve = self.storage.reserve_bytes;
+        let needed = if self.state.low_space { reserve + reserve / 4 } else { reserve };
+        let low = full || space.free < needed;
+        if low == self.state.low_space {
+            return;
+        }
+        self.state.low_space = low;
+        self.inbox.push(Input::LowSpace(low));
+        match (low, full) {
+            (true, true) => tracing::error!(
+                used,
+                reserved,
+                "the tree fills its map: writes are refused; delete nodes or raise storage.map_gb"
+            ),
+            (true, false) => tracing::error!(
+                free = space.free,
+                "disk space is short: writes are refused; make room on the disks of data_dir and \
+                 log_dir"
+            ),
+            (false, _) => tracing::info!(free = space.free, "there is room again"),
+        }
+    }
+
+    fn set_gauges(&self) {
+        let level = &self.metrics.level;
+        let status = self.replica.status();
+        level.set_status(&status);
+        let set = |gauge: &prometheus_client::metrics::gauge::Gauge, value: u64| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&level.dirty_bytes, self.replica.nodes().dirty_bytes() as u64);
+        set(&level.tree_used_bytes, self.replica.nodes().map_usage().0);
+        set(&level.disk_free_bytes, self.state.free_bytes);
+        set(&level.client_outbox_bytes, self.clients.waiting() as u64);
+        set(&level.peer_outbox_bytes, self.links.waiting_in_all() as u64);
+        set(&level.linked_peers, self.links.up() as u64);
+        set(&level.links_cut, self.links.counters().cut.get());
+        set(&level.links_refused, self.links.counters().refused.get());
+        set(&level.links_malformed, self.links.counters().malformed.get());
+        set(&level.low_space, self.state.low_space.into());
+    }
+
+    fn report(&self) -> Report {
+        let (used, reserved) = self.replica.nodes().map_usage();
+        Report::new(
+            &self.replica.status(),
+            super::admin::Local {
+                connections: self.clients.len(),
+                linked_peers: self.links.up(),
+                uptime_ms: self.clock.millis(),
+                disk_free_bytes: self.state.free_bytes,
+                tree_used_bytes: used,
+                tree_reserved_bytes: reserved,
+                low_space: self.state.low_space,
+            },
+        )
+    }
+}
+
+fn stop_if_diverged(notice: &Notice) {
+    if let Notice::Diverged { zxid, ours, leaders } = notice {
+        tracing::error!(
+            "this server's state differs from the leader's after transaction {zxid} (digest \
+             {ours:016x}, the leader has {leaders:016x}): a fault of the hardware or the software. \
+             The server stops before it answers anybody. Keep a copy of its data directory for an \
+             inquiry, empty the directory, and start it again: it fetches the state from the leader"
+        );
+        std::process::exit(EXIT_DIVERGED);
+    }
+}

@@ -1,0 +1,341 @@
+//! How a server starts and how it stops.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use conclave_proto::ServerId;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::spawn_local;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::limits::CONNECTIONS;
+use crate::peers::{self, Event, Frame, Links};
+use crate::replica::{self, Input, Replica};
+use crate::store::{self, EXIT_STORAGE, Identity, Opened, StoreError};
+use crate::zab;
+
+use super::clients::Clients;
+use super::clock::{self, Clock};
+use super::disk::{Log, Outcomes, Scribe};
+use super::drive::{Drive, DriveState};
+use super::inbox::{Inbox, Part};
+use super::metrics::Metrics;
+use super::transfers::Transfers;
+use super::{Settings, admin, listener};
+
+/// The exit code when an address cannot be listened on (`EX_UNAVAILABLE` of sysexits.h).
+pub const EXIT_UNAVAILABLE: u8 = 69;
+/// The exit code of a server whose state differs from the leader's (`EX_SOFTWARE`).
+pub const EXIT_DIVERGED: i32 = 70;
+/// The exit code when the data directory cannot be used (`EX_CANTCREAT`).
+pub const EXIT_DATA: u8 = 73;
+
+/// How long a server that was asked to stop may take to hand over.
+const HAND_OVER_DEADLINE: Duration = Duration::from_millis(700);
+/// How long the last words to clients may take.
+const GOODBYE: Duration = Duration::from_millis(100);
+/// File descriptors kept for everything that is not a client: peers, files, administration.
+const RESERVED_FILES: usize = 256;
+/// Tasks run before the system is asked again for what is ready: enough for every connection that
+/// one question can return, so that a turn of the loop follows all of them.
+const TASKS_PER_POLL: u32 = 1024;
+
+/// Why a server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} for {whom}: {source}{}", advice(source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Who would connect there.
+        whom: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system refuses something that every process needs.
+    #[error("cannot start the server: {0}")]
+    System(#[from] io::Error),
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "there is no advice on most kinds")]
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            " (another process uses the port: stop it, or choose another port)"
+        }
+        io::ErrorKind::AddrNotAvailable => " (it is not an address of this machine)",
+        io::ErrorKind::PermissionDenied => " (ports below 1024 are for the administrator)",
+        _ => "",
+    }
+}
+
+impl StartError {
+    /// The code with which the process should exit.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            StartError::Store(StoreError::Unusable { .. }) => EXIT_DATA,
+            StartError::Store(_) => u8::try_from(EXIT_STORAGE).expect("an exit code fits"),
+            StartError::Listen { .. } | StartError::System(_) => EXIT_UNAVAILABLE,
+        }
+    }
+}
+
+/// Runs a server until it is told to stop (SIGTERM or SIGINT).
+///
+/// # Errors
+/// If it cannot start. A failure later on ends the process: see the exit codes.
+pub fn run(settings: &Settings) -> Result<(), StartError> {
+    let clock = Clock::start();
+    let files = raise_file_limit();
+    // Ports first: a server that is started twice says so before it touches anything.
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .event_interval(TASKS_PER_POLL)
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(async {
+        let ports = Ports::open(settings)?;
+        let identity = Identity { cluster: settings.cluster.clone(), server: settings.id };
+        let options = store::Options {
+            log_dir: settings.log_dir.clone(),
+            map_bytes: settings.storage.map_bytes,
+            ..store::Options::default()
+        };
+        let opened = store::open(&settings.data_dir, &identity, options)?;
+        announce(settings, &opened, clock);
+        let stop = start(settings, clock, files, ports, opened)?;
+        stop.wait().await;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+/// Allows as many open files as the system lets us. Returns how many there may be.
+fn raise_file_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let allowed = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    allowed.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
+}
+
+/// The ports of a server.
+struct Ports {
+    client: TcpListener,
+    peer: Option<TcpListener>,
+    admin: Option<TcpListener>,
+}
+
+impl Ports {
+    fn open(settings: &Settings) -> Result<Ports, StartError> {
+        let bind = |address, whom| {
+            listener::bind(address).map_err(|source| StartError::Listen { address, whom, source })
+        };
+        let alone = settings.members.len() == 1;
+        Ok(Ports {
+            client: bind(settings.client, "clients")?,
+            peer: if alone { None } else { Some(bind(settings.peer, "the other servers")?) },
+            admin: settings.admin.map(|address| bind(address, "administration")).transpose()?,
+        })
+    }
+}
+
+fn announce(settings: &Settings, opened: &Opened, clock: Clock) {
+    let report = &opened.report;
+    if report.cut_bytes > 0 {
+        tracing::info!(
+            bytes = report.cut_bytes,
+            "cut off the end of the log, which a crash had left half written"
+        );
+    }
+    for damage in &report.damage {
+        tracing::error!("{damage}; the other members will repair it");
+    }
+    if settings.exposed {
+        tracing::warn!("insecure = true: clients and servers talk in plaintext over the network");
+    }
+    let last = opened.durable.entries.last().map_or(opened.durable.base.zxid, |entry| entry.zxid);
+    tracing::info!(
+        id = %settings.id, cluster = settings.cluster, client = %settings.client,
+        data = %settings.data_dir.display(), zxid = %last, new = report.new,
+        recovered_in_ms = clock.millis(),
+        "server {} of {} starts", settings.id, settings.members.len(),
+    );
+}
+
+/// Puts everything together and sets it going.
+fn start(
+    settings: &Settings,
+    clock: Clock,
+    files: usize,
+    ports: Ports,
+    opened: Opened,
+) -> Result<Rc<Stop>, StartError> {
+    let inbox = Rc::new(Inbox::default());
+    let outcomes = Outcomes::new(inbox.bell().clone());
+    let metrics = Metrics::new();
+    let stop = Rc::new(Stop::default());
+    let limit = CONNECTIONS.min(files.saturating_sub(RESERVED_FILES));
+    let clients = Clients::new(settings.id, clock, metrics.clone(), inbox.clone(), limit);
+    let links = link(settings, ports.peer, inbox.clone());
+    let scribe =
+        Scribe { writer: opened.log, clock, outcomes: outcomes.clone(), metrics: metrics.clone() };
+    let transfers = Transfers::new(
+        links.clone(),
+        inbox.clone(),
+        outcomes.clone(),
+        metrics.clone(),
+        opened.home.clone(),
+    );
+    let drive = Drive {
+        replica: Replica::new(replica_config(settings), opened.durable, opened.nodes),
+        inbox: inbox.clone(),
+        outcomes,
+        log: Log::start(scribe, settings.storage.log_thread)?,
+        links,
+        clients: clients.clone(),
+        transfers,
+        home: opened.home,
+        clock,
+        metrics: metrics.clone(),
+        storage: settings.storage,
+        stop: stop.clone(),
+        state: DriveState::default(),
+    };
+    spawn_local(drive.run());
+    spawn_local(tick(settings.timing, clock, inbox.clone()));
+    spawn_local(listener::accept(ports.client, clients));
+    spawn_local(obey(signals()?, inbox.clone(), stop.clone()));
+    if let Some(port) = ports.admin {
+        let (asking, mut asked) = mpsc::channel(16);
+        spawn_local(admin::serve(port, asking, metrics));
+        spawn_local(async move {
+            while let Some(answer) = asked.recv().await {
+                inbox.ask(answer);
+            }
+        });
+    }
+    Ok(stop)
+}
+
+fn replica_config(settings: &Settings) -> replica::Config {
+    let ids = |observer| {
+        let of_kind = settings.members.iter().filter(move |member| member.observer == observer);
+        of_kind.map(|member| member.id).collect::<Vec<ServerId>>()
+    };
+    let timing = settings.timing;
+    let (session_timeout_min_ms, session_timeout_max_ms) = timing.session_timeout_ms;
+    replica::Config {
+        zab: zab::Config {
+            heartbeat_ticks: timing.heartbeat_ticks,
+            silence_ticks: timing.silence_ticks,
+            ..zab::Config::new(settings.id, ids(false), ids(true), clock::seed())
+        },
+        tick_ms: u32::try_from(timing.tick.as_millis()).expect("a tick is at most a second"),
+        session_timeout_min_ms,
+        session_timeout_max_ms,
+    }
+}
+
+/// Links with the other servers; what happens on the links goes into the inbox.
+fn link(settings: &Settings, listener: Option<TcpListener>, inbox: Rc<Inbox>) -> Links {
+    let others = settings.members.iter().filter(|member| member.id != settings.id);
+    let settings = peers::Settings {
+        cluster: settings.cluster.clone(),
+        me: settings.id,
+        others: others.map(|member| (member.id, member.peer.clone())).collect(),
+        seed: clock::seed(),
+    };
+    Links::start(settings, listener, move |event| match event {
+        Event::Up(id) => inbox.push(Input::LinkUp(id)),
+        Event::Down(id) => inbox.push(Input::LinkDown(id)),
+        Event::Said { from, frame } => match frame {
+            Frame::Message(message) => inbox.push(Input::Peer { from, message }),
+            Frame::Chunk(chunk) => inbox.push_part(from, Part::Chunk(chunk)),
+            Frame::Credit { sync, chunks } => {
+                inbox.push_part(from, Part::Credit { sync, chunks });
+            }
+        },
+    })
+}
+
+/// Tells the replica that time passes.
+async fn tick(timing: super::Timing, clock: Clock, inbox: Rc<Inbox>) {
+    let tick_ms = u64::try_from(timing.tick.as_millis()).expect("a tick is at most a second");
+    // A server that stood still must not take its own absence for everybody else's.
+    let most = u64::from((timing.silence_ticks / 2).max(1));
+    let mut ticks = interval(timing.tick);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut last_ms = clock.millis();
+    loop {
+        ticks.tick().await;
+        let (now_ms, time_ms) = (clock.millis(), clock.time_of_day_ms());
+        let passed = ((now_ms - last_ms) / tick_ms).clamp(1, most);
+        last_ms = now_ms;
+        for _ in 0..passed {
+            inbox.push(Input::Tick { now_ms, time_ms });
+        }
+    }
+}
+
+/// How the server comes to its end.
+#[derive(Default)]
+pub(super) struct Stop {
+    handed_over: Notify,
+    stopped: Notify,
+    stopping: Cell<bool>,
+}
+
+impl Stop {
+    /// The replica has nothing more to do.
+    pub(super) fn handed_over(&self) {
+        if self.stopping.get() {
+            self.handed_over.notify_one();
+        }
+    }
+
+    async fn wait(&self) {
+        self.stopped.notified().await;
+    }
+}
+
+fn signals() -> io::Result<(Signal, Signal)> {
+    Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+}
+
+/// Waits for the signal to stop, hands over, says goodbye; a second signal stops at once.
+async fn obey(signals: (Signal, Signal), inbox: Rc<Inbox>, stop: Rc<Stop>) {
+    let (mut terminate, mut interrupt) = signals;
+    let mut asked = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    asked().await;
+    tracing::info!("stopping");
+    stop.stopping.set(true);
+    inbox.push(Input::HandOver);
+    let leave = async {
+        // Late or not: the others find out by themselves.
+        timeout(HAND_OVER_DEADLINE, stop.handed_over.notified()).await.ok();
+        sleep(GOODBYE).await;
+    };
+    tokio::select! {
+        () = leave => {}
+        () = asked() => {}
+    }
+    stop.stopped.notify_one();
+}
