@@ -1,6 +1,16 @@
-//! Tests of the replicated state machine: scripts that show each rule, a table of permissions, and
-//! random histories compared with a simple model.
+//! Tests of the replicated state machine: scripts that show each rule, tables of permissions, every
+//! bound, and random histories compared with a simple model.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that cannot go on fails"
+)]
+
+mod acl;
+mod bounds;
 mod model;
 mod property;
+mod script;
+mod words;
 mod world;

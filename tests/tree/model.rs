@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use conclave_proto::request::{Condition, Test};
 use conclave_proto::{
-    Acl, CreateMode, ErrorCode, EventKind, Fault, Identity, Lifetime, Op, Perms, Reply, Stat, Txn,
-    ZPath, Zxid,
+    Acl, CreateMode, ErrorCode, EventKind, Fault, Identity, Lifetime, Op, Perms, Reply, SessionId,
+    Stat, Txn, ZPath, Zxid,
 };
 
 #[derive(Clone, Debug, Default)]
@@ -40,6 +40,13 @@ pub(crate) struct Outcome {
     pub(crate) result: Result<Reply, Fault>,
     pub(crate) events: Vec<(EventKind, String)>,
     pub(crate) duplicate: bool,
+}
+
+/// Who asks, in which transaction.
+struct Ask<'a> {
+    zxid: Zxid,
+    session: u64,
+    ids: &'a [Identity],
 }
 
 type Events = Vec<(EventKind, String)>;
@@ -78,9 +85,10 @@ impl Model {
                 return outcome;
             }
         }
+        let ask = Ask { zxid, session: asker, ids: &txn.identities };
         let saved = self.clone();
         let mut events = Vec::new();
-        let result = self.perform(zxid, asker, &txn.identities, &request.op, &mut events);
+        let result = self.perform(&ask, &request.op, &mut events);
         if result.is_err() {
             *self = saved;
             events.clear();
@@ -102,177 +110,61 @@ impl Model {
         if session.secret == secret { Ok(Reply::Done) } else { Err(ErrorCode::NodeExists.into()) }
     }
 
-    fn perform(
-        &mut self,
-        zxid: Zxid,
-        asker: u64,
-        ids: &[Identity],
-        op: &Op,
-        events: &mut Events,
-    ) -> Result<Reply, Fault> {
-        let may = |node: &Znode, perm: Perms| asker == 0 || permitted(&node.acl, perm, ids);
-        match op {
+    fn perform(&mut self, ask: &Ask<'_>, op: &Op, events: &mut Events) -> Result<Reply, Fault> {
+        Ok(match op {
             Op::Create { path, data, acl, mode } => {
-                let (made, events_of_it) = self.create(zxid, asker, ids, path, data, acl, *mode)?;
-                events.extend(events_of_it);
-                Ok(made)
+                self.create(ask, path, data, acl, *mode, events)?
             }
-            Op::Delete { path, version } => {
-                if path.is_root() {
-                    return Err(ErrorCode::BadArguments.into());
-                }
-                let parent = self.nodes.get(&above(path.as_str())).ok_or(ErrorCode::NoNode)?;
-                let granted = may(parent, Perms::DELETE);
-                let node = self.nodes.get(path.as_str());
-                match node {
-                    _ if !granted => Err(ErrorCode::NoAuth.into()),
-                    None => Err(ErrorCode::NoNode.into()),
-                    Some(node) if version.is_some_and(|v| v != node.stat.version) => {
-                        Err(ErrorCode::BadVersion.into())
-                    }
-                    Some(_) if !self.children(path.as_str()).is_empty() => {
-                        Err(ErrorCode::NotEmpty.into())
-                    }
-                    Some(_) => {
-                        self.remove(zxid, path.as_str(), events);
-                        Ok(Reply::Done)
-                    }
-                }
-            }
+            Op::Delete { path, version } => self.delete(ask, path, *version, events)?,
             Op::DeleteRecursive { path, limit } => {
-                if path.is_root() {
-                    return Err(ErrorCode::BadArguments.into());
-                }
-                self.nodes.get(path.as_str()).ok_or(ErrorCode::NoNode)?;
-                let mut doomed = self.children_first(path.as_str());
-                let all = doomed.len();
-                doomed.truncate(if *limit == 0 { 1000 } else { *limit as usize });
-                for path in &doomed {
-                    if !may(&self.nodes[&above(path)], Perms::DELETE) {
-                        return Err(ErrorCode::NoAuth.into());
-                    }
-                    self.remove(zxid, path, events);
-                }
-                let deleted = u32::try_from(doomed.len()).unwrap();
-                Ok(Reply::DeletedMany { deleted, more: doomed.len() < all })
+                self.delete_recursive(ask, path, *limit, events)?
             }
             Op::SetData { path, data, version } => {
-                let time_ms = self.time_ms;
-                let node = self.nodes.get_mut(path.as_str()).ok_or(ErrorCode::NoNode)?;
-                if !may(node, Perms::WRITE) {
-                    return Err(ErrorCode::NoAuth.into());
-                }
-                if version.is_some_and(|v| v != node.stat.version) {
-                    return Err(ErrorCode::BadVersion.into());
-                }
-                node.data = data.clone();
-                node.stat.data_length = length(data);
-                node.stat.version += 1;
-                node.stat.mzxid = zxid;
-                node.stat.mtime_ms = time_ms;
-                events.push((EventKind::DataChanged, path.to_string()));
-                Ok(Reply::Stat(node.stat))
+                self.set_data(ask, path, data, *version, events)?
             }
-            Op::SetAcl { path, acl, version } => {
-                let acl = resolved(acl, asker, ids)?;
-                let node = self.nodes.get_mut(path.as_str()).ok_or(ErrorCode::NoNode)?;
-                if !may(node, Perms::ADMIN) {
-                    return Err(ErrorCode::NoAuth.into());
-                }
-                if version.is_some_and(|v| v != node.stat.aversion) {
-                    return Err(ErrorCode::BadVersion.into());
-                }
-                node.acl = acl;
-                node.stat.aversion += 1;
-                Ok(Reply::Stat(node.stat))
-            }
+            Op::SetAcl { path, acl, version } => self.set_acl(ask, path, acl, *version)?,
             Op::Check { path, version } => {
                 let node = self.nodes.get(path.as_str()).ok_or(ErrorCode::NoNode)?;
-                if !may(node, Perms::READ) {
-                    return Err(ErrorCode::NoAuth.into());
-                }
-                match version {
-                    Some(version) if *version != node.stat.version => {
-                        Err(ErrorCode::BadVersion.into())
-                    }
-                    _ => Ok(Reply::Done),
-                }
+                ask.needs(node, Perms::READ)?;
+                is_version(node.stat.version, *version)?;
+                Reply::Done
             }
             Op::Multi { conditions, then, otherwise } => {
-                let mut held = true;
-                for (index, condition) in (0..).zip(conditions) {
-                    let node = self.nodes.get(condition.path.as_str());
-                    if held && node.is_some_and(|node| !may(node, Perms::READ)) {
-                        return Err(Fault { code: ErrorCode::NoAuth, index });
-                    }
-                    held = held && holds(node, condition);
-                }
-                let mut replies = Vec::new();
-                for (index, op) in (0..).zip(if held { then } else { otherwise }) {
-                    let reply = self.perform(zxid, asker, ids, op, events);
-                    replies.push(reply.map_err(|fault| Fault { code: fault.code, index })?);
-                }
-                Ok(Reply::Multi { held, replies })
+                self.multi(ask, conditions, then, otherwise, events)?
             }
+            Op::CloseSession if ask.session == 0 => return Err(ErrorCode::BadArguments.into()),
             Op::CloseSession => {
-                if asker == 0 {
-                    return Err(ErrorCode::BadArguments.into());
+                for path in self.ephemerals(ask.session) {
+                    self.remove(ask.zxid, &path, events);
                 }
-                for path in self.ephemerals(asker) {
-                    self.remove(zxid, &path, events);
-                }
-                self.sessions.remove(&asker);
-                Ok(Reply::Done)
+                self.sessions.remove(&ask.session);
+                Reply::Done
             }
-            Op::Reap { path, seen } => {
-                if asker != 0 {
-                    return Err(ErrorCode::NoAuth.into());
-                }
-                let node = self.nodes.get(path.as_str()).ok_or(ErrorCode::NoNode)?;
-                if *seen != (node.stat.pzxid, node.stat.mzxid) {
-                    return Err(ErrorCode::BadVersion.into());
-                }
-                let due = match node.lifetime {
-                    Lifetime::Container => node.created > 0,
-                    Lifetime::Ttl(ms) => {
-                        self.time_ms - node.stat.mtime_ms > i64::try_from(ms).unwrap()
-                    }
-                    Lifetime::Persistent | Lifetime::Ephemeral => false,
-                };
-                if !due || !self.children(path.as_str()).is_empty() {
-                    return Err(ErrorCode::ConditionFailed.into());
-                }
-                self.remove(zxid, path.as_str(), events);
-                Ok(Reply::Done)
-            }
-            other => panic!("the model does not know {other:?}"),
-        }
+            Op::Reap { path, seen } => self.reap(ask, path, *seen, events)?,
+            other => unreachable!("no history has {other:?}"),
+        })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the model has no types of its own")]
     fn create(
         &mut self,
-        zxid: Zxid,
-        asker: u64,
-        ids: &[Identity],
+        ask: &Ask<'_>,
         path: &ZPath,
         data: &Option<Bytes>,
         acl: &[Acl],
         mode: CreateMode,
-    ) -> Result<(Reply, Events), ErrorCode> {
+        events: &mut Events,
+    ) -> Result<Reply, ErrorCode> {
         let is_ephemeral = mode.lifetime == Lifetime::Ephemeral;
-        if (is_ephemeral && asker == 0) || mode.lifetime == Lifetime::Ttl(0) {
+        if (is_ephemeral && ask.session == 0) || mode.lifetime == Lifetime::Ttl(0) {
             return Err(ErrorCode::BadArguments);
         }
-        let acl = resolved(acl, asker, ids)?;
+        let acl = ask.resolved(acl)?;
         if path.is_root() && !mode.sequential {
             return Err(ErrorCode::NodeExists);
         }
         let above = above(path.as_str());
         let parent = self.nodes.get(&above).ok_or(ErrorCode::NoNode)?;
-        if asker != 0 && !permitted(&parent.acl, Perms::CREATE, ids) {
-            return Err(ErrorCode::NoAuth);
-        }
+        ask.needs(parent, Perms::CREATE)?;
         let number = format!("{:010}", parent.created);
         let path = if mode.sequential { format!("{path}{number}") } else { path.to_string() };
         if self.nodes.contains_key(&path) {
@@ -282,12 +174,12 @@ impl Model {
             return Err(ErrorCode::NoChildrenForEphemerals);
         }
         let stat = Stat {
-            czxid: zxid,
-            mzxid: zxid,
-            pzxid: zxid,
+            czxid: ask.zxid,
+            mzxid: ask.zxid,
+            pzxid: ask.zxid,
             ctime_ms: self.time_ms,
             mtime_ms: self.time_ms,
-            ephemeral_owner: conclave_proto::SessionId(if is_ephemeral { asker } else { 0 }),
+            ephemeral_owner: SessionId(if is_ephemeral { ask.session } else { 0 }),
             data_length: length(data),
             ..Stat::default()
         };
@@ -298,10 +190,140 @@ impl Model {
         parent.created += 1;
         parent.stat.cversion += 1;
         parent.stat.num_children += 1;
-        parent.stat.pzxid = zxid;
+        parent.stat.pzxid = ask.zxid;
         let reply = Reply::Created { path: ZPath::new(&path).unwrap(), stat };
-        let events = vec![(EventKind::Created, path), (EventKind::ChildrenChanged, above)];
-        Ok((reply, events))
+        events.extend([(EventKind::Created, path), (EventKind::ChildrenChanged, above)]);
+        Ok(reply)
+    }
+
+    fn delete(
+        &mut self,
+        ask: &Ask<'_>,
+        path: &ZPath,
+        version: Option<i32>,
+        events: &mut Events,
+    ) -> Result<Reply, ErrorCode> {
+        if path.is_root() {
+            return Err(ErrorCode::BadArguments);
+        }
+        let parent = self.nodes.get(&above(path.as_str())).ok_or(ErrorCode::NoNode)?;
+        ask.needs(parent, Perms::DELETE)?;
+        let node = self.nodes.get(path.as_str()).ok_or(ErrorCode::NoNode)?;
+        is_version(node.stat.version, version)?;
+        if !self.children(path.as_str()).is_empty() {
+            return Err(ErrorCode::NotEmpty);
+        }
+        self.remove(ask.zxid, path.as_str(), events);
+        Ok(Reply::Done)
+    }
+
+    fn delete_recursive(
+        &mut self,
+        ask: &Ask<'_>,
+        path: &ZPath,
+        limit: u32,
+        events: &mut Events,
+    ) -> Result<Reply, ErrorCode> {
+        if path.is_root() {
+            return Err(ErrorCode::BadArguments);
+        }
+        self.nodes.get(path.as_str()).ok_or(ErrorCode::NoNode)?;
+        let mut doomed = self.children_first(path.as_str());
+        let all = doomed.len();
+        doomed.truncate(if limit == 0 { 1000 } else { limit as usize });
+        for path in &doomed {
+            ask.needs(&self.nodes[&above(path)], Perms::DELETE)?;
+            self.remove(ask.zxid, path, events);
+        }
+        let deleted = u32::try_from(doomed.len()).unwrap();
+        Ok(Reply::DeletedMany { deleted, more: doomed.len() < all })
+    }
+
+    fn set_data(
+        &mut self,
+        ask: &Ask<'_>,
+        path: &ZPath,
+        data: &Option<Bytes>,
+        version: Option<i32>,
+        events: &mut Events,
+    ) -> Result<Reply, ErrorCode> {
+        let node = self.nodes.get_mut(path.as_str()).ok_or(ErrorCode::NoNode)?;
+        ask.needs(node, Perms::WRITE)?;
+        is_version(node.stat.version, version)?;
+        node.data = data.clone();
+        node.stat.data_length = length(data);
+        node.stat.version += 1;
+        node.stat.mzxid = ask.zxid;
+        node.stat.mtime_ms = self.time_ms;
+        events.push((EventKind::DataChanged, path.to_string()));
+        Ok(Reply::Stat(node.stat))
+    }
+
+    fn set_acl(
+        &mut self,
+        ask: &Ask<'_>,
+        path: &ZPath,
+        acl: &[Acl],
+        version: Option<i32>,
+    ) -> Result<Reply, ErrorCode> {
+        let acl = ask.resolved(acl)?;
+        let node = self.nodes.get_mut(path.as_str()).ok_or(ErrorCode::NoNode)?;
+        ask.needs(node, Perms::ADMIN)?;
+        is_version(node.stat.aversion, version)?;
+        node.acl = acl;
+        node.stat.aversion += 1;
+        Ok(Reply::Stat(node.stat))
+    }
+
+    fn multi(
+        &mut self,
+        ask: &Ask<'_>,
+        conditions: &[Condition],
+        then: &[Op],
+        otherwise: &[Op],
+        events: &mut Events,
+    ) -> Result<Reply, Fault> {
+        let mut held = true;
+        for (index, condition) in (0..).zip(conditions) {
+            let node = self.nodes.get(condition.path.as_str());
+            if let Some(node) = node.filter(|_| held) {
+                ask.needs(node, Perms::READ).map_err(|code| Fault { code, index })?;
+            }
+            held = held && holds(node, condition);
+        }
+        let mut replies = Vec::new();
+        for (index, op) in (0..).zip(if held { then } else { otherwise }) {
+            let reply = self.perform(ask, op, events);
+            replies.push(reply.map_err(|fault| Fault { code: fault.code, index })?);
+        }
+        Ok(Reply::Multi { held, replies })
+    }
+
+    fn reap(
+        &mut self,
+        ask: &Ask<'_>,
+        path: &ZPath,
+        seen: (Zxid, Zxid),
+        events: &mut Events,
+    ) -> Result<Reply, ErrorCode> {
+        if ask.session != 0 {
+            return Err(ErrorCode::NoAuth);
+        }
+        let node = self.nodes.get(path.as_str()).ok_or(ErrorCode::NoNode)?;
+        if seen != (node.stat.pzxid, node.stat.mzxid) {
+            return Err(ErrorCode::BadVersion);
+        }
+        let age_ms = self.time_ms - node.stat.mtime_ms;
+        let due = match node.lifetime {
+            Lifetime::Container => node.created > 0,
+            Lifetime::Ttl(ms) => age_ms > i64::try_from(ms).unwrap(),
+            Lifetime::Persistent | Lifetime::Ephemeral => false,
+        };
+        if !due || !self.children(path.as_str()).is_empty() {
+            return Err(ErrorCode::ConditionFailed);
+        }
+        self.remove(ask.zxid, path.as_str(), events);
+        Ok(Reply::Done)
     }
 
     fn remove(&mut self, zxid: Zxid, path: &str, events: &mut Events) {
@@ -357,22 +379,34 @@ pub(crate) fn permitted(acl: &[Acl], perm: Perms, ids: &[Identity]) -> bool {
     is_super || granted
 }
 
-fn resolved(acl: &[Acl], asker: u64, ids: &[Identity]) -> Result<Vec<Acl>, ErrorCode> {
-    let mut lines = Vec::new();
-    for line in acl {
-        if line.identity.scheme == "auth" {
-            let own = ids.iter().filter(|id| asker != 0 && id.scheme == "digest");
-            let expanded: Vec<Acl> =
-                own.map(|id| Acl { perms: line.perms, identity: id.clone() }).collect();
-            if expanded.is_empty() {
-                return Err(ErrorCode::InvalidAcl);
-            }
-            lines.extend(expanded);
-        } else {
-            lines.push(line.clone());
-        }
+impl Ask<'_> {
+    fn needs(&self, node: &Znode, perm: Perms) -> Result<(), ErrorCode> {
+        let may = self.session == 0 || permitted(&node.acl, perm, self.ids);
+        if may { Ok(()) } else { Err(ErrorCode::NoAuth) }
     }
-    if lines.is_empty() { Err(ErrorCode::InvalidAcl) } else { Ok(lines) }
+
+    fn resolved(&self, acl: &[Acl]) -> Result<Vec<Acl>, ErrorCode> {
+        let is_own = |id: &&Identity| self.session != 0 && id.scheme == "digest";
+        let mut lines = Vec::new();
+        for line in acl {
+            let own: Vec<Identity> = self.ids.iter().filter(is_own).cloned().collect();
+            match line.identity.scheme.as_str() {
+                "auth" if own.is_empty() => return Err(ErrorCode::InvalidAcl),
+                "auth" => {
+                    lines.extend(own.into_iter().map(|identity| Acl { identity, ..*line }));
+                }
+                _ => lines.push(line.clone()),
+            }
+        }
+        if lines.is_empty() { Err(ErrorCode::InvalidAcl) } else { Ok(lines) }
+    }
+}
+
+fn is_version(actual: i32, expected: Option<i32>) -> Result<(), ErrorCode> {
+    match expected {
+        Some(expected) if expected != actual => Err(ErrorCode::BadVersion),
+        _ => Ok(()),
+    }
 }
 
 fn holds(node: Option<&Znode>, condition: &Condition) -> bool {

@@ -1,0 +1,281 @@
+//! Every bound is a refusal, and nothing that comes from the network makes the machine panic.
+
+use bytes::Bytes;
+use conclave::limits;
+use conclave::tree::{self, Applied, MemoryNodes, Nodes};
+use conclave_proto::request::{Entry, Page};
+use conclave_proto::{
+    Acl, CreateMode, ErrorCode, Fault, Op, Reply, Secret, SessionId, WatchId, WatchKind, Xid, ZPath,
+};
+
+use crate::world::{path, txn, zxid};
+
+const CLIENT: SessionId = SessionId(1);
+
+/// A tree with one session, that is not audited at each step: it may grow large.
+struct Large(MemoryNodes);
+
+impl Large {
+    fn new() -> Large {
+        let mut large = Large(MemoryNodes::new());
+        let secret = Secret::new([0; 16]);
+        large.apply(0, Op::CreateSession { session: CLIENT, timeout_ms: 1000, secret });
+        large
+    }
+
+    fn apply(&mut self, xid: u64, op: Op) -> Applied {
+        let session = if matches!(op, Op::CreateSession { .. }) { SessionId::NONE } else { CLIENT };
+        let mut txn = txn(session, op);
+        txn.request.xid = Xid(xid);
+        let next = zxid(self.0.meta().applied_zxid.counter() + 1);
+        tree::apply(&mut self.0, next, 0, &txn)
+    }
+
+    fn fails(&mut self, op: Op) -> ErrorCode {
+        self.apply(0, op).result.unwrap_err().code
+    }
+
+    fn create(&mut self, at: &str, size: usize) {
+        self.apply(0, create(at, size)).result.unwrap();
+    }
+
+    fn read(&self, op: &Op) -> Result<Reply, Fault> {
+        tree::read(&self.0, &[], CLIENT, op)
+    }
+
+    fn page(&self, op: &Op) -> (Vec<Entry>, bool) {
+        match self.read(op) {
+            Ok(Reply::Children { entries, more, .. }) => (entries, more),
+            other => panic!("not a listing: {other:?}"),
+        }
+    }
+}
+
+fn create(at: &str, size: usize) -> Op {
+    let data = Some(Bytes::from(vec![b'x'; size]));
+    Op::Create { path: path(at), data, acl: Acl::open(), mode: CreateMode::PERSISTENT }
+}
+
+fn children(at: &str, limit: u32, with_data: bool) -> Op {
+    let page = Page { limit, with_data, ..Page::default() };
+    Op::Children { path: path(at), watch: None, page }
+}
+
+fn get(at: &str) -> Op {
+    Op::Get { path: path(at), watch: None }
+}
+
+#[test]
+fn a_value_has_a_largest_size() {
+    let mut tree = Large::new();
+    tree.create("/a", limits::VALUE_BYTES);
+    assert_eq!(tree.fails(create("/b", limits::VALUE_BYTES + 1)), ErrorCode::TooLarge);
+    let data = Some(Bytes::from(vec![0; limits::VALUE_BYTES + 1]));
+    let set = Op::SetData { path: path("/a"), data, version: None };
+    assert_eq!(tree.fails(set), ErrorCode::TooLarge);
+}
+
+#[test]
+fn an_acl_has_a_largest_size() {
+    let mut tree = Large::new();
+    let acl = |lines| Acl::open().into_iter().cycle().take(lines).collect::<Vec<_>>();
+    let mode = CreateMode::PERSISTENT;
+    let with = |at: &str, acl| Op::Create { path: path(at), data: None, acl, mode };
+    tree.apply(0, with("/a", acl(limits::ACL_LINES))).result.unwrap();
+    assert_eq!(tree.fails(with("/b", acl(limits::ACL_LINES + 1))), ErrorCode::InvalidAcl);
+    let mut long = acl(1);
+    long[0].identity = conclave_proto::Identity {
+        scheme: "sasl".to_owned(),
+        id: "x".repeat(limits::IDENTITY_BYTES + 1),
+    };
+    assert_eq!(tree.fails(with("/b", long)), ErrorCode::InvalidAcl);
+}
+
+#[test]
+fn a_multi_has_a_most() {
+    let mut tree = Large::new();
+    let check = Op::Check { path: ZPath::root(), version: None };
+    let multi = |then: usize, otherwise: usize| Op::Multi {
+        conditions: Vec::new(),
+        then: vec![check.clone(); then],
+        otherwise: vec![check.clone(); otherwise],
+    };
+    tree.apply(0, multi(limits::MULTI_OPS, 0)).result.unwrap();
+    assert_eq!(tree.fails(multi(limits::MULTI_OPS, 1)), ErrorCode::TooLarge);
+    let read = Op::MultiRead(vec![get("/"); limits::MULTI_OPS + 1]);
+    assert_eq!(tree.read(&read).unwrap_err().code, ErrorCode::TooLarge);
+}
+
+#[test]
+fn a_number_does_not_make_a_path_too_long() {
+    let mut tree = Large::new();
+    let sequential = |length: usize| Op::Create {
+        path: path(&format!("/{}", "x".repeat(length - 1))),
+        data: None,
+        acl: Acl::open(),
+        mode: CreateMode::PERSISTENT_SEQUENTIAL,
+    };
+    tree.apply(0, sequential(limits::PATH_BYTES - 10)).result.unwrap();
+    assert_eq!(tree.fails(sequential(limits::PATH_BYTES - 9)), ErrorCode::BadArguments);
+}
+
+#[test]
+fn a_recursive_delete_has_a_most() {
+    let mut tree = Large::new();
+    tree.create("/a", 0);
+    for n in 0..limits::DELETE_MANY + 5 {
+        tree.create(&format!("/a/{n}"), 0);
+    }
+    let delete = Op::DeleteRecursive { path: path("/a"), limit: u32::MAX };
+    let all = Reply::DeletedMany { deleted: limits::DELETE_MANY, more: true };
+    assert_eq!(tree.apply(0, delete.clone()).result, Ok(all));
+    let rest = Reply::DeletedMany { deleted: 6, more: false };
+    assert_eq!(tree.apply(0, delete).result, Ok(rest));
+    tree::audit(&tree.0).unwrap();
+}
+
+#[test]
+fn a_page_has_a_most_entries() {
+    let mut tree = Large::new();
+    tree.create("/a", 0);
+    let most = limits::PAGE_BYTES / 256;
+    for n in 0..=most {
+        tree.create(&format!("/a/{n:0128}"), 0);
+    }
+    let (entries, more) = tree.page(&children("/a", 0, false));
+    assert!(more, "{} entries of {most}", entries.len());
+    let bytes: usize = entries.iter().map(|entry| entry.name.len()).sum();
+    assert!(bytes <= limits::PAGE_BYTES);
+    let (entries, more) = tree.page(&children("/a", 3, false));
+    assert_eq!((entries.len(), more), (3, true));
+    let page = Page { limit: 3, ..Page::default() };
+    let (entries, more) = tree.page(&Op::ListRecursive { path: path("/a"), page });
+    assert_eq!((entries.len(), more), (3, true));
+}
+
+#[test]
+fn a_page_has_at_least_one_entry() {
+    let mut tree = Large::new();
+    tree.create("/a", 0);
+    for name in ["/a/1", "/a/2", "/a/3"] {
+        tree.create(name, limits::VALUE_BYTES);
+    }
+    let (entries, more) = tree.page(&children("/a", 0, true));
+    assert_eq!((entries.len(), more), (1, true));
+    let (entries, more) = tree.page(&children("/a", 0, false));
+    assert_eq!((entries.len(), more), (3, false));
+}
+
+#[test]
+fn a_multi_read_fits_a_frame() {
+    let mut tree = Large::new();
+    tree.create("/a", limits::VALUE_BYTES);
+    tree.create("/b", 10);
+    let missing = get("/missing");
+    let Ok(Reply::MultiRead(results)) =
+        tree.read(&Op::MultiRead(vec![get("/a"), get("/a"), missing, get("/b")]))
+    else {
+        panic!("a multi-read is answered as a whole")
+    };
+    let codes: Vec<_> =
+        results.into_iter().map(|result| result.map(|_| ()).map_err(|fault| fault.code)).collect();
+    assert_eq!(codes, [Ok(()), Err(ErrorCode::TooLarge), Err(ErrorCode::NoNode), Ok(())]);
+}
+
+#[test]
+fn counting_has_an_end() {
+    let mut tree = Large::new();
+    tree.create("/a", 0);
+    for n in 0..limits::COUNT_NODES {
+        tree.create(&format!("/a/{n}"), 0);
+    }
+    let count = |at| Op::CountDescendants { path: path(at) };
+    assert_eq!(tree.read(&count("/a")), Ok(Reply::Count(limits::COUNT_NODES)));
+    tree.create("/a/one-more", 0);
+    assert_eq!(tree.read(&count("/a")).unwrap_err().code, ErrorCode::TooLarge);
+    assert_eq!(tree.read(&count("/")), Ok(Reply::Count(limits::COUNT_NODES + 2)));
+}
+
+#[test]
+fn a_list_of_ephemerals_fits_a_frame() {
+    let mut tree = Large::new();
+    let mode = CreateMode::EPHEMERAL;
+    for n in 0..=limits::VALUE_BYTES / 1024 {
+        let path = path(&format!("/{n:01023}"));
+        tree.apply(0, Op::Create { path, data: None, acl: Acl::open(), mode }).result.unwrap();
+    }
+    let all = Op::Ephemerals { prefix: "/".to_owned() };
+    assert_eq!(tree.read(&all).unwrap_err().code, ErrorCode::TooLarge);
+    let one = Op::Ephemerals { prefix: format!("/{:01023}", 7) };
+    assert!(matches!(tree.read(&one), Ok(Reply::Paths(paths)) if paths.len() == 1));
+    assert!(tree.apply(0, Op::CloseSession).result.is_ok());
+    tree::audit(&tree.0).unwrap();
+}
+
+#[test]
+fn so_many_outcomes_are_kept() {
+    let mut tree = Large::new();
+    let set = || Op::SetData { path: ZPath::root(), data: None, version: None };
+    let last = limits::IN_FLIGHT as u64 + 1;
+    for xid in 1..=last {
+        tree.apply(xid, set()).result.unwrap();
+    }
+    assert_eq!(tree.0.session(CLIENT).unwrap().outcomes.len(), limits::IN_FLIGHT);
+    let kept = tree.apply(2, set());
+    assert!(kept.duplicate && kept.result.is_ok());
+    assert_eq!(tree.apply(1, set()).result.unwrap_err().code, ErrorCode::OutcomeUnknown);
+}
+
+#[test]
+fn what_is_not_a_write_is_not_applied_and_what_is_not_a_read_is_not_read() {
+    let mut tree = Large::new();
+    let root = ZPath::root;
+    let no_reads = [
+        Op::Sync { path: root() },
+        Op::Unwatch { id: WatchId(1) },
+        Op::Authenticate { scheme: "digest".to_owned(), credentials: Bytes::new() },
+        Op::WhoAmI,
+        Op::Watch {
+            id: WatchId(1),
+            path: root(),
+            kind: WatchKind::Data,
+            since: None,
+            with_value: false,
+        },
+    ];
+    for op in no_reads {
+        assert_eq!(tree.fails(op.clone()), ErrorCode::BadArguments, "{op:?}");
+        assert_eq!(tree.read(&op).unwrap_err().code, ErrorCode::BadArguments, "{op:?}");
+    }
+    assert_eq!(tree.fails(get("/")), ErrorCode::BadArguments);
+    assert_eq!(tree.read(&create("/a", 0)).unwrap_err().code, ErrorCode::BadArguments);
+    assert_eq!(tree.read(&Op::CloseSession).unwrap_err().code, ErrorCode::BadArguments);
+}
+
+#[test]
+fn a_client_opens_no_session_but_its_own() {
+    let mut tree = Large::new();
+    let secret = Secret::new([0; 16]);
+    let open = |session| Op::CreateSession { session, timeout_ms: 1, secret };
+    let asked = |session| txn(CLIENT, open(session));
+    let applied = tree::apply(&mut tree.0, zxid(2), 0, &asked(SessionId(2)));
+    assert_eq!(applied.result, Err(ErrorCode::BadArguments.into()));
+    assert_eq!(tree.fails(open(SessionId::NONE)), ErrorCode::BadArguments);
+}
+
+#[test]
+#[should_panic(expected = "upgrade")]
+fn rules_of_the_future_are_not_guessed() {
+    let mut txn = txn(SessionId::NONE, create("/a", 0));
+    txn.semantics = tree::SEMANTICS + 1;
+    tree::apply(&mut MemoryNodes::new(), zxid(1), 0, &txn);
+}
+
+#[test]
+#[should_panic(expected = "comes after")]
+fn no_transaction_is_applied_twice() {
+    let mut nodes = MemoryNodes::new();
+    let txn = txn(SessionId::NONE, create("/a", 0));
+    tree::apply(&mut nodes, zxid(1), 0, &txn);
+    tree::apply(&mut nodes, zxid(1), 0, &txn);
+}
