@@ -9,14 +9,16 @@
 //! | 4 | [`server`] | sockets, threads, the one clock |
 //! | 3 | [`store`], [`peers`], [`wire`] | bytes: disk formats, links between servers, client formats |
 //! | 2 | [`replica`] | a whole server without any IO: [`replica::Input`] in, [`replica::Ready`] out |
-//! | 1 | [`zab`], [`tree`], hub, session | pure machines that do not know each other |
+//! | 1 | [`zab`], [`tree`], [`hub`], [`session`] | pure machines that do not know each other |
 //! | 0 | [`limits`], `conclave_proto` | the words |
 
 pub mod config;
+pub mod hub;
 pub mod limits;
 pub mod peers;
 pub mod replica;
 pub mod server;
+pub mod session;
 pub mod store;
 pub mod tree;
 pub mod wire;

@@ -41,6 +41,29 @@ pub const SESSIONS: usize = 1_000_000;
 pub const SESSION_TIMEOUT_MIN_MS: u32 = 1_000;
 /// The longest session timeout, in ms.
 pub const SESSION_TIMEOUT_MAX_MS: u32 = 600_000;
+/// The writes of one server's clients that have no answer yet; a client that asks beyond it is sent
+/// to another server.
+pub const PENDING_REQUESTS: usize = 200_000;
+/// The bytes of such writes.
+pub const PENDING_BYTES: usize = 64 << 20;
+/// The writes that wait at the leader because too much is in flight; more are refused.
+pub const WAITING_REQUESTS: usize = 100_000;
+/// The bytes of such writes.
+pub const WAITING_BYTES: usize = 64 << 20;
+/// The sessions that a leader ends in one tick.
+pub const EXPIRIES_PER_TICK: usize = 2048;
+/// The container and TTL nodes that a leader looks at in one go.
+pub const REAPS: usize = 1024;
+/// How long it waits before the next ones, in ms.
+pub const REAP_INTERVAL_MS: u64 = 500;
+/// The sessions in one report of signs of life.
+pub const TOUCHES: usize = 10_000;
+/// How long a read waits for this server to catch up before it is refused, in ms.
+pub const READ_WAIT_MS: u64 = 5_000;
+/// How long a client waits for its session before it is refused, in ms.
+pub const CONNECT_WAIT_MS: u64 = 2_000;
+/// How long a client that is refused, or sent away, is told to wait, in ms.
+pub const BACKOFF_MS: u32 = 100;
 /// The state digests kept to compare with the leader's.
 pub const DIGEST_WINDOW: usize = 4096;
 

@@ -55,7 +55,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Builder::connect`].
-    pub async fn connect(servers: &str) -> Result<Client, Error> {
+    pub async fn connect(servers: impl Into<String>) -> Result<Client, Error> {
         Client::builder().servers(servers).connect().await
     }
 

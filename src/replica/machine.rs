@@ -1,39 +1,190 @@
 //! The machine itself: takes each [`Input`], and makes a [`Ready`] of what came of them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use conclave_proto::{ServerId, ServerMessage, SessionId, Zxid};
+
+use crate::hub::{Hub, Told};
 use crate::tree::Nodes;
 use crate::zab;
 
-use super::{Config, Input, Ready, Role, Status};
+use super::apply::Digests;
+use super::client::{Client, State};
+use super::follow::Follow;
+use super::lead::Lead;
+use super::pending::{Pendings, mix};
+use super::requests::Reading;
+use super::{Config, ConnId, Input, Notice, PeerMessage, Ready, ToClient};
 
 /// A whole server, without its IO.
 pub struct Replica<N> {
-    config: Config,
-    nodes: N,
+    pub(super) config: Config,
+    pub(super) zab: zab::Peer,
+    pub(super) nodes: N,
+    /// The last transaction applied.
+    pub(super) applied: Zxid,
+    pub(super) digests: Digests,
+    pub(super) hub: Hub,
+    /// Scratch for [`Hub::fire`].
+    pub(super) told: Vec<Told>,
+    pub(super) part: Part,
+    /// How many sessions the ensemble has.
+    pub(super) session_count: usize,
+
+    pub(super) clients: BTreeMap<ConnId, Client>,
+    /// The open sessions of this server's clients.
+    pub(super) by_session: BTreeMap<SessionId, ConnId>,
+    /// The connections whose session is being created or resumed.
+    pub(super) handshakes: BTreeSet<ConnId>,
+    /// Those that wait until a transaction is applied here.
+    pub(super) by_zxid: BTreeSet<(Zxid, ConnId)>,
+    pub(super) reading: Reading,
+    pub(super) pendings: Pendings,
+    /// The connections that gave a sign of life since the last tick.
+    pub(super) spoke: Vec<ConnId>,
+    /// The connections of whose life the leader is still to be told.
+    pub(super) unreported: Vec<ConnId>,
+
+    pub(super) now_ms: Option<u64>,
+    pub(super) time_ms: i64,
+    pub(super) low_space: bool,
+    /// Whether the server is about to stop.
+    pub(super) leaving: bool,
+    /// Whether a fault was found that forbids to go on.
+    pub(super) halted: bool,
+    /// How many streams of forwarded writes there were.
+    pub(super) streams: u64,
+    pub(super) out: Out,
+}
+
+/// The server's part in the ensemble, with what belongs to it and dies with it.
+pub(super) enum Part {
+    /// It has no leader, since this moment.
+    Looking {
+        /// When that began.
+        since_ms: u64,
+    },
+    /// It follows or observes.
+    Following(Follow),
+    /// It leads.
+    Leading(Box<Lead>),
+}
+
+/// What has piled up for the next [`Ready`].
+#[derive(Debug, Default)]
+pub(super) struct Out {
+    pub(super) send: Vec<(ServerId, PeerMessage)>,
+    pub(super) clients: Vec<(ConnId, ToClient)>,
+    pub(super) notices: Vec<Notice>,
 }
 
 impl<N: Nodes> Replica<N> {
     /// A server that finds this on its disk; `nodes` is the state after `durable.applied`.
     pub fn new(config: Config, durable: zab::Durable, nodes: N) -> Replica<N> {
-        assert_eq!(durable.applied.zxid, nodes.meta().applied_zxid, "log and state disagree");
-        Replica { config, nodes }
+        let meta = nodes.meta();
+        assert_eq!(durable.applied.zxid, meta.applied_zxid, "log and state disagree");
+        assert!(config.session_timeout_min_ms <= config.session_timeout_max_ms);
+        assert!(config.tick_ms > 0, "time does not stand still");
+        let mut digests = Digests::default();
+        digests.push(meta.applied_zxid, meta.digest);
+        Replica {
+            zab: zab::Peer::new(config.zab.clone(), durable),
+            applied: meta.applied_zxid,
+            digests,
+            hub: Hub::new(meta.applied_zxid),
+            told: Vec::new(),
+            part: Part::Looking { since_ms: 0 },
+            session_count: nodes.sessions().count(),
+            nodes,
+            clients: BTreeMap::new(),
+            by_session: BTreeMap::new(),
+            handshakes: BTreeSet::new(),
+            by_zxid: BTreeSet::new(),
+            reading: Reading::default(),
+            pendings: Pendings::new(config.zab.seed),
+            spoke: Vec::new(),
+            unreported: Vec::new(),
+            now_ms: None,
+            time_ms: 0,
+            low_space: false,
+            leaving: false,
+            halted: false,
+            streams: mix(!config.zab.seed),
+            out: Out::default(),
+            config,
+        }
     }
 
     /// Take note of something that happened. Drain all inputs there are, then call
     /// [`Replica::ready`] once.
     pub fn step(&mut self, input: Input) {
-        drop(input);
+        if self.halted {
+            return;
+        }
+        match input {
+            Input::Tick { now_ms, time_ms } => self.tick(now_ms, time_ms),
+            Input::Peer { from, message } => self.peer(from, message),
+            Input::LinkUp(server) => {
+                self.zab.step(zab::Input::LinkUp(server));
+                self.link_up(server);
+            }
+            Input::LinkDown(server) => self.zab.step(zab::Input::LinkDown(server)),
+            Input::Written(token) => self.zab.step(zab::Input::Written(token)),
+            Input::SnapshotFailed { with, sync } => {
+                self.zab.step(zab::Input::SnapshotFailed { with, sync });
+            }
+            Input::Opened { conn, identities, fresh, numbered } => {
+                self.opened(conn, identities, fresh, numbered);
+            }
+            Input::Client { conn, message } => self.client(conn, message),
+            Input::Invalid { conn, xid, fault } => self.invalid(conn, xid, fault),
+            Input::Closed(conn) => self.forget(conn),
+            Input::LowSpace(low) => self.set_low_space(low),
+            Input::HandOver => self.hand_over(),
+        }
     }
 
     /// What has to be done because of the inputs so far. Committed transactions are applied here.
     pub fn ready(&mut self) -> Ready {
-        Ready::default()
+        let mut ready = Ready::default();
+        while !self.halted {
+            self.flush();
+            let zab = self.zab.ready();
+            let transfers = !zab.snapshots.is_empty();
+            self.absorb(zab, &mut ready);
+            // A snapshot is cut from the state as it is now, so nothing more may happen before.
+            if transfers || !self.has_more() {
+                break;
+            }
+        }
+        ready.send.append(&mut self.out.send);
+        ready.clients = std::mem::take(&mut self.out.clients);
+        ready.notices.append(&mut self.out.notices);
+        if self.halted {
+            // What this server believes is not to be relied on: nobody is told any more of it.
+            return Ready { notices: ready.notices, token: ready.token, ..Ready::default() };
+        }
+        ready
     }
 
     /// A snapshot received from the leader is on the disk and is the state now: the caller has just
     /// put it in place through [`Replica::nodes_mut`], and steps nothing in between.
-    pub fn install(&mut self, _sync: u64, at: zab::Position) {
-        let applied = self.nodes.meta().applied_zxid;
-        assert_eq!(applied, at.zxid, "the snapshot is not what was announced");
+    ///
+    /// It takes the place of everything this server knew. Its clients go elsewhere, since it cannot
+    /// tell them what happened between the two states.
+    pub fn install(&mut self, sync: u64, at: zab::Position) {
+        let meta = self.nodes.meta();
+        assert_eq!(meta.applied_zxid, at.zxid, "the snapshot is not what was announced");
+        let sent_away: Vec<ConnId> = self.clients.keys().copied().collect();
+        for conn in sent_away {
+            self.send_away(conn);
+        }
+        self.applied = at.zxid;
+        self.digests = Digests::default();
+        self.digests.push(meta.applied_zxid, meta.digest);
+        self.hub.restart(at.zxid);
+        self.session_count = self.nodes.sessions().count();
+        self.zab.step(zab::Input::SnapshotInstalled { sync, at });
     }
 
     /// The state, to read.
@@ -47,25 +198,141 @@ impl<N: Nodes> Replica<N> {
         &mut self.nodes
     }
 
-    /// What this server knows of itself and the ensemble.
-    pub fn status(&self) -> Status {
-        let meta = self.nodes.meta();
-        Status {
-            id: self.config.zab.id,
-            role: Role::Looking,
-            leader: None,
-            epoch: meta.applied_zxid.epoch(),
-            committed: meta.applied_zxid,
-            applied: meta.applied_zxid,
-            last: meta.applied_zxid,
-            followers: Vec::new(),
-            sessions: 0,
-            local_sessions: 0,
-            connections: 0,
-            watches: 0,
-            nodes: meta.nodes,
-            bytes: meta.bytes,
-            digest: meta.digest,
+    /// The clock, in ms; 0 before the first tick.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.now_ms.unwrap_or(0)
+    }
+
+    /// Tell a client.
+    pub(super) fn tell(&mut self, conn: ConnId, message: ServerMessage) {
+        self.out.clients.push((conn, ToClient::Message(message)));
+    }
+
+    fn tick(&mut self, now_ms: u64, time_ms: i64) {
+        let elapsed_ms = self.now_ms.map_or(0, |before| now_ms.saturating_sub(before));
+        if let (None, Part::Looking { since_ms }) = (self.now_ms, &mut self.part) {
+            *since_ms = now_ms;
         }
+        self.now_ms = Some(now_ms.max(self.now_ms()));
+        self.time_ms = time_ms;
+        self.zab.step(zab::Input::Tick);
+        self.note_signs_of_life();
+        match self.part {
+            Part::Looking { since_ms } => self.send_away_the_leaderless(since_ms),
+            Part::Following(_) => self.report_if_due(),
+            Part::Leading(_) => self.tick_of_leader(elapsed_ms),
+        }
+        self.give_up_reads();
+        self.give_up_handshakes();
+    }
+
+    fn peer(&mut self, from: ServerId, message: PeerMessage) {
+        match message {
+            PeerMessage::Zab(message) => self.zab.step(zab::Input::Message { from, message }),
+            PeerMessage::Forward(forward) => self.take_forward(from, forward),
+            PeerMessage::Touch(touch) => self.take_touch(from, touch),
+            PeerMessage::Attach { epoch, conn, session, secret } => {
+                self.take_attach(from, epoch, conn, session, secret);
+            }
+            PeerMessage::ReadIndex { epoch, read } => self.take_read_index(from, epoch, read),
+            // The others come from the leader this server follows, or are out of date.
+            PeerMessage::Resend { .. }
+            | PeerMessage::Rejected { .. }
+            | PeerMessage::Poll { .. }
+            | PeerMessage::Attached { .. }
+            | PeerMessage::Moved { .. }
+            | PeerMessage::ReadAt { .. } => self.hear_leader(from, message),
+        }
+    }
+
+    /// Hand to the broadcast, or to the leader, what has piled up.
+    fn flush(&mut self) {
+        match &self.part {
+            Part::Looking { .. } => {}
+            Part::Following(_) => self.flush_as_follower(),
+            Part::Leading(_) => self.flush_as_leader(),
+        }
+    }
+
+    /// Whether something has piled up again.
+    fn has_more(&self) -> bool {
+        match &self.part {
+            Part::Looking { .. } => false,
+            Part::Following(follow) => {
+                follow.next_tag < self.pendings.next_tag() || self.reading.is_dirty()
+            }
+            Part::Leading(lead) => lead.has_more() || self.reading.is_dirty(),
+        }
+    }
+
+    fn absorb(&mut self, zab: zab::Ready, ready: &mut Ready) {
+        let wrap = |(to, message)| (to, PeerMessage::Zab(message));
+        ready.send.append(&mut self.out.send);
+        ready.send.extend(zab.send.into_iter().map(wrap));
+        ready.write.extend(zab.write);
+        ready.token = zab.token;
+        ready.send_after_write.extend(zab.send_after_write.into_iter().map(wrap));
+        ready.snapshots.extend(zab.snapshots);
+        for entry in zab.committed {
+            self.apply(entry);
+            if self.halted {
+                return;
+            }
+        }
+        for notice in zab.notices {
+            self.notice(&notice);
+            ready.notices.push(Notice::Zab(notice));
+        }
+    }
+
+    fn notice(&mut self, notice: &zab::Notice) {
+        match *notice {
+            zab::Notice::Looking { .. } => self.look(),
+            zab::Notice::Following { leader, epoch } => self.follow(leader, epoch),
+            zab::Notice::Leading { epoch } => self.lead(epoch),
+            zab::Notice::ReadConfirmed { round, commit } => self.confirmed(round, commit),
+            zab::Notice::HandedOver => {}
+        }
+    }
+
+    /// There is no leader any more.
+    pub(super) fn look(&mut self) {
+        let since_ms = self.now_ms();
+        match std::mem::replace(&mut self.part, Part::Looking { since_ms }) {
+            Part::Looking { since_ms } => self.part = Part::Looking { since_ms },
+            Part::Following(_) => self.unsend(),
+            Part::Leading(lead) => {
+                self.take_back(*lead);
+                self.unsend();
+            }
+        }
+    }
+
+    /// Forget to whom writes were sent. The connections of those that must not be sent twice are
+    /// closed: nobody knows what has come of them.
+    pub(super) fn unsend(&mut self) {
+        let mut unknown = Vec::new();
+        let first = self.pendings.first_tag();
+        for (tag, pending) in self.pendings.from(first) {
+            if !self.clients.contains_key(&pending.waiter.conn())
+                || (pending.sent.take().is_some() && !pending.retry)
+            {
+                unknown.push((tag, pending.waiter.conn()));
+            }
+        }
+        for (tag, conn) in unknown {
+            self.pendings.take(tag);
+            self.close(conn);
+        }
+    }
+
+    fn hand_over(&mut self) {
+        self.leaving = true;
+        let open = self.clients.iter().filter(|(_, client)| matches!(client.state, State::Open(_)));
+        for (&conn, _) in open {
+            let message = ServerMessage::GoAway { backoff_ms: 0 };
+            self.out.clients.push((conn, ToClient::Message(message)));
+        }
+        self.zab.step(zab::Input::HandOver);
     }
 }

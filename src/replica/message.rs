@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use conclave_proto::{Epoch, Fault, Identity, Request, Secret, SessionId, Zxid};
 
+use crate::session::Claim;
 use crate::zab;
 
 /// What one server says to another.
@@ -147,14 +148,4 @@ pub struct Touched {
     pub age_ms: u32,
     /// By which right the sender serves it.
     pub claim: Claim,
-}
-
-/// The right of a server to serve a session: of two claims the later one holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Claim {
-    /// The transaction that created the session, or the last one the leader had proposed when it
-    /// let the session move.
-    pub zxid: Zxid,
-    /// 0 for a creation; otherwise the leader's count of moves in its epoch.
-    pub count: u64,
 }

@@ -3,8 +3,15 @@
 //! It joins the machines of floor 1: the broadcast orders transactions, the tree applies them, the
 //! sessions say who is alive, the hub tells watchers and answers clients in order of zxid.
 
+mod apply;
+mod client;
+mod connect;
+mod follow;
+mod lead;
 mod machine;
 mod message;
+mod pending;
+mod requests;
 mod status;
 
 use conclave_proto::{
@@ -13,8 +20,9 @@ use conclave_proto::{
 
 use crate::zab::{self, SnapshotOrder, Write, WriteToken};
 
+pub use crate::session::Claim;
 pub use machine::Replica;
-pub use message::{Claim, Forward, Forwarded, PeerMessage, Touch, Touched};
+pub use message::{Forward, Forwarded, PeerMessage, Touch, Touched};
 pub use status::{Follower, Role, Status};
 
 /// A client's connection to this server, numbered by the server.
@@ -131,6 +139,19 @@ pub enum Notice {
         ours: u64,
         /// The leader's.
         leaders: u64,
+    },
+    /// A committed transaction cannot be carried out by this version of the software. The server
+    /// must stop and be upgraded; it has not applied it.
+    NotUnderstood {
+        /// Which.
+        zxid: Zxid,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The leader proposed the end of sessions that were silent for too long.
+    Expired {
+        /// How many.
+        sessions: usize,
     },
 }
 

@@ -2,6 +2,11 @@
 
 use conclave_proto::{Epoch, ServerId, Zxid};
 
+use crate::tree::Nodes;
+use crate::zab::{FollowerView, RoleView};
+
+use super::Replica;
+
 /// What a server does in the ensemble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -61,4 +66,39 @@ pub struct Follower {
     pub acked: Zxid,
     /// How many transactions of the leader's log it has not acknowledged.
     pub lag: u64,
+}
+
+impl<N: Nodes> Replica<N> {
+    /// What this server knows of itself and the ensemble.
+    pub fn status(&self) -> Status {
+        let meta = self.nodes.meta();
+        let id = self.config.zab.id;
+        let (role, leader, epoch) = match self.zab.role() {
+            RoleView::Looking => (Role::Looking, None, meta.applied_zxid.epoch()),
+            RoleView::Following { leader, epoch } => (Role::Following, Some(leader), epoch),
+            RoleView::Observing { leader, epoch } => (Role::Observing, Some(leader), epoch),
+            RoleView::Leading { epoch } => (Role::Leading, Some(id), epoch),
+        };
+        let follower = |view: FollowerView| {
+            let FollowerView { id, in_sync, acked, lag } = view;
+            Follower { id, in_sync, acked, lag }
+        };
+        Status {
+            id,
+            role,
+            leader,
+            epoch,
+            committed: self.zab.committed(),
+            applied: self.applied,
+            last: self.zab.last().zxid,
+            followers: self.zab.followers().into_iter().map(follower).collect(),
+            sessions: self.session_count,
+            local_sessions: self.by_session.len(),
+            connections: self.clients.len(),
+            watches: self.hub.watches(),
+            nodes: meta.nodes,
+            bytes: meta.bytes,
+            digest: meta.digest,
+        }
+    }
 }

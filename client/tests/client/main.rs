@@ -1,0 +1,9 @@
+//! The client against a server that follows a script.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by a panic")]
+
+mod failover;
+mod fake;
+mod hostile;
+mod requests;
+mod watches;

@@ -1,0 +1,315 @@
+//! The watches of this server's clients: who is told what.
+//!
+//! What a session is told never goes back in zxid; a watch set by a read at `s` fires exactly once
+//! for the first change after `s`, and before the client can see that change; it never fires for a
+//! change at or before `s`. On one thread, four lines give all of this:
+//!
+//! 1. a transaction is applied, then its events are fired, before anything else happens;
+//! 2. a watch is always set "since s": what has happened after `s` is told when it is set
+//!    ([`Hub::missed`]), and nothing at or before `s` is ever told;
+//! 3. a read is answered from the state after the last transaction that was fired;
+//! 4. events and replies of a connection leave through one queue, in the order they were made.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use conclave_proto::{Acl, ErrorCode, Event, WatchId, WatchKind, ZPath, Zxid};
+
+use crate::limits;
+
+/// Whoever has watches: a client's connection, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Watcher(pub u64);
+
+/// A watch to be set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Its number; a watch of the same watcher that has it is replaced.
+    pub id: WatchId,
+    /// The node.
+    pub path: ZPath,
+    /// What it waits for.
+    pub kind: WatchKind,
+    /// It is never told of anything up to here.
+    pub since: Zxid,
+    /// Whether the node's data goes with its events.
+    pub with_value: bool,
+}
+
+/// A watch that has to be told of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Whose.
+    pub watcher: Watcher,
+    /// Which.
+    pub watch: WatchId,
+    /// Whether the node's data goes with it.
+    pub with_value: bool,
+}
+
+/// A change of the past, and who may know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// What happened.
+    pub event: Event,
+    /// The node's ACL at the time.
+    pub acl: Arc<[Acl]>,
+}
+
+/// The watches of one server, and the latest events for those that are set again.
+#[derive(Debug)]
+pub struct Hub {
+    watchers: BTreeMap<Watcher, BTreeMap<WatchId, (ZPath, WatchKind)>>,
+    /// The watches on one node, in order of watcher and number.
+    exact: BTreeMap<ZPath, Vec<Armed>>,
+    /// The watches on a node and everything below it.
+    recursive: BTreeMap<ZPath, Vec<Armed>>,
+    watches: usize,
+    history: History,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Armed {
+    watcher: Watcher,
+    id: WatchId,
+    since: Zxid,
+    kind: WatchKind,
+    with_value: bool,
+}
+
+impl Armed {
+    fn key(&self) -> (Watcher, WatchId) {
+        (self.watcher, self.id)
+    }
+
+    fn told(&self) -> Told {
+        Told { watcher: self.watcher, watch: self.id, with_value: self.with_value }
+    }
+}
+
+impl Hub {
+    /// No watches; the first event to come is after `at`.
+    pub fn new(at: Zxid) -> Hub {
+        Hub {
+            watchers: BTreeMap::new(),
+            exact: BTreeMap::new(),
+            recursive: BTreeMap::new(),
+            watches: 0,
+            history: History::new(at),
+        }
+    }
+
+    /// How many watches there are.
+    pub fn watches(&self) -> usize {
+        self.watches
+    }
+
+    /// Forget the past: the next event to come is after `at`.
+    pub fn restart(&mut self, at: Zxid) {
+        self.history = History::new(at);
+    }
+
+    /// Set a watch, or replace the one with its number.
+    ///
+    /// # Errors
+    /// `Throttled` if the watcher, or the server, has as many as it may have.
+    pub fn set(&mut self, watcher: Watcher, watch: Watch) -> Result<(), ErrorCode> {
+        self.unset(watcher, watch.id);
+        let own = self.watchers.entry(watcher).or_default();
+        if own.len() >= limits::WATCHES_PER_SESSION || self.watches >= limits::WATCHES {
+            return Err(ErrorCode::Throttled);
+        }
+        let Watch { id, path, kind, since, with_value } = watch;
+        own.insert(id, (path.clone(), kind));
+        let armed = Armed { watcher, id, since, kind, with_value };
+        let at = self.index(kind).entry(path).or_default();
+        let place = at.binary_search_by_key(&armed.key(), Armed::key).unwrap_or_else(|place| place);
+        at.insert(place, armed);
+        self.watches += 1;
+        Ok(())
+    }
+
+    /// Remove a watch. Whether there was one.
+    pub fn unset(&mut self, watcher: Watcher, id: WatchId) -> bool {
+        let Some((path, kind)) = self.watchers.get_mut(&watcher).and_then(|own| own.remove(&id))
+        else {
+            return false;
+        };
+        self.disarm(watcher, id, &path, kind);
+        true
+    }
+
+    /// Remove all watches of a watcher.
+    pub fn forget(&mut self, watcher: Watcher) {
+        for (id, (path, kind)) in self.watchers.remove(&watcher).unwrap_or_default() {
+            self.disarm(watcher, id, &path, kind);
+        }
+    }
+
+    /// A change was applied just now: who is to be told is added to `told`.
+    pub fn fire(&mut self, event: &Event, acl: &Arc<[Acl]>, told: &mut Vec<Told>) {
+        if self.watches > 0 {
+            self.fire_exact(event, told);
+            self.fire_recursive(event, told);
+        }
+        self.history.add(Past { event: event.clone(), acl: acl.clone() });
+    }
+
+    /// What a watch would have been told after `since`, in order; `None` if that is not known.
+    pub fn missed(&mut self, path: &ZPath, kind: WatchKind, since: Zxid) -> Option<Vec<Past>> {
+        self.history.after(path, kind, since)
+    }
+
+    fn fire_exact(&mut self, event: &Event, told: &mut Vec<Told>) {
+        let Some(at) = self.exact.get_mut(&event.path) else { return };
+        let first = told.len();
+        let mut spent = false;
+        for armed in &*at {
+            if armed.kind.fires_on(event.kind) && event.zxid > armed.since {
+                told.push(armed.told());
+                spent |= armed.kind.is_one_shot();
+            }
+        }
+        if !spent {
+            return;
+        }
+        at.retain(|armed| {
+            !(armed.kind.is_one_shot()
+                && armed.kind.fires_on(event.kind)
+                && event.zxid > armed.since)
+        });
+        if at.is_empty() {
+            self.exact.remove(&event.path);
+        }
+        for told in &told[first..] {
+            let own = self.watchers.get_mut(&told.watcher).expect("it has this watch");
+            if own.get(&told.watch).is_some_and(|(_, kind)| kind.is_one_shot()) {
+                own.remove(&told.watch);
+                self.watches -= 1;
+            }
+        }
+    }
+
+    fn fire_recursive(&self, event: &Event, told: &mut Vec<Told>) {
+        if self.recursive.is_empty() || !WatchKind::PersistentRecursive.fires_on(event.kind) {
+            return;
+        }
+        let mut path = event.path.as_str();
+        loop {
+            if let Some(at) = self.recursive.get(path) {
+                let due = at.iter().filter(|armed| event.zxid > armed.since);
+                told.extend(due.map(Armed::told));
+            }
+            path = match path.rfind('/') {
+                _ if path == "/" => break,
+                Some(0) => "/",
+                Some(slash) => &path[..slash],
+                None => unreachable!("a path starts with a slash"),
+            };
+        }
+    }
+
+    fn index(&mut self, kind: WatchKind) -> &mut BTreeMap<ZPath, Vec<Armed>> {
+        match kind {
+            WatchKind::PersistentRecursive => &mut self.recursive,
+            WatchKind::Data | WatchKind::Exists | WatchKind::Children | WatchKind::Persistent => {
+                &mut self.exact
+            }
+        }
+    }
+
+    fn disarm(&mut self, watcher: Watcher, id: WatchId, path: &ZPath, kind: WatchKind) {
+        let index = self.index(kind);
+        let at = index.get_mut(path).expect("every watch is in its index");
+        let place = at
+            .binary_search_by_key(&(watcher, id), Armed::key)
+            .expect("every watch is in its index");
+        at.remove(place);
+        if at.is_empty() {
+            index.remove(path);
+        }
+        self.watches -= 1;
+    }
+}
+
+/// The latest events, and where to find those of a path.
+#[derive(Debug)]
+struct History {
+    /// Every event after this is in `events`.
+    from: Zxid,
+    events: VecDeque<Past>,
+    /// How many events were dropped before the first of `events`.
+    dropped: u64,
+    /// The numbers of a path's events, some of which may have been dropped. It is made only as far
+    /// as somebody asks, since most servers most of the time see no watch set again.
+    index: BTreeMap<ZPath, Vec<u64>>,
+    /// Where the index begins and ends.
+    indexed: std::ops::Range<u64>,
+}
+
+impl History {
+    fn new(from: Zxid) -> History {
+        History { from, events: VecDeque::new(), dropped: 0, index: BTreeMap::new(), indexed: 0..0 }
+    }
+
+    fn add(&mut self, past: Past) {
+        if self.events.len() == limits::EVENT_WINDOW {
+            let oldest = self.events.pop_front().expect("the window is not empty");
+            // Other events of the same transaction may be left: they do not help, since the
+            // history is complete only after it.
+            self.from = oldest.event.zxid;
+            self.dropped += 1;
+        }
+        self.events.push_back(past);
+    }
+
+    fn after(&mut self, path: &ZPath, kind: WatchKind, since: Zxid) -> Option<Vec<Past>> {
+        if since < self.from {
+            return None;
+        }
+        self.extend_index();
+        let first =
+            self.dropped + self.events.partition_point(|past| past.event.zxid <= since) as u64;
+        let mut numbers: Vec<u64> = Vec::new();
+        if kind == WatchKind::PersistentRecursive {
+            // Paths below this one need not stand together in the order of strings ("/a-b" comes
+            // between "/a" and "/a/b"), but all of them have it as a prefix.
+            let from = self.index.range(path.clone()..);
+            for (at, found) in from.take_while(|(at, _)| at.as_str().starts_with(path.as_str())) {
+                if at.is_within(path) {
+                    numbers.extend(found.iter().filter(|&&number| number >= first));
+                }
+            }
+            numbers.sort_unstable();
+        } else if let Some(found) = self.index.get(path) {
+            numbers.extend(found.iter().filter(|&&number| number >= first));
+        }
+        let mut missed = Vec::new();
+        for number in numbers {
+            let place = usize::try_from(number - self.dropped).expect("a place in the window");
+            let past = &self.events[place];
+            if kind.fires_on(past.event.kind) {
+                missed.push(past.clone());
+                if kind.is_one_shot() {
+                    break;
+                }
+            }
+        }
+        Some(missed)
+    }
+
+    fn extend_index(&mut self) {
+        let end = self.dropped + self.events.len() as u64;
+        if self.dropped > self.indexed.start + limits::EVENT_WINDOW as u64 {
+            self.index.clear();
+            self.indexed = self.dropped..self.dropped;
+        }
+        let next = self.indexed.end.max(self.dropped);
+        for number in next..end {
+            let place = usize::try_from(number - self.dropped).expect("a place in the window");
+            let path = self.events[place].event.path.clone();
+            self.index.entry(path).or_default().push(number);
+        }
+        self.indexed.end = end;
+    }
+}

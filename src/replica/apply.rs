@@ -1,0 +1,150 @@
+//! Committed transactions: applied, told to watchers, answered, in this order.
+
+use std::collections::VecDeque;
+
+use conclave_proto::{Op, Perms, ServerMessage, SessionId, Txn, Zxid, convert};
+
+use crate::limits;
+use crate::session::Claim;
+use crate::tree::{self, Change, Nodes, SessionChange};
+use crate::zab;
+
+use super::client::Answer;
+use super::machine::{Part, Replica};
+use super::pending::session_of;
+use super::{ConnId, Notice, ToClient};
+
+/// The digests of this server's latest states.
+#[derive(Debug, Default)]
+pub(super) struct Digests(VecDeque<(Zxid, u64)>);
+
+impl Digests {
+    pub(super) fn push(&mut self, zxid: Zxid, digest: u64) {
+        if self.0.len() == limits::DIGEST_WINDOW {
+            self.0.pop_front();
+        }
+        self.0.push_back((zxid, digest));
+    }
+
+    /// The digest after that transaction, if it is known. Later questions are about the same or
+    /// later transactions: each leader stamps what it has applied, in the order of history.
+    fn after(&mut self, zxid: Zxid) -> Option<u64> {
+        while self.0.front().is_some_and(|&(earlier, _)| earlier < zxid) {
+            self.0.pop_front();
+        }
+        self.0.front().filter(|&&(at, _)| at == zxid).map(|&(_, digest)| digest)
+    }
+}
+
+impl<N: Nodes> Replica<N> {
+    pub(super) fn apply(&mut self, entry: zab::Entry) {
+        let zab::Entry { zxid, chain, body } = entry;
+        let proposed = match &mut self.part {
+            Part::Leading(lead) => lead.take_committed(zxid),
+            Part::Looking { .. } | Part::Following(_) => None,
+        };
+        let txn = match proposed.map_or_else(|| convert::decode_txn(body), Ok) {
+            Ok(txn) if txn.semantics <= tree::SEMANTICS => txn,
+            Ok(txn) => {
+                let (needs, has) = (txn.semantics, tree::SEMANTICS);
+                self.not_understood(zxid, format!("needs rules {needs}, this server has {has}"));
+                return;
+            }
+            Err(error) => return self.not_understood(zxid, error.to_string()),
+        };
+        if !self.agrees(&txn) {
+            return;
+        }
+        let session = session_of(&txn.request);
+        let creates = matches!(txn.request.op, Op::CreateSession { .. });
+        let is_new = creates && self.nodes.session(session).is_none();
+        let applied = tree::apply(&mut self.nodes, zxid, chain, &txn);
+        self.applied = zxid;
+        self.digests.push(zxid, self.nodes.meta().digest);
+        if is_new {
+            self.session_opened(&txn, applied.session);
+        }
+        for change in &applied.changes {
+            self.fire(change);
+        }
+        if txn.origin.0 == self.config.zab.id {
+            let answer = Answer { zxid: Some(applied.zxid), result: applied.result };
+            self.answer_own(txn.origin.1, session, answer);
+        }
+        if let Some(SessionChange::Closed(session)) = applied.session {
+            self.session_count -= 1;
+            if let Part::Leading(lead) = &mut self.part {
+                lead.sessions.close(session);
+            }
+            if let Some(&conn) = self.by_session.get(&session) {
+                self.close(conn);
+            }
+        }
+        while let Some(&(waited_for, conn)) = self.by_zxid.first()
+            && waited_for <= zxid
+        {
+            self.by_zxid.pop_first();
+            self.wake(conn);
+        }
+    }
+
+    /// Whether this server's state is what the leader's was after the same transaction.
+    fn agrees(&mut self, txn: &Txn) -> bool {
+        let (zxid, leaders) = txn.digest;
+        match self.digests.after(zxid) {
+            Some(ours) if ours != leaders => {
+                self.halted = true;
+                self.out.notices.push(Notice::Diverged { zxid, ours, leaders });
+                false
+            }
+            Some(_) | None => true,
+        }
+    }
+
+    fn not_understood(&mut self, zxid: Zxid, why: String) {
+        self.halted = true;
+        self.out.notices.push(Notice::NotUnderstood { zxid, why });
+    }
+
+    fn session_opened(&mut self, txn: &Txn, change: Option<SessionChange>) {
+        let Some(SessionChange::Opened { session, timeout_ms }) = change else { return };
+        self.session_count += 1;
+        if let Part::Leading(lead) = &mut self.part {
+            let claim = Claim { zxid: self.applied, count: 0 };
+            lead.sessions.open(session, timeout_ms, Some((txn.origin.0, claim)));
+        }
+    }
+
+    fn answer_own(&mut self, tag: u64, session: SessionId, answer: Answer) {
+        if self.pendings.get_mut(tag).is_some_and(|pending| pending.session == session) {
+            self.answer(tag, answer);
+        }
+    }
+
+    /// Tell the watchers of a change that was applied just now.
+    fn fire(&mut self, change: &Change) {
+        let mut told = std::mem::take(&mut self.told);
+        self.hub.fire(&change.event, &change.acl, &mut told);
+        let mut value = None;
+        for told in told.drain(..) {
+            let conn = ConnId(told.watcher.0);
+            let Some(client) = self.clients.get(&conn) else { continue };
+            if !tree::allows(&change.acl, Perms::READ, &client.identities) {
+                continue;
+            }
+            let value = if told.with_value {
+                value
+                    .get_or_insert_with(|| {
+                        self.nodes.node(&change.event.path).and_then(|node| node.data)
+                    })
+                    .clone()
+            } else {
+                None
+            };
+            let event = change.event.clone();
+            let message = ServerMessage::Event { watch: told.watch, event, value };
+            self.out.clients.push((conn, ToClient::Message(message)));
+        }
+        self.told = told;
+    }
+}

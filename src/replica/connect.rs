@@ -1,0 +1,293 @@
+//! How clients come and go: handshakes, sessions that move, connections that are closed.
+
+use conclave_proto::message::{Connect, Connected, PROTOCOL_VERSION, Refused, ServerLimits};
+use conclave_proto::{
+    ErrorCode, Identity, Op, Request, Secret, ServerMessage, SessionId, Xid, Zxid,
+};
+
+use crate::hub::Watcher;
+use crate::limits;
+use crate::session::Claim;
+use crate::tree::Nodes;
+
+use super::client::{Answer, Client, Open, Queue, Resuming, State};
+use super::machine::{Part, Replica};
+use super::pending::{Waiter, Work};
+use super::{ConnId, PeerMessage, ToClient};
+
+impl<N: Nodes> Replica<N> {
+    pub(super) fn opened(
+        &mut self,
+        conn: ConnId,
+        identities: Vec<Identity>,
+        fresh: (SessionId, Secret),
+        numbered: bool,
+    ) {
+        let client = Client {
+            identities: identities.into(),
+            fresh,
+            numbered,
+            state: State::Greeting,
+            queue: Queue::default(),
+            waits_for: None,
+            seen_ms: self.now_ms(),
+            spoke: false,
+            unreported: false,
+        };
+        let before = self.clients.insert(conn, client);
+        assert!(before.is_none(), "connection {} was opened twice", conn.0);
+    }
+
+    /// The handshake.
+    pub(super) fn connect(&mut self, conn: ConnId, connect: &Connect) {
+        let until_ms = self.now_ms() + limits::CONNECT_WAIT_MS;
+        let (min, max) = (self.config.session_timeout_min_ms, self.config.session_timeout_max_ms);
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        if !matches!(client.state, State::Greeting) {
+            self.close(conn);
+        } else if connect.version != PROTOCOL_VERSION {
+            let speaks = format!("this server speaks version {PROTOCOL_VERSION} of the protocol");
+            self.refuse(conn, ErrorCode::Unimplemented, speaks);
+        } else if self.leaving {
+            self.refuse(conn, ErrorCode::Unavailable, "this server is about to stop");
+        } else if let Some((session, secret)) = connect.session {
+            let last_zxid = connect.last_zxid;
+            client.state =
+                State::Resuming(Resuming { session, secret, last_zxid, granted: None, until_ms });
+            self.handshakes.insert(conn);
+            self.ask_to_resume(conn);
+        } else if self.pendings.is_full() {
+            self.refuse(conn, ErrorCode::Throttled, "this server has too much to do");
+        } else {
+            let timeout_ms = connect.timeout_ms.clamp(min, max);
+            client.state = State::Opening { timeout_ms, until_ms };
+            let (session, secret) = client.fresh;
+            let op = Op::CreateSession { session, timeout_ms, secret };
+            let request = Request { session: SessionId::NONE, xid: Xid(0), acked: Xid(0), op };
+            let work = Work { identities: client.identities.clone(), request };
+            self.handshakes.insert(conn);
+            // To create the same session twice does no harm.
+            self.pend(Waiter::Handshake(conn), true, work);
+        }
+    }
+
+    /// The session of a connection that opens one exists, or could not be created.
+    pub(super) fn session_created(&mut self, conn: ConnId, answer: &Answer) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        let State::Opening { timeout_ms, .. } = client.state else { return };
+        if let Err(fault) = &answer.result {
+            self.refuse(conn, fault.code, fault.code.describe());
+            return;
+        }
+        let zxid = answer.zxid.expect("a session is created by a transaction");
+        let (session, secret) = client.fresh;
+        let claim = Claim { zxid, count: 0 };
+        self.attach(conn, Open { session, claim, timeout_ms }, secret, false);
+    }
+
+    /// Ask the leader for its consent to resume a session.
+    fn ask_to_resume(&mut self, conn: ConnId) {
+        let Some(client) = self.clients.get(&conn) else { return };
+        let State::Resuming(Resuming { session, secret, granted: None, .. }) = client.state else {
+            return;
+        };
+        match &self.part {
+            Part::Looking { .. } => {}
+            Part::Following(follow) => {
+                let message =
+                    PeerMessage::Attach { epoch: follow.epoch, conn: conn.0, session, secret };
+                self.out.send.push((follow.leader, message));
+            }
+            Part::Leading(_) => {
+                let id = self.config.zab.id;
+                let (claim, zxid) = self.grant(id, session, secret);
+                self.granted(conn, session, claim, zxid);
+            }
+        }
+    }
+
+    /// Ask a new leader, or over a new link, for what has not been answered.
+    pub(super) fn ask_to_resume_again(&mut self) {
+        let waiting: Vec<ConnId> = self.handshakes.iter().copied().collect();
+        for conn in waiting {
+            self.ask_to_resume(conn);
+        }
+    }
+
+    /// The leader has answered.
+    pub(super) fn granted(
+        &mut self,
+        conn: ConnId,
+        session: SessionId,
+        claim: Option<Claim>,
+        zxid: Zxid,
+    ) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        let State::Resuming(resuming) = &mut client.state else { return };
+        if resuming.session != session {
+            return;
+        }
+        let Some(claim) = claim else {
+            self.refuse(conn, ErrorCode::SessionExpired, ErrorCode::SessionExpired.describe());
+            return;
+        };
+        let zxid = zxid.max(resuming.last_zxid);
+        resuming.granted = Some((claim, zxid));
+        self.resume(conn);
+    }
+
+    /// Resume the session, if everything that has to be applied first is applied.
+    fn resume(&mut self, conn: ConnId) {
+        let Some(client) = self.clients.get(&conn) else { return };
+        let State::Resuming(resuming) = client.state else { return };
+        let Some((claim, zxid)) = resuming.granted else { return };
+        if zxid > self.applied {
+            self.wait_for(conn, zxid);
+            return;
+        }
+        let Resuming { session, secret, .. } = resuming;
+        match self.nodes.session(session) {
+            Some(record) if record.secret == secret => {
+                let timeout_ms = record.timeout_ms;
+                self.attach(conn, Open { session, claim, timeout_ms }, secret, true);
+            }
+            Some(_) | None => {
+                self.refuse(conn, ErrorCode::SessionExpired, ErrorCode::SessionExpired.describe());
+            }
+        }
+    }
+
+    /// From now on the connection speaks for the session.
+    fn attach(&mut self, conn: ConnId, open: Open, secret: Secret, resumed: bool) {
+        if let Some(&earlier) = self.by_session.get(&open.session)
+            && earlier != conn
+        {
+            self.close(earlier);
+        }
+        self.by_session.insert(open.session, conn);
+        self.handshakes.remove(&conn);
+        let client = self.clients.get_mut(&conn).expect("a connection that is attached is open");
+        client.state = State::Open(open);
+        if !std::mem::replace(&mut client.spoke, true) {
+            self.spoke.push(conn);
+        }
+        let size = |limit: usize| u32::try_from(limit).expect("the limits are small");
+        let connected = Connected {
+            session: open.session,
+            secret,
+            timeout_ms: open.timeout_ms,
+            resumed,
+            server: self.config.zab.id,
+            zxid: self.applied,
+            limits: ServerLimits {
+                frame_bytes: size(limits::FRAME_BYTES),
+                in_flight: size(limits::IN_FLIGHT),
+            },
+        };
+        self.tell(conn, ServerMessage::Connected(connected));
+    }
+
+    /// What a connection waited for is applied: go on with its handshake or its requests.
+    pub(super) fn wake(&mut self, conn: ConnId) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        client.waits_for = None;
+        match client.state {
+            State::Resuming(_) => self.resume(conn),
+            State::Open(_) => self.drain(conn),
+            State::Greeting | State::Opening { .. } => {}
+        }
+    }
+
+    pub(super) fn give_up_handshakes(&mut self) {
+        let now_ms = self.now_ms();
+        let clients = &self.clients;
+        let overdue = |conn: &ConnId| match &clients[conn].state {
+            State::Opening { until_ms, .. } => *until_ms <= now_ms,
+            State::Resuming(resuming) => resuming.until_ms <= now_ms,
+            State::Greeting | State::Open(_) => false,
+        };
+        let overdue: Vec<ConnId> =
+            self.handshakes.iter().filter(|conn| overdue(conn)).copied().collect();
+        for conn in overdue {
+            let why = match self.part {
+                Part::Looking { .. } => "this server has no leader at the moment",
+                Part::Following(_) | Part::Leading(_) => "this server is catching up",
+            };
+            self.refuse(conn, ErrorCode::Unavailable, why);
+        }
+    }
+
+    /// The session is served elsewhere by this claim, or another connection here has it.
+    pub(super) fn moved(&mut self, session: SessionId, claim: Claim) {
+        if let Some(&conn) = self.by_session.get(&session)
+            && self.clients[&conn].open().is_some_and(|open| open.claim < claim)
+        {
+            self.close(conn);
+        }
+        let clients = &self.clients;
+        let overtaken = |conn: &ConnId| match clients[conn].state {
+            State::Resuming(resuming) => {
+                resuming.session == session
+                    && resuming.granted.is_some_and(|(granted, _)| granted < claim)
+            }
+            State::Greeting | State::Opening { .. } | State::Open(_) => false,
+        };
+        let overtaken: Vec<ConnId> =
+            self.handshakes.iter().filter(|conn| overtaken(conn)).copied().collect();
+        for conn in overtaken {
+            self.close(conn);
+        }
+    }
+
+    /// Without a leader for a third of a session's timeout, its client is better off elsewhere.
+    pub(super) fn send_away_the_leaderless(&mut self, since_ms: u64) {
+        let waited_ms = self.now_ms().saturating_sub(since_ms);
+        let enough = |client: &Client| {
+            client.open().is_some_and(|open| waited_ms > u64::from(open.timeout_ms) / 3)
+        };
+        let leaving: Vec<ConnId> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| enough(client))
+            .map(|(&conn, _)| conn)
+            .collect();
+        for conn in leaving {
+            self.send_away(conn);
+        }
+    }
+
+    /// Send a client to another server.
+    pub(super) fn send_away(&mut self, conn: ConnId) {
+        self.tell(conn, ServerMessage::GoAway { backoff_ms: limits::BACKOFF_MS });
+        self.close(conn);
+    }
+
+    fn refuse(&mut self, conn: ConnId, code: ErrorCode, why: impl Into<String>) {
+        let refused = Refused { code, message: why.into(), backoff_ms: limits::BACKOFF_MS };
+        self.tell(conn, ServerMessage::Refused(refused));
+        self.close(conn);
+    }
+
+    /// Close a connection.
+    pub(super) fn close(&mut self, conn: ConnId) {
+        if self.clients.contains_key(&conn) {
+            self.forget(conn);
+            self.out.clients.push((conn, ToClient::Close));
+        }
+    }
+
+    /// A connection is closed. Its session lives on until it is resumed, closed or expires.
+    pub(super) fn forget(&mut self, conn: ConnId) {
+        let Some(client) = self.clients.remove(&conn) else { return };
+        self.hub.forget(Watcher(conn.0));
+        self.handshakes.remove(&conn);
+        if let Some(zxid) = client.waits_for {
+            self.by_zxid.remove(&(zxid, conn));
+        }
+        if let Some(open) = client.open()
+            && self.by_session.get(&open.session) == Some(&conn)
+        {
+            self.by_session.remove(&open.session);
+        }
+    }
+}

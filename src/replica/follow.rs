@@ -1,0 +1,304 @@
+//! A follower's duties to its leader: to forward writes and to report signs of life.
+
+use conclave_proto::{Epoch, ErrorCode, ServerId};
+
+use crate::limits;
+use crate::tree::Nodes;
+
+use super::client::Answer;
+use super::machine::{Part, Replica};
+use super::pending::{Work, mix};
+use super::{ConnId, Forward, Forwarded, PeerMessage, Touch, Touched};
+
+/// What a follower, or observer, remembers of its leader.
+#[derive(Debug)]
+pub(super) struct Follow {
+    /// Whom it follows.
+    pub(super) leader: ServerId,
+    /// The leader's epoch.
+    pub(super) epoch: Epoch,
+    /// The name of the stream of forwarded writes.
+    stream: u64,
+    /// The number that the next write on it will have.
+    next: u64,
+    /// The mark of the first write that is not sent yet.
+    pub(super) next_tag: u64,
+    /// The leader's clock when it last polled.
+    polled_ms: u64,
+    /// When the next report is due.
+    report_at_ms: u64,
+}
+
+/// Writes for one message.
+#[derive(Default)]
+struct Batch {
+    requests: Vec<Forwarded>,
+    bytes: usize,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.requests.len() >= limits::BATCH_ENTRIES || self.bytes >= limits::BATCH_BYTES
+    }
+}
+
+impl Follow {
+    /// The message that sends these writes, the next ones of the stream.
+    fn take_forward(&mut self, batch: &mut Batch) -> (ServerId, PeerMessage) {
+        let Batch { requests, .. } = std::mem::take(batch);
+        let (epoch, stream, first) = (self.epoch, self.stream, self.next);
+        self.next += requests.len() as u64;
+        (self.leader, PeerMessage::Forward(Forward { epoch, stream, first, requests }))
+    }
+}
+
+impl<N: Nodes> Replica<N> {
+    /// There is a leader, or the leader has begun a new epoch.
+    pub(super) fn follow(&mut self, leader: ServerId, epoch: Epoch) {
+        match &mut self.part {
+            Part::Following(follow) if follow.leader == leader => {
+                // Nothing that was sent is lost; what the leader ignored, because it was said in
+                // the earlier epoch, it will miss and ask for.
+                follow.epoch = epoch;
+            }
+            Part::Looking { .. } | Part::Following(_) | Part::Leading(_) => {
+                self.look();
+                let stream = self.new_stream();
+                self.part = Part::Following(Follow {
+                    leader,
+                    epoch,
+                    stream,
+                    next: 0,
+                    next_tag: self.pendings.first_tag(),
+                    polled_ms: 0,
+                    report_at_ms: 0,
+                });
+                self.mark_all_unreported();
+            }
+        }
+        self.catch_up_with_leader();
+    }
+
+    /// There is a new link: the leader finds out from a report which writes were lost.
+    pub(super) fn link_up(&mut self, server: ServerId) {
+        if matches!(&self.part, Part::Following(follow) if follow.leader == server) {
+            self.mark_all_unreported();
+            self.catch_up_with_leader();
+        }
+    }
+
+    fn catch_up_with_leader(&mut self) {
+        self.report();
+        self.ask_to_resume_again();
+        self.reading.ask_again();
+    }
+
+    /// Everything that a leader tells its followers; from others, and from other epochs, it is
+    /// ignored.
+    pub(super) fn hear_leader(&mut self, from: ServerId, message: PeerMessage) {
+        let Part::Following(follow) = &mut self.part else { return };
+        let current = (follow.leader, follow.epoch);
+        match message {
+            PeerMessage::Resend { epoch, stream, first } if (from, epoch) == current => {
+                self.resend(stream, first);
+            }
+            PeerMessage::Rejected { epoch, requests } if (from, epoch) == current => {
+                for (tag, fault) in requests {
+                    self.rejected(tag, Answer { zxid: None, result: Err(fault) });
+                }
+            }
+            PeerMessage::Poll { epoch, now_ms } if (from, epoch) == current => {
+                follow.polled_ms = now_ms;
+                self.note_signs_of_life();
+                self.report();
+            }
+            PeerMessage::Attached { epoch, conn, session, claim, zxid }
+                if (from, epoch) == current =>
+            {
+                self.granted(ConnId(conn), session, claim, zxid);
+            }
+            PeerMessage::Moved { epoch, session, claim } if (from, epoch) == current => {
+                self.moved(session, claim);
+            }
+            PeerMessage::ReadAt { epoch, read, commit } if (from, epoch) == current => {
+                self.read_at(read, commit);
+            }
+            PeerMessage::Zab(_)
+            | PeerMessage::Forward(_)
+            | PeerMessage::Resend { .. }
+            | PeerMessage::Rejected { .. }
+            | PeerMessage::Touch(_)
+            | PeerMessage::Poll { .. }
+            | PeerMessage::Attach { .. }
+            | PeerMessage::Attached { .. }
+            | PeerMessage::Moved { .. }
+            | PeerMessage::ReadIndex { .. }
+            | PeerMessage::ReadAt { .. } => {}
+        }
+    }
+
+    /// The leader will never propose this write.
+    pub(super) fn rejected(&mut self, tag: u64, answer: Answer) {
+        let moved = |fault: &conclave_proto::Fault| fault.code == ErrorCode::SessionMoved;
+        if answer.result.as_ref().is_err_and(moved) {
+            // The client is served elsewhere, where the same write may still be carried out: here
+            // nobody can say what comes of it.
+            if let Some(pending) = self.pendings.take(tag) {
+                self.close(pending.waiter.conn());
+            }
+        } else {
+            self.answer(tag, answer);
+        }
+    }
+
+    pub(super) fn flush_as_follower(&mut self) {
+        self.forward();
+        if let Part::Following(follow) = &self.part
+            && let Some(read) = self.reading.take_question()
+        {
+            let message = PeerMessage::ReadIndex { epoch: follow.epoch, read };
+            self.out.send.push((follow.leader, message));
+        }
+    }
+
+    /// Send the leader the writes it has not been sent yet.
+    fn forward(&mut self) {
+        let Part::Following(follow) = &mut self.part else { return };
+        if follow.next_tag == self.pendings.next_tag() {
+            return;
+        }
+        let mut batch = Batch::default();
+        for (tag, pending) in self.pendings.from(follow.next_tag) {
+            let work = pending.work.clone().expect("only a leader takes the work");
+            pending.sent = Some(follow.next + batch.requests.len() as u64);
+            batch.bytes += work.bytes();
+            let Work { identities, request } = work;
+            batch.requests.push(Forwarded { tag, identities, request });
+            if batch.is_full() {
+                self.out.send.push(follow.take_forward(&mut batch));
+            }
+        }
+        if !batch.requests.is_empty() {
+            self.out.send.push(follow.take_forward(&mut batch));
+        }
+        follow.next_tag = self.pendings.next_tag();
+    }
+
+    /// The leader has not received what was sent on this stream from that number on.
+    fn resend(&mut self, stream: u64, first: u64) {
+        let Part::Following(follow) = &mut self.part else { return };
+        if stream != follow.stream || first >= follow.next {
+            return;
+        }
+        let start = self.pendings.first_tag();
+        let lost = self
+            .pendings
+            .from(start)
+            .find(|(_, pending)| pending.sent.is_some_and(|number| number >= first));
+        match lost {
+            Some((tag, pending)) if pending.sent == Some(first) => {
+                follow.next = first;
+                follow.next_tag = tag;
+            }
+            // One of those that the leader misses is answered already, by way of an earlier
+            // leader: the numbers have a hole, so a new stream begins.
+            Some(_) | None => self.restart_stream(),
+        }
+    }
+
+    fn restart_stream(&mut self) {
+        self.unsend();
+        let stream = self.new_stream();
+        let next_tag = self.pendings.first_tag();
+        if let Part::Following(follow) = &mut self.part {
+            (follow.stream, follow.next, follow.next_tag) = (stream, 0, next_tag);
+        }
+    }
+
+    fn new_stream(&mut self) -> u64 {
+        self.streams = mix(self.streams);
+        self.streams
+    }
+
+    /// Those that spoke since the last tick were alive until now: later rather than earlier.
+    pub(super) fn note_signs_of_life(&mut self) {
+        let now_ms = self.now_ms();
+        for conn in std::mem::take(&mut self.spoke) {
+            let Some(client) = self.clients.get_mut(&conn) else { continue };
+            client.spoke = false;
+            client.seen_ms = now_ms;
+            if !std::mem::replace(&mut client.unreported, true) {
+                self.unreported.push(conn);
+            }
+        }
+    }
+
+    pub(super) fn mark_all_unreported(&mut self) {
+        self.unreported.clear();
+        for (&conn, client) in &mut self.clients {
+            client.unreported = client.open().is_some();
+            if client.unreported {
+                self.unreported.push(conn);
+            }
+        }
+    }
+
+    /// The signs of life that the leader has not been told of.
+    pub(super) fn take_unreported(&mut self) -> Vec<Touched> {
+        let now_ms = self.now_ms();
+        let mut sessions = Vec::with_capacity(self.unreported.len());
+        for conn in std::mem::take(&mut self.unreported) {
+            let Some(client) = self.clients.get_mut(&conn) else { continue };
+            client.unreported = false;
+            let Some(open) = client.open() else { continue };
+            let age_ms = u32::try_from(now_ms - client.seen_ms).unwrap_or(u32::MAX);
+            sessions.push(Touched { session: open.session, age_ms, claim: open.claim });
+        }
+        sessions
+    }
+
+    pub(super) fn report_if_due(&mut self) {
+        let Part::Following(follow) = &self.part else { return };
+        if self.now_ms() >= follow.report_at_ms {
+            self.report();
+        }
+    }
+
+    /// Tell the leader who is alive, and what else it should know.
+    pub(super) fn report(&mut self) {
+        let sessions = self.take_unreported();
+        let now_ms = self.now_ms();
+        let low_space = self.low_space;
+        let Part::Following(follow) = &mut self.part else { return };
+        // Four reports in the shortest timeout, and three signs of life: none is missed even if
+        // one of each is late.
+        follow.report_at_ms = now_ms + u64::from(self.config.session_timeout_min_ms / 4);
+        let mut parts = sessions.chunks(limits::TOUCHES).peekable();
+        loop {
+            let sessions = parts.next().unwrap_or_default().to_vec();
+            let last = parts.peek().is_none();
+            let touch = Touch {
+                epoch: follow.epoch,
+                polled_ms: if last { follow.polled_ms } else { 0 },
+                stream: follow.stream,
+                forwarded: follow.next,
+                low_space,
+                sessions,
+            };
+            self.out.send.push((follow.leader, PeerMessage::Touch(touch)));
+            if last {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn set_low_space(&mut self, low: bool) {
+        self.low_space = low;
+        let id = self.config.zab.id;
+        match &mut self.part {
+            Part::Looking { .. } => {}
+            Part::Following(_) => self.report(),
+            Part::Leading(lead) => lead.set_low_space(id, low),
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The requests of clients: each is answered in its turn.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use conclave_proto::request::ReadLevel;
+use conclave_proto::{
+    ClientMessage, ErrorCode, Event, Fault, Op, Perms, Reply, Request, Response, ServerMessage,
+    WatchId, WatchKind, Xid, ZPath, Zxid,
+};
+
+use crate::hub::{Watch, Watcher};
+use crate::limits;
+use crate::tree::{self, Nodes};
+
+use super::client::{Answer, Client, Need, Released, Slot, SlotState};
+use super::machine::{Part, Replica};
+use super::pending::{Waiter, Work};
+use super::{ConnId, ToClient};
+
+/// The reads that wait for a word of the leader.
+///
+/// They are asked about in batches: a question covers everything that was asked before it.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    /// The number of the question that will be asked next.
+    next: u64,
+    /// Whether a read waits for it to be asked.
+    dirty: bool,
+    /// The reads, with the number of the question that covers them.
+    asked: VecDeque<(u64, ConnId, u64)>,
+    /// When reads that wait, for whatever, are given up.
+    deadlines: VecDeque<(u64, ConnId, u64)>,
+}
+
+impl Reading {
+    /// Whether there is a question to ask.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// The question to ask now, if there is one.
+    pub(super) fn take_question(&mut self) -> Option<u64> {
+        if !std::mem::take(&mut self.dirty) {
+            return None;
+        }
+        self.next += 1;
+        Some(self.next - 1)
+    }
+
+    /// There is a new leader, or a new link to it: ask again.
+    pub(super) fn ask_again(&mut self) {
+        self.dirty |= !self.asked.is_empty();
+    }
+
+    fn take_answered(&mut self, question: u64) -> Option<(ConnId, u64)> {
+        let &(asked, conn, slot) = self.asked.front()?;
+        if asked > question {
+            return None;
+        }
+        self.asked.pop_front();
+        Some((conn, slot))
+    }
+
+    fn take_overdue(&mut self, now_ms: u64) -> Option<(ConnId, u64)> {
+        let &(until_ms, conn, slot) = self.deadlines.front()?;
+        if until_ms > now_ms {
+            return None;
+        }
+        self.deadlines.pop_front();
+        Some((conn, slot))
+    }
+}
+
+impl<N: Nodes> Replica<N> {
+    pub(super) fn client(&mut self, conn: ConnId, message: ClientMessage) {
+        match message {
+            ClientMessage::Connect(connect) => self.connect(conn, &connect),
+            ClientMessage::Request { xid, acked, level, op } => {
+                self.request(conn, xid, acked, level, op);
+            }
+            ClientMessage::Ping => {
+                if self.heard_from(conn).is_some() {
+                    self.tell(conn, ServerMessage::Pong { zxid: self.applied });
+                }
+            }
+        }
+    }
+
+    /// A request that cannot be understood has its answer; it still comes in its turn.
+    pub(super) fn invalid(&mut self, conn: ConnId, xid: Xid, fault: Fault) {
+        if let Some(client) = self.heard_from(conn) {
+            let answer = Answer { zxid: None, result: Err(fault) };
+            client.queue.push(xid, SlotState::Answered(answer));
+            self.drain(conn);
+        }
+    }
+
+    fn request(&mut self, conn: ConnId, xid: Xid, acked: Xid, level: ReadLevel, op: Op) {
+        let applied = self.applied;
+        let Some(client) = self.heard_from(conn) else { return };
+        if op.is_write() {
+            if matches!(op, Op::CreateSession { .. } | Op::Reap { .. }) {
+                let result = Err(ErrorCode::BadArguments.into());
+                client.queue.push(xid, SlotState::Answered(Answer { zxid: None, result }));
+                self.drain(conn);
+            } else if client.queue.holds_writes() {
+                client.queue.push(xid, SlotState::Held { op, acked });
+            } else {
+                let slot = client.queue.push(xid, SlotState::Sent);
+                self.submit(conn, Released { slot, xid, acked, op });
+            }
+            return;
+        }
+        let need = match (level, &op) {
+            (ReadLevel::Linearizable, _) | (_, Op::Sync { .. }) => Need::Index,
+            (ReadLevel::AtLeast(zxid), _) if zxid > applied => Need::Applied(zxid),
+            (ReadLevel::AtLeast(_) | ReadLevel::Local, _) => Need::Nothing,
+        };
+        if need == Need::Nothing && client.queue.is_empty() {
+            self.perform(conn, xid, op);
+            return;
+        }
+        let slot = client.queue.push(xid, SlotState::Read { op, need });
+        if need != Need::Nothing {
+            let until_ms = self.now_ms() + limits::READ_WAIT_MS;
+            self.reading.deadlines.push_back((until_ms, conn, slot));
+        }
+        if need == Need::Index {
+            self.reading.asked.push_back((self.reading.next, conn, slot));
+            self.reading.dirty = true;
+        }
+        self.drain(conn);
+    }
+
+    /// The client of a connection that has a session and gives a sign of life just now. One
+    /// without a session, or with too many requests, breaks the protocol and is cut off.
+    fn heard_from(&mut self, conn: ConnId) -> Option<&mut Client> {
+        let client = self.clients.get(&conn)?;
+        if client.open().is_none() || client.queue.len() >= limits::IN_FLIGHT {
+            self.close(conn);
+            return None;
+        }
+        let client = self.clients.get_mut(&conn).expect("it was there");
+        if !std::mem::replace(&mut client.spoke, true) {
+            self.spoke.push(conn);
+        }
+        Some(client)
+    }
+
+    /// Put a write on its way.
+    fn submit(&mut self, conn: ConnId, write: Released) {
+        let Some(client) = self.clients.get(&conn) else { return };
+        let Some(open) = client.open() else { return };
+        if self.pendings.is_full() {
+            // To refuse it would be to say that it is not done, which a server that has no word
+            // from the leader cannot know of a request that may be a retry.
+            self.send_away(conn);
+            return;
+        }
+        let retry = client.numbered && write.xid != Xid(0);
+        let request = Request {
+            session: open.session,
+            xid: if retry { write.xid } else { Xid(0) },
+            acked: if retry { write.acked } else { Xid(0) },
+            op: write.op,
+        };
+        let work = Work { identities: client.identities.clone(), request };
+        let waiter = Waiter::Request { conn, slot: write.slot };
+        self.pend(waiter, retry, work);
+    }
+
+    /// Remember a write until it is answered, and propose it if this server leads.
+    pub(super) fn pend(&mut self, waiter: Waiter, retry: bool, work: Work) {
+        let tag = self.pendings.add(waiter, retry, work);
+        if matches!(self.part, Part::Leading(_)) {
+            self.admit_own(tag);
+        }
+    }
+
+    /// A write of this server's client has its answer.
+    pub(super) fn answer(&mut self, tag: u64, answer: Answer) {
+        let Some(pending) = self.pendings.take(tag) else { return };
+        match pending.waiter {
+            Waiter::Handshake(conn) => self.session_created(conn, &answer),
+            Waiter::Request { conn, slot } => {
+                let Some(client) = self.clients.get_mut(&conn) else { return };
+                let Some((xid, answer)) = client.queue.answer(slot, answer) else { return };
+                let more = !client.queue.is_empty();
+                self.respond(conn, xid, answer);
+                if more {
+                    self.drain(conn);
+                }
+            }
+        }
+    }
+
+    /// Answer whatever can be answered of a connection's requests, from the first on.
+    pub(super) fn drain(&mut self, conn: ConnId) {
+        while let Some(client) = self.clients.get_mut(&conn)
+            && let Some(first) = client.queue.front()
+        {
+            let mut barrier = false;
+            match &first.state {
+                SlotState::Sent | SlotState::Held { .. } => return,
+                SlotState::Answered(_) => {}
+                SlotState::Read { need: Need::Index, .. } => return,
+                &SlotState::Read { need: Need::Applied(zxid), .. } if zxid > self.applied => {
+                    self.wait_for(conn, zxid);
+                    return;
+                }
+                SlotState::Read { need, .. } => barrier = *need != Need::Nothing,
+            }
+            let Slot { xid, state } = client.queue.pop().expect("there is a first");
+            match state {
+                SlotState::Answered(answer) => self.respond(conn, xid, answer),
+                SlotState::Read { need: Need::GivenUp, .. } => {
+                    let result = Err(ErrorCode::Unavailable.into());
+                    self.respond(conn, xid, Answer { zxid: None, result });
+                }
+                SlotState::Read { op, .. } => self.perform(conn, xid, op),
+                SlotState::Sent | SlotState::Held { .. } => unreachable!("these are not taken out"),
+            }
+            if barrier && let Some(client) = self.clients.get_mut(&conn) {
+                for write in client.queue.release() {
+                    self.submit(conn, write);
+                }
+            }
+        }
+    }
+
+    /// A transaction is to be applied before this connection can go on.
+    pub(super) fn wait_for(&mut self, conn: ConnId, zxid: Zxid) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        if let Some(before) = client.waits_for.replace(zxid) {
+            self.by_zxid.remove(&(before, conn));
+        }
+        self.by_zxid.insert((zxid, conn));
+    }
+
+    /// The leader has said what must be applied before the reads of a question.
+    pub(super) fn read_at(&mut self, question: u64, commit: Zxid) {
+        while let Some((conn, slot)) = self.reading.take_answered(question) {
+            if let Some(client) = self.clients.get_mut(&conn) {
+                client.queue.set_need(slot, Need::Applied(commit));
+                self.drain(conn);
+            }
+        }
+    }
+
+    pub(super) fn give_up_reads(&mut self) {
+        let now_ms = self.now_ms();
+        while let Some((conn, slot)) = self.reading.take_overdue(now_ms) {
+            if let Some(client) = self.clients.get_mut(&conn) {
+                client.queue.set_need(slot, Need::GivenUp);
+                self.drain(conn);
+            }
+        }
+    }
+
+    fn respond(&mut self, conn: ConnId, xid: Xid, answer: Answer) {
+        let zxid = answer.zxid.unwrap_or(self.applied);
+        let response = Response { xid, zxid, result: answer.result };
+        self.tell(conn, ServerMessage::Response(response));
+    }
+
+    /// Carry out a read whose turn has come, from the state as it is.
+    fn perform(&mut self, conn: ConnId, xid: Xid, op: Op) {
+        let result = if let Op::Watch { id, path, kind, since, with_value } = op {
+            self.watch(conn, id, path, kind, since, with_value)
+        } else if let Op::Unwatch { id } = op {
+            let removed = self.hub.unset(Watcher(conn.0), id);
+            if removed { Ok(Reply::Done) } else { Err(ErrorCode::NoWatcher.into()) }
+        } else if let Op::Authenticate { .. } = op {
+            Err(ErrorCode::AuthFailed.into())
+        } else if let Op::WhoAmI = op {
+            let identities = self.clients.get(&conn).map(|client| client.identities.to_vec());
+            Ok(Reply::Identities(identities.unwrap_or_default()))
+        } else if let Op::Sync { .. } = op {
+            Ok(Reply::Done)
+        } else {
+            self.read(conn, &op)
+        };
+        self.respond(conn, xid, Answer { zxid: None, result });
+    }
+
+    fn read(&mut self, conn: ConnId, op: &Op) -> Result<Reply, Fault> {
+        let Some(client) = self.clients.get(&conn) else {
+            return Err(ErrorCode::SessionExpired.into());
+        };
+        let Some(open) = client.open() else { return Err(ErrorCode::SessionExpired.into()) };
+        let reply = tree::read(&self.nodes, &client.identities, open.session, op);
+        if let (Op::MultiRead(ops), Ok(Reply::MultiRead(replies))) = (op, &reply) {
+            for (op, reply) in ops.iter().zip(replies) {
+                self.watch_what_was_read(conn, op, reply)?;
+            }
+        } else {
+            self.watch_what_was_read(conn, op, &reply)?;
+        }
+        reply
+    }
+
+    fn watch_what_was_read(
+        &mut self,
+        conn: ConnId,
+        op: &Op,
+        reply: &Result<Reply, Fault>,
+    ) -> Result<(), ErrorCode> {
+        let (id, path, kind) = if let Op::Get { path, watch: Some(id) } = op {
+            (id, path, WatchKind::Data)
+        } else if let Op::Exists { path, watch: Some(id) } = op {
+            (id, path, WatchKind::Exists)
+        } else if let Op::Children { path, watch: Some(id), .. } = op {
+            (id, path, WatchKind::Children)
+        } else {
+            return Ok(());
+        };
+        let missing = |fault: &Fault| kind == WatchKind::Exists && fault.code == ErrorCode::NoNode;
+        if reply.as_ref().err().is_some_and(|fault| !missing(fault)) {
+            return Ok(());
+        }
+        let watch =
+            Watch { id: *id, path: path.clone(), kind, since: self.applied, with_value: false };
+        self.hub.set(Watcher(conn.0), watch)
+    }
+
+    /// Set a watch, after telling what it has missed.
+    fn watch(
+        &mut self,
+        conn: ConnId,
+        id: WatchId,
+        path: ZPath,
+        kind: WatchKind,
+        since: Option<Zxid>,
+        with_value: bool,
+    ) -> Result<Reply, Fault> {
+        let watcher = Watcher(conn.0);
+        self.hub.unset(watcher, id);
+        let Some(client) = self.clients.get(&conn) else {
+            return Err(ErrorCode::SessionExpired.into());
+        };
+        let identities = Arc::clone(&client.identities);
+        let node = self.nodes.node(&path);
+        match &node {
+            Some(node) if !tree::allows(&node.acl, Perms::READ, &identities) => {
+                return Err(ErrorCode::NoAuth.into());
+            }
+            None if since.is_none() && matches!(kind, WatchKind::Data | WatchKind::Children) => {
+                return Err(ErrorCode::NoNode.into());
+            }
+            Some(_) | None => {}
+        }
+        let mut told = false;
+        if let Some(since) = since.filter(|&since| since < self.applied) {
+            match self.hub.missed(&path, kind, since) {
+                Some(missed) => {
+                    for past in missed {
+                        told = true;
+                        if tree::allows(&past.acl, Perms::READ, &identities) {
+                            self.tell_event(conn, id, past.event, with_value);
+                        }
+                    }
+                }
+                None if kind.is_one_shot() => {
+                    if let Some(what) = tree::changed_since(&self.nodes, &path, kind, since) {
+                        let event = Event { zxid: self.applied, path: path.clone(), kind: what };
+                        self.tell_event(conn, id, event, with_value);
+                        told = true;
+                    }
+                }
+                None => self.tell(conn, ServerMessage::Gap { watch: id, resumed_at: self.applied }),
+            }
+        }
+        if !(told && kind.is_one_shot()) {
+            let since = since.unwrap_or(self.applied).max(self.applied);
+            self.hub.set(watcher, Watch { id, path, kind, since, with_value })?;
+        }
+        Ok(Reply::Done)
+    }
+
+    /// Tell a watch of an event of the past, with the node's data as it is now.
+    fn tell_event(&mut self, conn: ConnId, watch: WatchId, event: Event, with_value: bool) {
+        let value =
+            if with_value { self.nodes.node(&event.path).and_then(|node| node.data) } else { None };
+        let message = ServerMessage::Event { watch, event, value };
+        self.out.clients.push((conn, ToClient::Message(message)));
+    }
+}

@@ -1,0 +1,258 @@
+//! Who is alive: the clocks of all sessions, kept by the leader.
+//!
+//! A session ends only by a committed transaction; this module says for whom the leader must
+//! propose one. It never says so early:
+//!
+//! * A new leader starts with every clock at its full timeout.
+//! * A sign of life counts from the moment the client gave it to its server. Before a session
+//!   expires its server is asked whether it has heard of the session meanwhile, so that a sign of
+//!   life on its way to the leader counts too. Only a server that has been silent for long is not
+//!   waited for.
+//! * Time is what the leader has lived through: [`Sessions::advance`] is given less than the time
+//!   of day says when the leader itself was stopped, since then it could not hear anybody.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use conclave_proto::{ServerId, SessionId, Xid, Zxid};
+
+/// The right of a server to serve a session: of two claims the later one holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// The transaction that created the session, or the last one the leader had proposed when it
+    /// let the session move.
+    pub zxid: Zxid,
+    /// 0 for a creation; otherwise the leader's count of moves in its epoch.
+    pub count: u64,
+}
+
+/// Every session of the ensemble, as its leader knows it.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    clock_ms: u64,
+    /// After this much silence a server is not asked before its sessions expire, in ms.
+    silence_ms: u64,
+    live: BTreeMap<SessionId, Live>,
+    /// When to look at which session again. A sign of life does not move it: that is found out
+    /// when its time comes.
+    alarms: BTreeMap<u64, Vec<SessionId>>,
+    /// Those whose time has come, until their server has confirmed it.
+    suspects: BTreeSet<SessionId>,
+    servers: BTreeMap<ServerId, Reporter>,
+}
+
+#[derive(Debug)]
+struct Live {
+    timeout_ms: u32,
+    seen_ms: u64,
+    owner: Option<(ServerId, Claim)>,
+    /// The last numbered write that was proposed for it by this leader.
+    proposed: Xid,
+    /// Whether its end is proposed.
+    closing: bool,
+}
+
+/// A server that reports signs of life.
+#[derive(Clone, Copy, Debug)]
+struct Reporter {
+    /// It has reported everything up to here.
+    covered_ms: u64,
+    /// When it last reported.
+    heard_ms: u64,
+}
+
+/// What has to be done about silent sessions.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// The end of these must be proposed.
+    pub expired: Vec<SessionId>,
+    /// These servers must be asked for their latest signs of life.
+    pub poll: BTreeSet<ServerId>,
+}
+
+/// Whether a server serves a session rightly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It does, as far as the leader knows.
+    Owner,
+    /// The session has moved on, by this claim.
+    Moved(Claim),
+    /// There is no such session.
+    Gone,
+}
+
+impl Sessions {
+    /// The clocks of these sessions, all starting now. A server is lost after `silence_ms`.
+    pub fn new(silence_ms: u64, sessions: impl IntoIterator<Item = (SessionId, u32)>) -> Sessions {
+        let mut new = Sessions { silence_ms, ..Sessions::default() };
+        for (session, timeout_ms) in sessions {
+            new.open(session, timeout_ms, None);
+        }
+        new
+    }
+
+    /// The time all of this is measured in, in ms.
+    pub fn clock_ms(&self) -> u64 {
+        self.clock_ms
+    }
+
+    /// How many sessions there are.
+    pub fn count(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Let time pass.
+    pub fn advance(&mut self, elapsed_ms: u64) {
+        self.clock_ms += elapsed_ms;
+    }
+
+    /// A session was created, by a client of that server.
+    pub fn open(&mut self, session: SessionId, timeout_ms: u32, owner: Option<(ServerId, Claim)>) {
+        let seen_ms = self.clock_ms;
+        let live = Live { timeout_ms, seen_ms, owner, proposed: Xid(0), closing: false };
+        let earlier = self.live.insert(session, live);
+        assert!(earlier.is_none(), "session {session} was opened twice");
+        self.alarms.entry(seen_ms + u64::from(timeout_ms)).or_default().push(session);
+    }
+
+    /// A session's end is committed.
+    pub fn close(&mut self, session: SessionId) {
+        self.live.remove(&session);
+        self.suspects.remove(&session);
+    }
+
+    /// A session's end is proposed by its client: it will not expire.
+    pub fn closing(&mut self, session: SessionId) {
+        if let Some(live) = self.live.get_mut(&session) {
+            live.closing = true;
+        }
+    }
+
+    /// A server has reported all signs of life up to `covered_ms` of [`Sessions::clock_ms`].
+    pub fn report(&mut self, server: ServerId, covered_ms: u64) {
+        let heard_ms = self.clock_ms;
+        let covered_ms = covered_ms.min(heard_ms);
+        let reporter = self.servers.entry(server).or_insert(Reporter { covered_ms, heard_ms });
+        reporter.heard_ms = heard_ms;
+        reporter.covered_ms = reporter.covered_ms.max(covered_ms);
+    }
+
+    /// A session gave a sign of life to a server, `age_ms` ago.
+    pub fn touch(
+        &mut self,
+        session: SessionId,
+        server: ServerId,
+        age_ms: u32,
+        claim: Claim,
+    ) -> Standing {
+        let Some(live) = self.live.get_mut(&session) else { return Standing::Gone };
+        match live.owner {
+            Some((owner, later)) if owner != server && later > claim => {
+                return Standing::Moved(later);
+            }
+            Some((_, later)) if later > claim => {}
+            Some(_) | None => live.owner = Some((server, claim)),
+        }
+        live.seen_ms = live.seen_ms.max(self.clock_ms.saturating_sub(age_ms.into()));
+        Standing::Owner
+    }
+
+    /// Let a session move to a server. The server it leaves, if there is one, comes back.
+    pub fn attach(
+        &mut self,
+        session: SessionId,
+        server: ServerId,
+        claim: Claim,
+    ) -> Option<ServerId> {
+        let live = self.live.get_mut(&session)?;
+        live.seen_ms = self.clock_ms;
+        let earlier = live.owner.replace((server, claim));
+        earlier.map(|(owner, _)| owner).filter(|&owner| owner != server)
+    }
+
+    /// Whether a write of the session may come by way of that server.
+    pub fn standing(&self, session: SessionId, server: ServerId) -> Standing {
+        match self.live.get(&session) {
+            Some(live) => match live.owner {
+                Some((owner, claim)) if owner != server => Standing::Moved(claim),
+                Some(_) | None => Standing::Owner,
+            },
+            None => Standing::Gone,
+        }
+    }
+
+    /// Remember that a numbered write is proposed.
+    pub fn proposed(&mut self, session: SessionId, xid: Xid) {
+        if let Some(live) = self.live.get_mut(&session) {
+            live.proposed = live.proposed.max(xid);
+        }
+    }
+
+    /// Whether a numbered write was proposed by this leader already.
+    pub fn was_proposed(&self, session: SessionId, xid: Xid) -> bool {
+        self.live.get(&session).is_some_and(|live| xid <= live.proposed)
+    }
+
+    /// What has to be done about sessions that were silent for too long, at most `limit` of them.
+    pub fn due(&mut self, limit: usize) -> Due {
+        while let Some(alarm) = self.alarms.first_entry()
+            && *alarm.key() <= self.clock_ms
+        {
+            for session in alarm.remove() {
+                let Some(live) = self.live.get(&session) else { continue };
+                if live.deadline() > self.clock_ms {
+                    self.alarms.entry(live.deadline()).or_default().push(session);
+                } else {
+                    self.suspects.insert(session);
+                }
+            }
+        }
+        let mut due = Due::default();
+        let mut cleared = Vec::new();
+        for &session in &self.suspects {
+            if due.expired.len() == limit {
+                break;
+            }
+            let live = self.live.get_mut(&session).expect("close removes the suspect too");
+            if live.closing {
+                cleared.push(session);
+            } else if live.deadline() > self.clock_ms {
+                self.alarms.entry(live.deadline()).or_default().push(session);
+                cleared.push(session);
+            } else {
+                match live.witness(&self.servers, self.clock_ms, self.silence_ms) {
+                    Some(server) => {
+                        due.poll.insert(server);
+                    }
+                    None => {
+                        live.closing = true;
+                        due.expired.push(session);
+                        cleared.push(session);
+                    }
+                }
+            }
+        }
+        for session in &cleared {
+            self.suspects.remove(session);
+        }
+        due
+    }
+}
+
+impl Live {
+    fn deadline(&self) -> u64 {
+        self.seen_ms + u64::from(self.timeout_ms)
+    }
+
+    /// The server that may still know of a sign of life before the deadline.
+    fn witness(
+        &self,
+        servers: &BTreeMap<ServerId, Reporter>,
+        clock_ms: u64,
+        silence_ms: u64,
+    ) -> Option<ServerId> {
+        let (owner, _) = self.owner?;
+        let reporter = servers.get(&owner)?;
+        let silent = clock_ms - reporter.heard_ms > silence_ms;
+        (reporter.covered_ms < self.deadline() && !silent).then_some(owner)
+    }
+}
