@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::env::DAMAGE_MARK;
+
 /// The exit code of a server whose storage failed (`EX_IOERR` of sysexits.h).
 pub const EXIT_STORAGE: i32 = 74;
 
@@ -53,11 +55,15 @@ pub enum StoreError {
 }
 
 fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull => " (make room, then start the server again)",
-        io::ErrorKind::PermissionDenied => " (give the server's user access to it)",
-        io::ErrorKind::ReadOnlyFilesystem => " (mount the file system for writing)",
-        _ => "",
+    let kind = error.kind();
+    if kind == io::ErrorKind::StorageFull {
+        " (make room, then start the server again)"
+    } else if kind == io::ErrorKind::PermissionDenied {
+        " (give the server's user access to it)"
+    } else if kind == io::ErrorKind::ReadOnlyFilesystem {
+        " (mount the file system for writing)"
+    } else {
+        ""
     }
 }
 
@@ -89,12 +95,31 @@ pub(super) trait TreeContext<T> {
 
 impl<T> TreeContext<T> for heed::Result<T> {
     fn in_tree(self, what: &'static str, path: &Path) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Tree { what, path: path.to_owned(), source })
+        self.map_err(|source| {
+            if is_damage(&source) {
+                StoreError::damaged(path, source)
+            } else {
+                StoreError::Tree { what, path: path.to_owned(), source }
+            }
+        })
     }
 }
 
+fn is_damage(error: &heed::Error) -> bool {
+    use heed::MdbError::{Corrupted, Invalid, PageNotFound, VersionMismatch};
+    matches!(error, heed::Error::Mdb(Corrupted | Invalid | PageNotFound | VersionMismatch))
+}
+
 /// End the process: the storage has failed, and nothing this server says could be relied on.
+///
+/// A tree that was found damaged is marked, so that the next start does not trust it.
 pub fn fatal(error: &StoreError) -> ! {
+    if let StoreError::Damaged { path, what } = error
+        && path.is_dir()
+    {
+        // If the mark cannot be made, the damage is found again.
+        drop(std::fs::write(path.join(DAMAGE_MARK), what));
+    }
     tracing::error!("storage failed, the server stops: {error}");
     std::process::exit(EXIT_STORAGE)
 }

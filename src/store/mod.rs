@@ -10,26 +10,41 @@
 //! of the last transaction applied. Recovery opens it and replays the log from there. Every format
 //! is described byte by byte in docs/STORAGE.md.
 
+mod codec;
+mod disk;
+mod env;
 mod error;
+mod files;
+mod home;
+mod key;
+mod layer;
 mod log;
 mod nodes;
+mod open;
+mod recovery;
+mod segment;
 mod snapshot;
+mod spare;
+mod verify;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use conclave_proto::ServerId;
 
 use crate::zab::Durable;
 
+pub use disk::{Probe, Step, Watch};
 pub use error::{EXIT_STORAGE, StoreError, fatal};
+pub use home::{Home, Space};
 pub use log::LogWriter;
-pub use nodes::{Checkpointed, Frozen, StoreNodes};
+pub use nodes::{Checkpointed, Frozen, Retired, StoreNodes};
+pub use open::open;
 pub use snapshot::{Installed, Received, SnapshotReader, SnapshotWriter};
 
 /// Whose data a directory holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The name of the ensemble, at most 64 bytes.
+    /// The name of the ensemble.
     pub cluster: String,
     /// The server.
     pub server: ServerId,
@@ -44,11 +59,13 @@ pub struct Options {
     pub map_bytes: usize,
     /// The size of a segment of the log, in bytes. The first ones of a new log are smaller.
     pub segment_bytes: u64,
+    /// Where a test watches the disk.
+    pub probe: Option<Probe>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { log_dir: None, map_bytes: 64 << 30, segment_bytes: 64 << 20 }
+        Options { log_dir: None, map_bytes: 64 << 30, segment_bytes: 64 << 20, probe: None }
     }
 }
 
@@ -76,49 +93,4 @@ pub struct RecoveryReport {
     pub cut_bytes: u64,
     /// What was found damaged, a sentence each. If there is any, `Durable::needs_repair` is set.
     pub damage: Vec<String>,
-}
-
-/// The place where a server's data is kept. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Home {}
-
-impl Home {
-    /// How much room there is, on the device of the tree or on that of the log, whichever has less.
-    ///
-    /// # Errors
-    /// If the system cannot tell.
-    pub fn space(&self) -> Result<Space, StoreError> {
-        unimplemented!()
-    }
-
-    /// Begin to receive a snapshot of the state at `at`. What came of an earlier one is dropped.
-    ///
-    /// # Errors
-    /// If the disk fails.
-    pub fn receive(&self) -> Result<SnapshotWriter, StoreError> {
-        unimplemented!()
-    }
-}
-
-/// Room on a disk, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Space {
-    /// What this process may still write.
-    pub free: u64,
-    /// The size of the file system.
-    pub total: u64,
-}
-
-/// Open the directory, which is created if it does not exist, and recover what it holds.
-///
-/// Until the last part of the result is dropped, no other process can open it.
-///
-/// # Errors
-/// [`StoreError::Unusable`] if it belongs to another server, another cluster or a newer version, if
-/// it is open already, or if it is damaged in a way that only a person can judge; the others if the
-/// disk fails. Damage that the other members can repair is not an error: see
-/// [`Durable::needs_repair`].
-pub fn open(dir: &Path, identity: &Identity, options: Options) -> Result<Opened, StoreError> {
-    let _ = (dir, identity, options);
-    unimplemented!()
 }

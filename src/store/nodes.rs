@@ -1,53 +1,290 @@
 //! The state: layers in memory over the tree on disk.
+//!
+//! The active layer takes changes; a frozen one is on its way to the disk. A read looks at the
+//! active layer, at the frozen ones from the newest to the oldest, then at the disk.
 
-use conclave_proto::{SessionId, ZPath};
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter::Peekable;
+use std::path::Path;
+use std::sync::Arc;
 
-use super::error::StoreError;
+use conclave_proto::{Acl, SessionId, ZPath};
+
+use super::env::{Tree, View};
+use super::error::{StoreError, fatal};
+use super::key::{HashKey, Scope};
+use super::layer::{Layer, NamesAfter, changes};
 use super::snapshot::{Installed, SnapshotReader};
 use crate::tree::{Meta, Node, Nodes, SessionRecord};
 use crate::zab::Position;
 
 /// The state. Owned by the loop.
+///
+/// If the disk fails or proves to be damaged while the state is read, the process ends: see
+/// [`fatal`].
 #[derive(Debug)]
-pub struct StoreNodes {}
+pub struct StoreNodes {
+    active: Layer,
+    /// Oldest first.
+    frozen: Vec<Arc<Layer>>,
+    /// How many of the frozen layers, from the oldest on, are handed out to be written.
+    handed: usize,
+    view: View,
+    hash_key: HashKey,
+    /// What most nodes have for an ACL, shared by those read from the disk.
+    open: Arc<[Acl]>,
+    sessions: BTreeMap<SessionId, Session>,
+    /// The sessions that changed or ended since the last freeze.
+    touched: BTreeSet<SessionId>,
+}
+
+/// A session and whether it has changed since the last freeze.
+#[derive(Debug)]
+struct Session {
+    /// Shared with frozen layers; copied when it changes after a freeze.
+    record: Arc<SessionRecord>,
+    touched: bool,
+}
 
 impl StoreNodes {
-    /// The bytes of changes that no checkpoint holds yet.
+    /// The state that this tree holds; an empty tree holds nothing, not even the root.
+    pub(super) fn load(tree: &Tree, fresh_key: HashKey) -> Result<StoreNodes, StoreError> {
+        let view = tree.view()?;
+        let (hash_key, meta) = view.meta()?.unwrap_or((fresh_key, Meta::default()));
+        let sessions = view
+            .sessions()?
+            .into_iter()
+            .map(|(id, record)| (id, Session { record: Arc::new(record), touched: false }))
+            .collect();
+        Ok(StoreNodes {
+            active: Layer::new(meta),
+            frozen: Vec::new(),
+            handed: 0,
+            view,
+            hash_key,
+            open: Acl::open().into(),
+            sessions,
+            touched: BTreeSet::new(),
+        })
+    }
+
+    /// The bytes of changes that are not on their way to the disk yet: an estimate of the memory
+    /// they take.
     pub fn dirty_bytes(&self) -> usize {
-        unimplemented!()
+        let frozen: usize = self.frozen[self.handed..].iter().map(|layer| layer.bytes()).sum();
+        self.active.bytes() + frozen
     }
 
-    /// Freeze everything changed since the last checkpoint, to be written by another thread; `None`
-    /// if there is nothing. Must not be called again before [`StoreNodes::checkpointed`].
+    /// Freeze everything changed since the last freeze, to be written by another thread; `None` if
+    /// there is nothing. What is frozen must be written in the order in which it was frozen.
     pub fn freeze(&mut self) -> Option<Frozen> {
-        unimplemented!()
+        self.rotate();
+        let layers = self.frozen[self.handed..].to_vec();
+        if layers.is_empty() {
+            return None;
+        }
+        self.handed = self.frozen.len();
+        let open = Arc::clone(&self.open);
+        Some(Frozen { layers, tree: self.view.tree().clone(), hash_key: self.hash_key, open })
     }
 
-    /// The checkpoint is written: its layers are dropped and reads go to the tree.
-    pub fn checkpointed(&mut self, checkpoint: &Checkpointed) {
-        let _ = checkpoint;
+    /// The checkpoint is written: its layers are taken out and reads go to the disk. The result
+    /// is best dropped by another thread, since that takes some milliseconds.
+    pub fn checkpointed(&mut self, checkpoint: &Checkpointed) -> Retired {
+        if checkpoint.tree != self.view.tree().path().into() {
+            return Retired { _layers: Vec::new() };
+        }
+        assert!(checkpoint.layers <= self.handed, "a checkpoint is reported that was not begun");
+        self.view = alive(self.view.tree().view());
+        self.handed -= checkpoint.layers;
+        Retired { _layers: self.frozen.drain(..checkpoint.layers).collect() }
     }
 
     /// Open a view of the state exactly as it is now.
     pub fn snapshot(&mut self) -> SnapshotReader {
-        unimplemented!()
+        self.rotate();
+        let view = alive(self.view.tree().view());
+        let open = Arc::clone(&self.open);
+        SnapshotReader::new(view, self.frozen.clone(), self.hash_key, open, self.active.meta)
     }
 
     /// Replace the state by a snapshot that has been installed. A checkpoint of the old state that
     /// is still being written does no harm; its [`StoreNodes::checkpointed`] is ignored.
     pub fn replace(&mut self, installed: Installed) {
-        let _ = installed;
+        *self = installed.nodes;
     }
 
-    /// How much of the map the tree fills: used and reserved bytes.
+    /// How much of its map the tree fills: used and reserved bytes.
     pub fn map_usage(&self) -> (u64, u64) {
-        unimplemented!()
+        self.view.tree().usage()
+    }
+
+    pub(super) fn position(&self) -> Position {
+        position(&self.active.meta)
+    }
+
+    /// Freeze the active layer, if it holds anything.
+    fn rotate(&mut self) {
+        let meta = self.active.meta;
+        let before = match self.frozen.last() {
+            Some(layer) => layer.meta,
+            None => alive(self.view.meta()).map_or_else(Meta::default, |(_, meta)| meta),
+        };
+        if self.active.bytes() == 0 && self.touched.is_empty() && meta == before {
+            return;
+        }
+        let mut layer = std::mem::replace(&mut self.active, Layer::new(meta));
+        for id in std::mem::take(&mut self.touched) {
+            let record = self.sessions.get_mut(&id).map(|session| {
+                session.touched = false;
+                Arc::clone(&session.record)
+            });
+            layer.sessions.insert(id, record);
+        }
+        self.frozen.push(Arc::new(layer));
+    }
+
+    /// The layers, the newest first.
+    fn layers(&self) -> impl Iterator<Item = &Layer> {
+        std::iter::once(&self.active).chain(self.frozen.iter().rev().map(|layer| &**layer))
+    }
+
+    /// The texts of a scope in order, after `after`, at most `limit`: those on the disk, as changed
+    /// by what `names` finds in each layer.
+    fn texts<'a>(
+        &'a self,
+        scope: Scope,
+        after: &str,
+        limit: usize,
+        names: impl Fn(&'a Layer) -> Option<NamesAfter<'a>>,
+    ) -> Result<Vec<String>, StoreError> {
+        let mut changed: Vec<Peekable<_>> =
+            self.layers().filter_map(names).map(Iterator::peekable).collect();
+        let mut texts = self.view.texts(scope, after)?;
+        let mut on_disk = texts.next()?;
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let first =
+                changed.iter_mut().filter_map(|names| names.peek()).map(|(name, _)| &***name);
+            let Some(text) = first.chain(on_disk).min() else { break };
+            // The newest layer that knows the text decides; the disk is older than all.
+            let mut there = None;
+            for names in &mut changed {
+                if let Some((_, now)) = names.next_if(|(name, _)| ***name == *text) {
+                    there.get_or_insert(*now);
+                }
+            }
+            if there.unwrap_or(true) {
+                found.push(text.to_owned());
+            }
+            if on_disk == Some(text) {
+                on_disk = texts.next()?;
+            }
+        }
+        Ok(found)
+    }
+
+    fn paths(&self, texts: Vec<String>) -> Vec<ZPath> {
+        let path = |text: String| {
+            ZPath::new(&text).map_err(|error| {
+                self.view.damaged(format_args!("an index has {text:?} for a path: {error}"))
+            })
+        };
+        texts.into_iter().map(|text| alive(path(text))).collect()
+    }
+}
+
+/// The value, or the end of the process.
+fn alive<T>(result: Result<T, StoreError>) -> T {
+    result.unwrap_or_else(|error| fatal(&error))
+}
+
+pub(super) fn position(meta: &Meta) -> Position {
+    Position { zxid: meta.applied_zxid, chain: meta.applied_chain }
+}
+
+impl Nodes for StoreNodes {
+    fn node(&self, path: &ZPath) -> Option<Node> {
+        match self.layers().find_map(|layer| layer.node(path)) {
+            Some(node) => node.as_deref().cloned(),
+            None => alive(self.view.node(&self.hash_key, &self.open, path)),
+        }
+    }
+
+    fn put_node(&mut self, path: &ZPath, node: Node) {
+        self.active.put(path, node);
+    }
+
+    fn remove_node(&mut self, path: &ZPath) {
+        let node = self.node(path).expect("only a node that exists is removed");
+        self.active.remove(path, node.owner, node.lifetime);
+    }
+
+    fn children(&self, path: &ZPath, after: Option<&str>, limit: usize) -> Vec<String> {
+        let (parent, after) = (path.as_str(), after.unwrap_or_default());
+        let scope = Scope::children(&self.hash_key, parent);
+        alive(self.texts(scope, after, limit, |layer| layer.children(parent, after)))
+    }
+
+    fn ephemerals(&self, session: SessionId) -> Vec<ZPath> {
+        let scope = Scope::ephemerals(session);
+        let names = |layer| Layer::ephemerals(layer, session);
+        self.paths(alive(self.texts(scope, "", usize::MAX, names)))
+    }
+
+    fn mortals(&self, after: Option<&ZPath>, limit: usize) -> Vec<ZPath> {
+        let after = after.map(ZPath::as_str).unwrap_or_default();
+        let names = |layer| Layer::mortals(layer, after);
+        self.paths(alive(self.texts(Scope::mortals(), after, limit, names)))
+    }
+
+    fn session(&self, id: SessionId) -> Option<&SessionRecord> {
+        self.sessions.get(&id).map(|session| &*session.record)
+    }
+
+    fn session_mut(&mut self, id: SessionId) -> Option<&mut SessionRecord> {
+        let session = self.sessions.get_mut(&id)?;
+        if !session.touched {
+            session.touched = true;
+            self.touched.insert(id);
+        }
+        Some(Arc::make_mut(&mut session.record))
+    }
+
+    fn insert_session(&mut self, id: SessionId, record: SessionRecord) {
+        let session = Session { record: Arc::new(record), touched: true };
+        self.touched.insert(id);
+        let old = self.sessions.insert(id, session);
+        assert!(old.is_none(), "session {id} is inserted twice");
+    }
+
+    fn remove_session(&mut self, id: SessionId) {
+        self.touched.insert(id);
+        let old = self.sessions.remove(&id);
+        assert!(old.is_some(), "session {id} is removed, but does not exist");
+    }
+
+    fn sessions(&self) -> Box<dyn Iterator<Item = (SessionId, &SessionRecord)> + '_> {
+        Box::new(self.sessions.iter().map(|(id, session)| (*id, &*session.record)))
+    }
+
+    fn meta(&self) -> Meta {
+        self.active.meta
+    }
+
+    fn set_meta(&mut self, meta: Meta) {
+        self.active.meta = meta;
     }
 }
 
 /// Changes that are to be written to the tree.
 #[derive(Debug)]
-pub struct Frozen {}
+pub struct Frozen {
+    layers: Vec<Arc<Layer>>,
+    tree: Tree,
+    hash_key: HashKey,
+    open: Arc<[Acl]>,
+}
 
 impl Frozen {
     /// Write them in one durable transaction. For the checkpoint thread.
@@ -55,55 +292,33 @@ impl Frozen {
     /// # Errors
     /// If the disk fails.
     pub fn write(&self) -> Result<Checkpointed, StoreError> {
-        unimplemented!()
+        let mut update = self.tree.write()?;
+        let mut value = Vec::new();
+        for (key, record) in changes(&self.layers, &self.hash_key) {
+            if record.encode(&key, &self.open, &mut value) {
+                update.put(&key, &value)?;
+            } else {
+                update.delete(&key)?;
+            }
+        }
+        update.commit()?;
+        let last = self.layers.last().expect("nothing is frozen only if something changed");
+        let at = position(&last.meta);
+        Ok(Checkpointed { at, layers: self.layers.len(), tree: self.tree.path().into() })
     }
 }
 
 /// A checkpoint that has been written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Checkpointed {
     /// The last transaction that it holds.
     pub at: Position,
+    layers: usize,
+    tree: Arc<Path>,
 }
 
-impl Nodes for StoreNodes {
-    fn node(&self, _path: &ZPath) -> Option<Node> {
-        unimplemented!()
-    }
-    fn put_node(&mut self, _path: &ZPath, _node: Node) {
-        unimplemented!()
-    }
-    fn remove_node(&mut self, _path: &ZPath) {
-        unimplemented!()
-    }
-    fn children(&self, _path: &ZPath, _after: Option<&str>, _limit: usize) -> Vec<String> {
-        unimplemented!()
-    }
-    fn ephemerals(&self, _session: SessionId) -> Vec<ZPath> {
-        unimplemented!()
-    }
-    fn mortals(&self, _after: Option<&ZPath>, _limit: usize) -> Vec<ZPath> {
-        unimplemented!()
-    }
-    fn session(&self, _id: SessionId) -> Option<&SessionRecord> {
-        unimplemented!()
-    }
-    fn session_mut(&mut self, _id: SessionId) -> Option<&mut SessionRecord> {
-        unimplemented!()
-    }
-    fn insert_session(&mut self, _id: SessionId, _record: SessionRecord) {
-        unimplemented!()
-    }
-    fn remove_session(&mut self, _id: SessionId) {
-        unimplemented!()
-    }
-    fn sessions(&self) -> Box<dyn Iterator<Item = (SessionId, &SessionRecord)> + '_> {
-        unimplemented!()
-    }
-    fn meta(&self) -> Meta {
-        unimplemented!()
-    }
-    fn set_meta(&mut self, _meta: Meta) {
-        unimplemented!()
-    }
+/// What a checkpoint made superfluous.
+#[derive(Debug)]
+pub struct Retired {
+    _layers: Vec<Arc<Layer>>,
 }

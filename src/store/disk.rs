@@ -1,0 +1,149 @@
+//! Every change of a file, other than LMDB's own, goes through here, so that a test can watch the
+//! disk, copy it between two steps, and make a step fail.
+
+use std::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::error::{IoContext, StoreError};
+
+/// A change that is about to be made.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// Create an empty file.
+    Create(&'a Path),
+    /// Write these bytes there.
+    Write(&'a Path, u64, &'a [u8]),
+    /// Make what was written to a file durable.
+    Sync(&'a Path),
+    /// Give a file another name, replacing what has it.
+    Rename(&'a Path, &'a Path),
+    /// Remove a file, or a directory with all it holds.
+    Remove(&'a Path),
+    /// Make a directory's entries durable.
+    SyncDir(&'a Path),
+}
+
+/// Is told of each [`Step`] before it is made; an error is taken for that of the system call.
+pub type Watch = dyn Fn(&Step<'_>) -> io::Result<()> + Send + Sync;
+
+/// Where a test stands to watch the disk: see [`Step`].
+#[derive(Clone)]
+pub struct Probe(pub Arc<Watch>);
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Probe")
+    }
+}
+
+/// The file system. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Disk {
+    probe: Option<Probe>,
+}
+
+impl Disk {
+    pub(super) fn new(probe: Option<Probe>) -> Disk {
+        Disk { probe }
+    }
+
+    fn step(&self, step: &Step<'_>) -> io::Result<()> {
+        self.probe.as_ref().map_or(Ok(()), |probe| (probe.0)(step))
+    }
+
+    /// Create a directory that only this user can enter, unless it exists.
+    pub(super) fn create_dir(&self, path: &Path) -> Result<(), StoreError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path).at("create", path)
+    }
+
+    /// Create an empty file that only this user can read, replacing one that exists.
+    pub(super) fn create(&self, path: &Path) -> Result<File, StoreError> {
+        let create = || {
+            self.step(&Step::Create(path))?;
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)
+        };
+        create().at("create", path)
+    }
+
+    /// Open a file to read and write it.
+    pub(super) fn open(&self, path: &Path) -> Result<File, StoreError> {
+        OpenOptions::new().read(true).write(true).open(path).at("open", path)
+    }
+
+    pub(super) fn write(
+        &self,
+        file: &File,
+        path: &Path,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
+        self.step(&Step::Write(path, offset, bytes))
+            .and_then(|()| file.write_all_at(bytes, offset))
+            .at("write", path)
+    }
+
+    /// fdatasync.
+    pub(super) fn sync(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        self.step(&Step::Sync(path)).and_then(|()| file.sync_data()).at("sync", path)
+    }
+
+    pub(super) fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
+        let sync = || {
+            self.step(&Step::SyncDir(path))?;
+            File::open(path)?.sync_all()
+        };
+        sync().at("sync", path)
+    }
+
+    /// Durable after [`Disk::sync_dir`].
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        self.step(&Step::Rename(from, to)).and_then(|()| fs::rename(from, to)).at("rename", from)
+    }
+
+    /// Remove a file or a whole directory, if it is there.
+    pub(super) fn remove(&self, path: &Path) -> Result<(), StoreError> {
+        let remove = || {
+            self.step(&Step::Remove(path))?;
+            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+        };
+        match remove() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.at("remove", path),
+        }
+    }
+
+    /// Replace a small file as a whole; durable on return.
+    pub(super) fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let parent = path.parent().expect("every file is in a directory");
+        let new = path.with_extension("new");
+        let file = self.create(&new)?;
+        self.write(&file, &new, 0, bytes)?;
+        self.sync(&file, &new)?;
+        self.rename(&new, path)?;
+        self.sync_dir(parent)
+    }
+}
+
+/// The contents of a file; `None` if there is none.
+pub(super) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).at("read", path),
+    }
+}
+
+/// The names in a directory that are text.
+pub(super) fn list(path: &Path) -> Result<Vec<String>, StoreError> {
+    let list = || fs::read_dir(path)?.collect::<io::Result<Vec<_>>>();
+    let entries = list().at("list", path)?;
+    let mut names: Vec<_> =
+        entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    Ok(names)
+}

@@ -1,0 +1,135 @@
+//! The place where a server's data is kept.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::disk::{Disk, list};
+use super::env::directory;
+use super::error::{IoContext, StoreError};
+use super::files::Owner;
+use super::snapshot::SnapshotWriter;
+use super::{Identity, Options};
+
+/// The place where a server's data is kept. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Home {
+    pub(super) dir: PathBuf,
+    pub(super) log_dir: PathBuf,
+    pub(super) identity: Identity,
+    pub(super) disk: Disk,
+    pub(super) segment_bytes: u64,
+    pub(super) map_bytes: usize,
+    pub(super) lock: Arc<Lock>,
+    next_tree: Arc<AtomicU64>,
+}
+
+/// Keeps other processes out of the directories.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _files: Vec<File>,
+}
+
+/// Room on a disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// What this process may still write.
+    pub free: u64,
+    /// The size of the file system.
+    pub total: u64,
+}
+
+impl Home {
+    /// Create the directories, unless they exist, and lock them.
+    pub(super) fn claim(
+        dir: &Path,
+        identity: &Identity,
+        options: Options,
+    ) -> Result<Home, StoreError> {
+        let disk = Disk::new(options.probe);
+        let log_dir = options.log_dir.unwrap_or_else(|| dir.join("log"));
+        let mut files = Vec::new();
+        for path in [dir, &log_dir] {
+            disk.create_dir(path)?;
+            files.push(lock(&disk, path)?);
+        }
+        Ok(Home {
+            dir: dir.to_owned(),
+            log_dir,
+            identity: identity.clone(),
+            disk,
+            segment_bytes: options.segment_bytes,
+            map_bytes: options.map_bytes,
+            lock: Arc::new(Lock { _files: files }),
+            next_tree: Arc::new(AtomicU64::new(1)),
+        })
+    }
+
+    /// How much room there is, on the device of the tree or on that of the log, whichever has less.
+    ///
+    /// # Errors
+    /// If the system cannot tell.
+    pub fn space(&self) -> Result<Space, StoreError> {
+        let of = |path: &Path| {
+            let stat = rustix::fs::statvfs(path)
+                .map_err(std::io::Error::from)
+                .at("ask the size of", path)?;
+            let block = stat.f_frsize;
+            Ok(Space { free: stat.f_bavail * block, total: stat.f_blocks * block })
+        };
+        let (tree, log) = (of(&self.dir)?, of(&self.log_dir)?);
+        Ok(if log.free < tree.free { log } else { tree })
+    }
+
+    /// Begin to receive a snapshot. It is written beside the state in force.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn receive(&self) -> Result<SnapshotWriter, StoreError> {
+        SnapshotWriter::create(self.clone())
+    }
+
+    /// Create the directory of a new tree; its number.
+    pub(super) fn create_tree(&self) -> Result<(u64, PathBuf), StoreError> {
+        let number = self.next_tree.fetch_add(1, Ordering::Relaxed);
+        let path = directory(&self.dir, number);
+        self.disk.create_dir(&path)?;
+        Ok((number, path))
+    }
+
+    /// Remove what interrupted transfers and earlier trees left; with `None`, every tree.
+    pub(super) fn remove_trees_but(&self, kept: Option<u64>) -> Result<(), StoreError> {
+        for name in list(&self.dir)? {
+            let Some(number) = name.strip_prefix("tree-").and_then(|n| n.parse().ok()) else {
+                continue;
+            };
+            self.next_tree.fetch_max(number + 1, Ordering::Relaxed);
+            if Some(number) != kept {
+                self.disk.remove(&self.dir.join(&name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuse what is somebody else's.
+    pub(super) fn check_owner(&self, found: &Identity, dir: &Path) -> Result<(), StoreError> {
+        Owner { identity: found.clone(), formed: true }.check(dir, &self.identity)
+    }
+}
+
+fn lock(disk: &Disk, dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("LOCK");
+    let file = match disk.open(&path) {
+        Ok(file) => file,
+        Err(_) => disk.create(&path)?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::unusable(
+            dir,
+            "another process has it open; stop that one, or give this server its own directory",
+        )),
+        Err(TryLockError::Error(error)) => Err(error).at("lock", &path),
+    }
+}

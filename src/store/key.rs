@@ -1,0 +1,216 @@
+//! Keys of the tree's one table. LMDB sorts them as bytes and takes at most 511 of them.
+//!
+//! | first byte | then | what |
+//! |---|---|---|
+//! | 0 | nothing | the state as a whole |
+//! | 1 | nothing | the root node |
+//! | 1 | keyed hash of the parent's path (16), name | any other node |
+//! | 2 | session (8, big-endian), path | an ephemeral node of a session |
+//! | 3 | path | a container or TTL node |
+//! | 4 | session (8, big-endian) | a session |
+//!
+//! What all keys of one listing begin with is a [`Scope`]: children of a node, ephemeral nodes of
+//! a session, mortal nodes. The text that follows is cut if it does not fit: its first bytes, then
+//! the keyed hash of all of it, 511 bytes together; the value has the whole text.
+
+use std::fmt;
+use std::hash::Hasher;
+use std::ops::Deref;
+
+use conclave_proto::{SessionId, ZPath};
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use super::codec;
+
+const HASH: usize = 16;
+
+const META: u8 = 0;
+const NODE: u8 = 1;
+const EPHEMERAL: u8 = 2;
+const MORTAL: u8 = 3;
+const SESSION: u8 = 4;
+
+/// What the hashes in a tree's keys depend on: random, so that nobody can choose paths that
+/// collide. It is part of the tree, and a snapshot carries it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct HashKey(pub(super) [u8; HASH]);
+
+impl fmt::Debug for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl HashKey {
+    fn hash(&self, text: &str) -> [u8; HASH] {
+        let mut hasher = SipHasher13::new_with_key(&self.0);
+        hasher.write(text.as_bytes());
+        hasher.finish128().as_u128().to_le_bytes()
+    }
+}
+
+/// A key.
+#[derive(Clone, Copy)]
+pub(super) struct Key {
+    bytes: [u8; Key::MAX],
+    len: usize,
+}
+
+impl Key {
+    /// The most bytes of a key.
+    pub(super) const MAX: usize = 511;
+
+    fn new(first: u8) -> Key {
+        let mut key = Key { bytes: [0; Key::MAX], len: 0 };
+        key.push(&[first]);
+        key
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    /// Of the state as a whole.
+    pub(super) fn meta() -> Key {
+        Key::new(META)
+    }
+
+    /// Of a session.
+    pub(super) fn session(id: SessionId) -> Key {
+        let mut key = Key::new(SESSION);
+        key.push(&id.0.to_be_bytes());
+        key
+    }
+
+    /// Of a node, and its name if that does not fit.
+    pub(super) fn node<'a>(hash_key: &HashKey, path: &'a ZPath) -> (Key, Option<&'a str>) {
+        match split(path) {
+            None => (Key::new(NODE), None),
+            Some((parent, name)) => {
+                let scope = Scope::children(hash_key, parent);
+                (scope.key(hash_key, name), scope.is_long(name).then_some(name))
+            }
+        }
+    }
+}
+
+impl Deref for Key {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// A path as its parent's path and its name; `None` for the root.
+pub(super) fn split(path: &ZPath) -> Option<(&str, &str)> {
+    if path.is_root() {
+        return None;
+    }
+    let (parent, name) = path.as_str().rsplit_once('/').expect("a path has a slash");
+    Some((if parent.is_empty() { "/" } else { parent }, name))
+}
+
+/// Whether the key is that of a session, and of which.
+pub(super) fn as_session(key: &[u8]) -> Option<SessionId> {
+    let (&SESSION, id) = key.split_first()? else { return None };
+    Some(SessionId(u64::from_be_bytes(id.try_into().ok()?)))
+}
+
+/// What the keys of one listing begin with.
+#[derive(Clone, Copy)]
+pub(super) struct Scope {
+    bytes: [u8; 1 + HASH],
+    len: usize,
+    /// Whether values are nodes, and not index entries.
+    of_nodes: bool,
+}
+
+impl Scope {
+    fn new(first: u8, rest: &[u8], of_nodes: bool) -> Scope {
+        let mut bytes = [0; 1 + HASH];
+        bytes[0] = first;
+        bytes[1..=rest.len()].copy_from_slice(rest);
+        Scope { bytes, len: 1 + rest.len(), of_nodes }
+    }
+
+    /// The children of the node with this path.
+    pub(super) fn children(hash_key: &HashKey, parent: &str) -> Scope {
+        Scope::new(NODE, &hash_key.hash(parent), true)
+    }
+
+    /// The ephemeral nodes of a session.
+    pub(super) fn ephemerals(session: SessionId) -> Scope {
+        Scope::new(EPHEMERAL, &session.0.to_be_bytes(), false)
+    }
+
+    /// Container and TTL nodes.
+    pub(super) fn mortals() -> Scope {
+        Scope::new(MORTAL, &[], false)
+    }
+
+    /// The index entries of all ephemeral nodes; those of mortal nodes come right after them.
+    pub(super) fn index() -> Scope {
+        Scope::new(EPHEMERAL, &[], false)
+    }
+
+    /// All sessions.
+    pub(super) fn sessions() -> Scope {
+        Scope::new(SESSION, &[], false)
+    }
+
+    pub(super) fn prefix(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// How much of a text that is too long the key holds as it is.
+    fn kept(&self) -> usize {
+        Key::MAX - HASH - self.len
+    }
+
+    /// Whether the key cannot hold the text whole. A key of 511 bytes is always that of a long one.
+    pub(super) fn is_long(&self, text: &str) -> bool {
+        self.len + text.len() >= Key::MAX
+    }
+
+    /// The key of this text.
+    pub(super) fn key(&self, hash_key: &HashKey, text: &str) -> Key {
+        let mut key = Key { bytes: [0; Key::MAX], len: 0 };
+        key.push(self.prefix());
+        if self.is_long(text) {
+            key.push(&text.as_bytes()[..self.kept()]);
+            key.push(&hash_key.hash(text));
+        } else {
+            key.push(text.as_bytes());
+        }
+        key
+    }
+
+    /// Where to begin to look for texts after this one, which itself may be found there too.
+    pub(super) fn seek(&self, after: &str) -> Key {
+        let mut key = Key { bytes: [0; Key::MAX], len: 0 };
+        key.push(self.prefix());
+        // Among texts that begin alike for as long as a cut key shows, the order of keys is not
+        // that of texts: begin with the first of them.
+        key.push(&after.as_bytes()[..after.len().min(self.kept())]);
+        key
+    }
+
+    /// The text of the record with this key and value; `None` if they are damaged.
+    pub(super) fn text<'r>(&self, key: &'r [u8], value: &'r [u8]) -> Option<&'r str> {
+        if key.len() < Key::MAX {
+            std::str::from_utf8(key.get(self.len..)?).ok()
+        } else if self.of_nodes {
+            codec::long_name(key, value)
+        } else {
+            codec::long_text(key, value)
+        }
+    }
+
+    /// The part of the key that it shares with texts whose order the keys do not show; `None` if
+    /// the text is shorter than that.
+    pub(super) fn ambiguous<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
+        key.get(..self.len + self.kept())
+    }
+}

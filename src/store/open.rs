@@ -1,0 +1,272 @@
+//! Opening a directory: form a new one, recover an old one.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use super::disk::list;
+use super::env::{Tree, directory};
+use super::error::{IoContext, StoreError};
+use super::files::{Current, Owner, StateFile};
+use super::home::Home;
+use super::key::HashKey;
+use super::log::{Active, LogWriter, Segment, generation_of};
+use super::nodes::StoreNodes;
+use super::recovery::{Recovered, read_log};
+use super::spare::Spares;
+use super::{Identity, Opened, Options, RecoveryReport};
+use crate::tree::found;
+use crate::zab::{Durable, Entry, Position};
+
+/// Open the directory, which is created if it does not exist, and recover what it holds.
+///
+/// Until the last part of the result is dropped, no other process can open it.
+///
+/// # Errors
+/// [`StoreError::Unusable`] if it belongs to another server, another cluster or a newer version, if
+/// it is open already, or if it is damaged in a way that only a person can judge; the others if the
+/// disk fails. Damage that the other members can repair is not an error: see
+/// [`Durable::needs_repair`].
+pub fn open(dir: &Path, identity: &Identity, options: Options) -> Result<Opened, StoreError> {
+    let home = Home::claim(dir, identity, options)?;
+    match owner(&home)? {
+        Some(owner) if owner.formed => recover(home),
+        _ => form(home),
+    }
+}
+
+/// Whose the directories are; the one of the log must be of the same server.
+fn owner(home: &Home) -> Result<Option<Owner>, StoreError> {
+    let owner = Owner::read(&home.dir)?;
+    match &owner {
+        Some(owner) => owner.check(&home.dir, &home.identity)?,
+        None => refuse_orphans(home)?,
+    }
+    Ok(owner)
+}
+
+/// A directory without an owner must not hold anybody's data.
+fn refuse_orphans(home: &Home) -> Result<(), StoreError> {
+    let is_data = |name: &String| name == "state" || name == "CURRENT";
+    let is_segment = |name: &String| generation_of(name).is_some();
+    if list(&home.dir)?.iter().any(is_data) {
+        let why = "it holds data but its file `identity` is missing; copy that of a backup, or \
+                   give an empty directory";
+        return Err(StoreError::unusable(&home.dir, why));
+    }
+    if list(&home.log_dir)?.iter().any(is_segment) {
+        let why = format!(
+            "it holds a log, but the data directory {} is empty; give both as they were, or empty \
+             both",
+            home.dir.display()
+        );
+        return Err(StoreError::unusable(&home.log_dir, why));
+    }
+    Ok(())
+}
+
+/// Make the directory that of a server which has never run. A crash in between is no harm: until it
+/// is marked as formed, all of it is made anew.
+fn form(home: Home) -> Result<Opened, StoreError> {
+    let mut owner = Owner { identity: home.identity.clone(), formed: false };
+    owner.write(&home.disk, &home.dir)?;
+    home.remove_trees_but(None)?;
+    remove_segments(&home)?;
+    let (number, nodes) = found_tree(&home)?;
+    let mut spares = Spares::open(&home)?;
+    let active = spares.begin(1, Position::default(), false, 0)?;
+    let state = StateFile::create(&home.disk, &home.dir)?;
+    Current { tree: number, log_floor: 0 }.write(&home.disk, &home.dir)?;
+    owner.formed = true;
+    owner.write(&home.disk, &home.dir)?;
+    let end = Position::default();
+    let log = LogWriter::new(home.clone(), state, spares, VecDeque::new(), active, end);
+    let report = RecoveryReport { new: true, ..RecoveryReport::default() };
+    Ok(Opened { log, nodes, durable: Durable::default(), report, home })
+}
+
+fn remove_segments(home: &Home) -> Result<(), StoreError> {
+    for name in list(&home.log_dir)? {
+        if generation_of(&name).is_some() {
+            home.disk.remove(&home.log_dir.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Create a tree that holds the state before the first transaction; durable on return.
+fn found_tree(home: &Home) -> Result<(u64, StoreNodes), StoreError> {
+    let (number, path) = home.create_tree()?;
+    let tree = Tree::open(home, &path)?;
+    let mut key = [0; 16];
+    getrandom::fill(&mut key).map_err(std::io::Error::other).at("get a random key for", &path)?;
+    let mut nodes = StoreNodes::load(&tree, HashKey(key))?;
+    found(&mut nodes);
+    let frozen = nodes.freeze().expect("the root is new");
+    let checkpoint = frozen.write()?;
+    drop(nodes.checkpointed(&checkpoint));
+    home.disk.sync_dir(&path)?;
+    home.disk.sync_dir(&home.dir)?;
+    Ok((number, nodes))
+}
+
+/// What recovery puts together.
+struct Recovery {
+    home: Home,
+    state: StateFile,
+    damage: Vec<String>,
+}
+
+fn recover(home: Home) -> Result<Opened, StoreError> {
+    let state = StateFile::open(&home.disk, &home.dir)?;
+    let mut recovery = Recovery { home, state, damage: Vec::new() };
+    match recovery.open_tree()? {
+        Some((current, nodes)) => recovery.with_tree(current, nodes),
+        None => recovery.without_tree(),
+    }
+}
+
+impl Recovery {
+    /// The tree in force, unless it is damaged.
+    fn open_tree(&mut self) -> Result<Option<(Current, StoreNodes)>, StoreError> {
+        let home = &self.home;
+        let Some(current) = Current::read(&home.dir)? else {
+            self.damage.push("the file CURRENT is damaged or missing".into());
+            return Ok(None);
+        };
+        home.remove_trees_but(Some(current.tree))?;
+        let path = directory(&home.dir, current.tree);
+        let load = || {
+            if !path.join("data.mdb").try_exists().at("look at", &path)? {
+                return Err(StoreError::damaged(&path, "its data is missing"));
+            }
+            let tree = Tree::open(home, &path)?;
+            if tree.view()?.meta()?.is_none() {
+                return Err(StoreError::damaged(&path, "the record of the whole state is missing"));
+            }
+            StoreNodes::load(&tree, HashKey([0; 16]))
+        };
+        match load() {
+            Ok(nodes) => Ok(Some((current, nodes))),
+            Err(StoreError::Damaged { what, .. }) => {
+                self.damage.push(format!("the tree is damaged: {what}"));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn with_tree(mut self, current: Current, nodes: StoreNodes) -> Result<Opened, StoreError> {
+        let applied = nodes.position();
+        let mut log = read_log(&self.home, current.log_floor, applied)?;
+        for path in std::mem::take(&mut log.void) {
+            self.home.disk.remove(&path)?;
+        }
+        self.damage.extend(log.damage.take());
+        if log.reaches {
+            self.go_on(applied, nodes, log)
+        } else {
+            self.begin_anew(current.tree, applied, nodes, log.generation)
+        }
+    }
+
+    /// The tree and the log fit together, perhaps up to a damaged record.
+    fn go_on(
+        mut self,
+        applied: Position,
+        nodes: StoreNodes,
+        log: Recovered,
+    ) -> Result<Opened, StoreError> {
+        self.note_damage()?;
+        let mut spares = Spares::open(&self.home)?;
+        let active = log.active.expect("a log that reaches the tree has a segment");
+        // What the last process wrote may not be durable yet, and is relied on from here on.
+        self.home.disk.sync(&active.file, &active.segment.path)?;
+        let mut older = log.older;
+        older.retain(|segment| segment.base.zxid < log.end.zxid);
+        let unclean = log.cut_bytes > 0 || !self.damage.is_empty();
+        let active = if unclean {
+            // Nothing that was cut off may ever be taken for a record again.
+            let new = spares.begin(log.generation + 1, log.end, false, 0)?;
+            older.push_back(active.segment);
+            new
+        } else {
+            active
+        };
+        let durable = (log.base, log.entries);
+        self.finish(applied, nodes, durable, (spares, older, active, log.end), log.cut_bytes)
+    }
+
+    /// The log is of no use for the tree: keep its files for a person to look at, and let a new one
+    /// begin where the tree ends.
+    fn begin_anew(
+        mut self,
+        tree: u64,
+        applied: Position,
+        nodes: StoreNodes,
+        generation: u64,
+    ) -> Result<Opened, StoreError> {
+        self.note_damage()?;
+        let mut spares = Spares::open(&self.home)?;
+        let active = spares.begin(generation + 1, applied, true, 0)?;
+        let current = Current { tree, log_floor: active.generation };
+        current.write(&self.home.disk, &self.home.dir)?;
+        set_aside(&self.home, active.generation)?;
+        let parts = (spares, VecDeque::new(), active, applied);
+        self.finish(applied, nodes, (applied, Vec::new()), parts, 0)
+    }
+
+    /// The tree is lost: begin with an empty one.
+    fn without_tree(mut self) -> Result<Opened, StoreError> {
+        self.note_damage()?;
+        let generation =
+            list(&self.home.log_dir)?.iter().filter_map(|name| generation_of(name)).max();
+        self.home.remove_trees_but(None)?;
+        let (tree, nodes) = found_tree(&self.home)?;
+        self.begin_anew(tree, Position::default(), nodes, generation.unwrap_or(0))
+    }
+
+    /// Remember durably that this server has lost something, before anything is built on the rest.
+    fn note_damage(&mut self) -> Result<(), StoreError> {
+        let mut promises = self.state.promises();
+        if !self.damage.is_empty() && !promises.needs_repair {
+            promises.needs_repair = true;
+            self.state.set(promises)?;
+        }
+        Ok(())
+    }
+
+    fn finish(
+        self,
+        applied: Position,
+        nodes: StoreNodes,
+        (base, entries): (Position, Vec<Entry>),
+        (spares, older, active, end): (Spares, VecDeque<Segment>, Active, Position),
+        cut_bytes: u64,
+    ) -> Result<Opened, StoreError> {
+        let promises = self.state.promises();
+        let durable = Durable {
+            accepted_epoch: promises.accepted_epoch,
+            current_epoch: promises.current_epoch,
+            applied,
+            base,
+            entries,
+            needs_repair: promises.needs_repair,
+        };
+        let report = RecoveryReport { new: false, cut_bytes, damage: self.damage };
+        let log = LogWriter::new(self.home.clone(), self.state, spares, older, active, end);
+        Ok(Opened { log, nodes, durable, report, home: self.home })
+    }
+}
+
+/// Give the segments before that generation another name; those of an earlier time are removed.
+fn set_aside(home: &Home, before: u64) -> Result<(), StoreError> {
+    let names = list(&home.log_dir)?;
+    for name in names.iter().filter(|name| name.ends_with(".damaged")) {
+        home.disk.remove(&home.log_dir.join(name))?;
+    }
+    for name in names.iter().filter(|name| generation_of(name).is_some_and(|own| own < before)) {
+        let aside = home.log_dir.join(format!("{name}.damaged"));
+        home.disk.rename(&home.log_dir.join(name), &aside)?;
+    }
+    home.disk.sync_dir(&home.log_dir)
+}

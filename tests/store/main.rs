@@ -1,0 +1,5 @@
+//! The storage: what is acknowledged survives, damage is noticed, and the state on disk is the
+//! state in memory.
+
+mod common;
+mod lifecycle;
