@@ -385,7 +385,9 @@ impl Peer {
 
     fn lead(&mut self) -> Next {
         self.leave();
-        self.lose_leader("it tries to lead");
+        if self.view != RoleView::Looking {
+            self.lose_leader("leadership was handed to this server");
+        }
         let core = &mut self.core;
         let mut leading = Leading::new(core);
         let mut next = leading.gather(core);
