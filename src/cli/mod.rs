@@ -1,15 +1,30 @@
 //! The command line: one file a command, or a family of them.
 
+mod bench;
+mod browse;
 mod completions;
+mod connect;
+mod dev;
+mod ensemble;
+mod export;
+mod import;
+mod multi;
+mod nodes;
 mod serve;
+mod show;
+mod status;
+mod transfer;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Conclave: a coordination service.
 ///
-/// Start with `conclave dev`: three servers on this machine, and what to type next.
+/// `conclave dev` starts three servers on this machine and says what to type next. The commands
+/// that read and change nodes find their servers in --servers or CONCLAVE_SERVERS; paths look like
+/// /app/config. Every command explains itself: `conclave get --help`.
 #[derive(Debug, Parser)]
 #[command(name = "conclave", version, propagate_version = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -19,9 +34,24 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run one server of an ensemble
+    Dev(dev::Args),
     Serve(Box<serve::Args>),
-    /// Print a script that completes `conclave` commands in your shell
+    Create(nodes::Create),
+    Get(nodes::Get),
+    Set(nodes::Set),
+    Delete(nodes::Delete),
+    Ls(browse::Ls),
+    Tree(browse::Tree),
+    Stat(nodes::Stat),
+    Exists(nodes::Exists),
+    Watch(browse::Watch),
+    Sync(nodes::Sync),
+    Multi(multi::Multi),
+    Import(import::Import),
+    Export(export::Export),
+    Status(status::Args),
+    Bench(bench::Args),
+    Compare(bench::CompareArgs),
     Completions(completions::Args),
 }
 
@@ -32,8 +62,61 @@ impl Cli {
     /// If it could not be done: a sentence for the person who asked.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
+            Command::Dev(args) => wait_for(dev::run(args)),
             Command::Serve(args) => serve::run(*args),
+            Command::Create(command) => wait_for(command.run()),
+            Command::Get(command) => wait_for(command.run()),
+            Command::Set(command) => wait_for(command.run()),
+            Command::Delete(command) => wait_for(command.run()),
+            Command::Ls(command) => wait_for(command.run()),
+            Command::Tree(command) => wait_for(command.run()),
+            Command::Stat(command) => wait_for(command.run()),
+            Command::Exists(command) => wait_for(command.run()),
+            Command::Watch(command) => wait_for(command.run()),
+            Command::Sync(command) => wait_for(command.run()),
+            Command::Multi(command) => wait_for(command.run()),
+            Command::Import(command) => wait_for(command.run()),
+            Command::Export(command) => wait_for(command.run()),
+            Command::Status(args) => wait_for(status::run(args)),
+            Command::Bench(args) => wait_for(bench::run(args)),
+            Command::Compare(args) => wait_for(bench::compare(args)),
             Command::Completions(args) => completions::run(&args),
         }
     }
 }
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Output {
+    /// Print JSON, one value a line, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs a command that talks to servers, on this thread.
+fn wait_for(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
+/// Runs something until it is done, or Ctrl-C or a request to terminate comes: then `None`.
+async fn until_stopped<T>(work: impl Future<Output = T>) -> std::io::Result<Option<T>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = work => Ok(Some(done)),
+        _ = interrupt.recv() => Ok(None),
+        _ = terminate.recv() => Ok(None),
+    }
+}
+
+/// Prints a line of what the user asked for. A closed pipe (`conclave ls | head`) ends the program
+/// quietly, as it does other tools.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        if writeln!(std::io::stdout(), $($text)*).is_err() {
+            std::process::exit(141);
+        }
+    }};
+}
+use say;

@@ -1,5 +1,6 @@
 //! `conclave serve`.
 
+use std::fs;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,12 +10,13 @@ use anyhow::Context;
 use clap::ValueEnum;
 use conclave::config::{Config, ConfigError, MemberConfig};
 use conclave::server;
+use rustix::process::{Signal, getpid, kill_process};
 use tracing_subscriber::EnvFilter;
 
 /// The exit code when the configuration cannot be used (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
 
-/// Runs one server of an ensemble until it gets SIGTERM or SIGINT.
+/// Run one server of an ensemble until it gets SIGTERM or SIGINT
 ///
 /// Everything can be in a TOML file (--config); a flag wins over the file. Keys without a flag of
 /// their own can be given with --set.
@@ -70,6 +72,13 @@ pub(super) struct Args {
     /// Accept that clients and servers talk in plaintext over a network
     #[arg(long)]
     insecure: bool,
+    /// Write the process id into this file
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Stop, in good order, when the standard input ends: when the process that started this one
+    /// and holds the other end of a pipe is gone
+    #[arg(long)]
+    stop_with_stdin: bool,
     /// Set any other key of the configuration
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
@@ -91,6 +100,13 @@ enum LogFormat {
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     start_logging(&args)?;
+    if let Some(file) = &args.pid_file {
+        fs::write(file, format!("{}\n", std::process::id()))
+            .with_context(|| format!("writing the process id to {}", file.display()))?;
+    }
+    if args.stop_with_stdin {
+        std::thread::Builder::new().name("stdin".into()).spawn(stop_with_stdin)?;
+    }
     let settings = match configure(args).and_then(Config::validate) {
         Ok(settings) => settings,
         Err(error) => {
@@ -104,6 +120,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             tracing::error!("{error}");
             Ok(ExitCode::from(error.exit_code()))
         }
+    }
+}
+
+/// The end of the standard input counts as SIGTERM.
+fn stop_with_stdin() {
+    // Whatever is written there is of no interest, and an unreadable input has ended.
+    io::copy(&mut io::stdin(), &mut io::sink()).ok();
+    if let Err(error) = kill_process(getpid(), Signal::TERM) {
+        tracing::error!(%error, "the standard input has ended, but this server cannot stop itself");
     }
 }
 

@@ -1,0 +1,138 @@
+//! Apache ZooKeeper servers on this machine, to compare with.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep};
+
+use super::zookeeper::Connection;
+
+/// How long the servers may take until they serve.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// How often it is tried.
+const POLL: Duration = Duration::from_millis(100);
+/// Where Debian's packages put the jars.
+const DEBIAN_JARS: &str = "/usr/share/java";
+/// The jars that a server needs, of all those in Debian's directory.
+const NEEDED: [&str; 9] = [
+    "zookeeper",
+    "slf4j-api",
+    "slf4j-nop",
+    "netty-buffer",
+    "netty-common",
+    "netty-handler",
+    "netty-transport",
+    "netty-codec",
+    "netty-resolver",
+];
+
+/// Server processes; they end with this value.
+pub(super) struct ZooKeeper {
+    servers: Vec<Child>,
+    addresses: Vec<String>,
+}
+
+impl ZooKeeper {
+    /// Starts that many servers with ZooKeeper's defaults and waits until they serve.
+    ///
+    /// # Errors
+    /// If Java or the jars are missing, or the servers do not serve in time.
+    pub(super) async fn start(
+        count: u8,
+        dir: &Path,
+        port_base: u16,
+        jars: Option<&Path>,
+    ) -> anyhow::Result<ZooKeeper> {
+        let class_path = class_path(jars)?;
+        let mut all = ZooKeeper { servers: Vec::new(), addresses: Vec::new() };
+        for id in 1..=count {
+            let config = configure(id, count, dir, port_base)?;
+            let log = File::create(config.with_extension("log"))?;
+            let server = Command::new("java")
+                .args(["-Xmx1000m", "-Dzookeeper.admin.enableServer=false", "-cp", &class_path])
+                .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
+                .arg(&config)
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log)
+                .kill_on_drop(true)
+                .spawn()
+                .context("starting java, which ZooKeeper needs (Debian: default-jre-headless)")?;
+            all.servers.push(server);
+            all.addresses.push(format!("127.0.0.1:{}", client_port(id, port_base)));
+        }
+        all.wait_until_serving(dir).await?;
+        Ok(all)
+    }
+
+    /// Where clients connect.
+    pub(super) fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// The servers' processes.
+    pub(super) fn pids(&self) -> Vec<u32> {
+        self.servers.iter().filter_map(Child::id).collect()
+    }
+
+    async fn wait_until_serving(&mut self, dir: &Path) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START_DEADLINE;
+        for address in &self.addresses {
+            while let Err(error) = Connection::open(address, (0, 0)).await {
+                for server in &mut self.servers {
+                    let ended = server.try_wait()?;
+                    let logs = dir.display();
+                    ensure!(ended.is_none(), "a ZooKeeper server ended; see {logs}/*/zoo.log");
+                }
+                ensure!(
+                    Instant::now() < deadline,
+                    "ZooKeeper does not serve on {address} ({error:#}); see {}/*/zoo.log",
+                    dir.display()
+                );
+                sleep(POLL).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn client_port(id: u8, port_base: u16) -> u16 {
+    port_base + u16::from(id)
+}
+
+fn configure(id: u8, count: u8, dir: &Path, port_base: u16) -> anyhow::Result<PathBuf> {
+    let home = dir.join(id.to_string());
+    let data = home.join("data");
+    fs::create_dir_all(&data)?;
+    fs::write(data.join("myid"), id.to_string())?;
+    let mut text = format!(
+        "tickTime=2000\ninitLimit=10\nsyncLimit=5\nmaxClientCnxns=0\ndataDir={}\nclientPort={}\n",
+        data.display(),
+        client_port(id, port_base)
+    );
+    for member in 1..=count {
+        let (peers, elections) = (20 + u16::from(member), 40 + u16::from(member));
+        let (peers, elections) = (port_base + peers, port_base + elections);
+        text += &format!("server.{member}=127.0.0.1:{peers}:{elections}\n");
+    }
+    let config = home.join("zoo.cfg");
+    fs::write(&config, text)?;
+    Ok(config)
+}
+
+fn class_path(jars: Option<&Path>) -> anyhow::Result<String> {
+    if let Some(dir) = jars {
+        return Ok(format!("{}/*", dir.display()));
+    }
+    let jar = |name: &&str| format!("{DEBIAN_JARS}/{name}.jar");
+    ensure!(
+        Path::new(&jar(&"zookeeper")).exists(),
+        "there is no ZooKeeper in {DEBIAN_JARS}: install Debian's packages libzookeeper-java, \
+         libslf4j-java and libnetty-java, or name a directory of jars with --zookeeper-jars"
+    );
+    Ok(NEEDED.iter().map(jar).collect::<Vec<_>>().join(":"))
+}

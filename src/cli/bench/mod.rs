@@ -1,0 +1,234 @@
+//! `conclave bench`.
+
+mod compare;
+mod failover;
+mod java;
+mod native;
+mod report;
+mod usage;
+mod work;
+mod zookeeper;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::ensemble::{Ensemble, Layout};
+use super::{Output, say};
+pub(super) use compare::{Args as CompareArgs, run as compare};
+use report::{Row, Tally, print_heading, print_row};
+use usage::Counters;
+use work::Kind;
+
+/// Measure how fast servers are
+///
+/// Every client has a session of its own and keeps DEPTH operations in flight. Clients are spread
+/// evenly over the servers. Times are what a client waits, from asking to the answer.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  conclave bench --spawn 3                          # an ensemble of its own, set and get
+  conclave bench set --spawn 3 --clients 1          # what one durable write costs
+  conclave bench get --clients 64 --depth 16        # against CONCLAVE_SERVERS
+  conclave bench failover --spawn 3 --seconds 30    # the longest gap around kill -9
+  conclave bench set --zookeeper 127.0.0.1:2181     # the same load on a ZooKeeper server")]
+pub(super) struct Args {
+    /// What to do, one after the other
+    #[arg(value_enum, default_values_t = [Kind::Set, Kind::Get])]
+    kinds: Vec<Kind>,
+    /// Servers to measure, host:port separated by commas
+    #[arg(long, env = "CONCLAVE_SERVERS", value_name = "SERVERS", value_delimiter = ',')]
+    servers: Vec<String>,
+    /// Start an ensemble of that many servers for this and end it afterwards
+    #[arg(long, value_name = "N", conflicts_with = "zookeeper")]
+    spawn: Option<u8>,
+    /// Where --spawn keeps the servers' data; removed afterwards
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// The first port of --spawn
+    #[arg(long, value_name = "P", default_value_t = 7600)]
+    port_base: u16,
+    /// Measure ZooKeeper servers instead, over their own protocol
+    #[arg(long, value_name = "SERVERS", value_delimiter = ',')]
+    zookeeper: Vec<String>,
+    /// Processes of the servers, if they run on this machine: their CPU and memory are shown
+    #[arg(long, value_name = "PIDS", value_delimiter = ',')]
+    pids: Vec<u32>,
+    /// How many clients
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    clients: u64,
+    /// How many operations each client keeps in flight
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    depth: u64,
+    /// Bytes of each value
+    #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    value_size: usize,
+    /// How long each measurement takes
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Which wire the load speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    Conclave,
+    ZooKeeper,
+}
+
+impl Target {
+    fn name(self) -> &'static str {
+        match self {
+            Target::Conclave => "conclave",
+            Target::ZooKeeper => "zookeeper",
+        }
+    }
+}
+
+/// One measurement.
+#[derive(Clone, Debug)]
+struct Load {
+    target: Target,
+    servers: Vec<String>,
+    kind: Kind,
+    clients: u64,
+    depth: usize,
+    value: Bytes,
+    time: Duration,
+    /// Makes the names of this measurement's nodes its own.
+    run: u64,
+}
+
+impl Load {
+    /// The server of one client.
+    fn server_of(&self, client: u64) -> &str {
+        let index = usize::try_from(client).unwrap_or(0) % self.servers.len();
+        &self.servers[index]
+    }
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    ensure!(
+        args.value_size <= conclave::limits::VALUE_BYTES,
+        "--value-size is {}: a value has at most {} bytes",
+        args.value_size,
+        conclave::limits::VALUE_BYTES
+    );
+    let Some(servers) = args.spawn else {
+        return measure_all(&args, None).await;
+    };
+    let temporary = tempfile::Builder::new().prefix("conclave-bench-").tempdir()?;
+    let dir = args.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let mut ensemble = Ensemble::start(Layout { servers, dir, port_base: args.port_base }).await?;
+    let outcome = measure_all(&args, Some(&mut ensemble)).await;
+    ensemble.stop().await;
+    outcome
+}
+
+async fn measure_all(args: &Args, mut ensemble: Option<&mut Ensemble>) -> anyhow::Result<ExitCode> {
+    let mut failed = false;
+    if !args.output.json {
+        print_heading();
+    }
+    for (&kind, run) in args.kinds.iter().zip(run_number()..) {
+        let mut pids = args.pids.clone();
+        if let Some(ensemble) = &ensemble {
+            pids = ensemble.layout().ids().filter_map(|id| ensemble.pid(id)).collect();
+        }
+        let load = load(args, ensemble.as_deref(), kind, run)?;
+        let row = if kind == Kind::Failover {
+            let ensemble = ensemble.as_deref_mut();
+            let ensemble = ensemble.context("failover kills servers: it needs --spawn")?;
+            failover::measure(&load, ensemble).await?
+        } else {
+            measure(&load, &pids).await?
+        };
+        failed |= row.errors > 0 || row.operations == 0;
+        if args.output.json {
+            say!("{}", serde_json::to_string(&row)?);
+        } else {
+            print_row(&row);
+        }
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A number that no earlier benchmark on the same servers has used.
+fn run_number() -> u64 {
+    u64::from(std::process::id()) << 16
+}
+
+fn load(args: &Args, ensemble: Option<&Ensemble>, kind: Kind, run: u64) -> anyhow::Result<Load> {
+    let (target, servers) = match ensemble {
+        Some(ensemble) => {
+            let servers = ensemble.layout().connect_string();
+            (Target::Conclave, servers.split(',').map(str::to_owned).collect())
+        }
+        None if !args.zookeeper.is_empty() => (Target::ZooKeeper, args.zookeeper.clone()),
+        None if !args.servers.is_empty() => (Target::Conclave, args.servers.clone()),
+        None => bail!("which servers? Say --spawn 3, --servers HOST:PORT,… or --zookeeper …"),
+    };
+    Ok(Load {
+        target,
+        servers,
+        kind,
+        clients: args.clients,
+        depth: usize::try_from(args.depth)?,
+        value: Bytes::from(vec![b'x'; args.value_size]),
+        time: Duration::from_secs(args.seconds),
+        run,
+    })
+}
+
+/// Prepares the nodes and the sessions, runs the load, and says what came of it.
+async fn measure(load: &Load, pids: &[u32]) -> anyhow::Result<Row> {
+    match load.target {
+        Target::Conclave => {
+            native::prepare(load).await?;
+            let clients = native::open(load).await?;
+            let row = observe(load, pids, native::run(load, clients)).await?;
+            native::clean_up(load).await?;
+            Ok(row)
+        }
+        Target::ZooKeeper => {
+            zookeeper::prepare(load).await?;
+            let connections = zookeeper::open(load).await?;
+            let row = observe(load, pids, zookeeper::run(load, connections)).await?;
+            zookeeper::clean_up(load).await?;
+            Ok(row)
+        }
+    }
+}
+
+/// Runs a load and looks at the clock and the servers' counters before and after.
+async fn observe(
+    load: &Load,
+    pids: &[u32],
+    run: impl Future<Output = anyhow::Result<Tally>>,
+) -> anyhow::Result<Row> {
+    let before = Counters::of(pids);
+    let started = Instant::now();
+    let tally = run.await?;
+    let mut row = Row::new(load, &tally, started.elapsed());
+    if !pids.is_empty() {
+        let after = Counters::of(pids);
+        row.servers = Some(before.usage_until(after, tally.operations(), pids));
+    }
+    Ok(row)
+}
+
+/// Runs one task a client, all on this thread, and adds up what they measured.
+async fn join_all(
+    tasks: Vec<tokio::task::JoinHandle<anyhow::Result<Tally>>>,
+) -> anyhow::Result<Tally> {
+    let mut sum = Tally::new();
+    for task in tasks {
+        sum.add(&task.await??);
+    }
+    Ok(sum)
+}

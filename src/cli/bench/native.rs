@@ -1,0 +1,179 @@
+//! The load over Conclave's own protocol, with the client crate.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use conclave_client::{Client, Error, ErrorCode, WatchKind};
+use tokio::time::Instant;
+
+use super::report::Tally;
+use super::work::{
+    CHILDREN, Kind, MULTI, NODES, ROOT, Step, Steps, created_path, listed_path, node_path,
+    watched_path,
+};
+use super::{Load, join_all};
+
+/// Requests in flight while nodes are prepared.
+const BULK: usize = 256;
+/// Long enough that no session ends while the servers are busy.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A session with one server.
+pub(super) async fn connect(servers: &str) -> anyhow::Result<Client> {
+    Client::builder()
+        .servers(servers)
+        .session_timeout(SESSION_TIMEOUT)
+        .connect()
+        .await
+        .with_context(|| format!("opening a session with {servers}"))
+}
+
+/// Makes the nodes that the load works on.
+pub(super) async fn prepare(load: &Load) -> anyhow::Result<()> {
+    let client = connect(load.server_of(0)).await?;
+    let parents = [ROOT.to_owned(), format!("{ROOT}/nodes"), format!("{ROOT}/created")];
+    let nodes = (0..NODES).map(node_path);
+    let children = (0..CHILDREN).map(|n| format!("{}/{n}", listed_path()));
+    let paths = parents.into_iter().chain([listed_path(), watched_path()]);
+    let paths: Vec<_> = paths.chain(nodes).chain(children).collect();
+    for some in paths.chunks(BULK) {
+        let creations: Vec<_> =
+            some.iter().map(|path| client.create(path, load.value.clone()).send()).collect();
+        for creation in creations {
+            match creation.await {
+                Err(error) if error.code() != Some(ErrorCode::NodeExists) => {
+                    return Err(error.into());
+                }
+                _ => {}
+            }
+        }
+    }
+    client.close().await?;
+    Ok(())
+}
+
+/// Opens every client's session.
+pub(super) async fn open(load: &Load) -> anyhow::Result<Vec<Client>> {
+    let mut clients = Vec::new();
+    if load.kind != Kind::Connect {
+        for client in 0..load.clients {
+            clients.push(connect(load.server_of(client)).await?);
+        }
+        // A session's writes go through every server; its reads do not, and another server may
+        // not know yet of the nodes that were made.
+        for client in &clients {
+            client.sync().await?;
+        }
+    }
+    Ok(clients)
+}
+
+/// Runs the load.
+pub(super) async fn run(load: &Load, clients: Vec<Client>) -> anyhow::Result<Tally> {
+    let until = Instant::now() + load.time;
+    let tally = match load.kind {
+        Kind::Connect => {
+            let sessions = (0..load.clients).map(|n| open_and_close(load.clone(), n, until));
+            join_all(sessions.map(tokio::spawn).collect()).await?
+        }
+        Kind::Watch => fan_out(load, &clients, until).await?,
+        Kind::Failover => anyhow::bail!("failover has a loop of its own"),
+        Kind::Set | Kind::Create | Kind::Get | Kind::Mixed | Kind::Multi | Kind::Children => {
+            let loops = clients.iter().zip(0..).flat_map(|(client, n)| {
+                (0..load.depth as u64).map(move |lane| {
+                    steady(load.clone(), client.clone(), n * load.depth as u64 + lane, until)
+                })
+            });
+            join_all(loops.map(tokio::spawn).collect()).await?
+        }
+    };
+    for client in clients {
+        client.close().await?;
+    }
+    Ok(tally)
+}
+
+/// Removes every node that the load made.
+pub(super) async fn clean_up(load: &Load) -> anyhow::Result<()> {
+    let client = connect(load.server_of(0)).await?;
+    client.delete_recursive(ROOT).await?;
+    client.close().await?;
+    Ok(())
+}
+
+/// One of a client's lanes: always one operation in flight.
+async fn steady(load: Load, client: Client, lane: u64, until: Instant) -> anyhow::Result<Tally> {
+    let mut tally = Tally::new();
+    let mut steps = Steps::new(load.kind, lane);
+    loop {
+        let started = Instant::now();
+        if started >= until {
+            return Ok(tally);
+        }
+        let outcome = perform(&load, &client, lane, steps.next()).await;
+        tally.record(started.elapsed(), outcome.is_ok());
+    }
+}
+
+async fn perform(load: &Load, client: &Client, lane: u64, step: Step) -> Result<(), Error> {
+    match step {
+        Step::Set(n) => client.set(node_path(n), load.value.clone()).await.map(|_| ()),
+        Step::Create(n) => {
+            let path = created_path(load.run, lane, n);
+            client.create(path, load.value.clone()).await.map(|_| ())
+        }
+        Step::Get(n) => client.get(node_path(n)).await.map(|_| ()),
+        Step::Multi(first) => {
+            let sets = (first..first + MULTI)
+                .fold(client.multi(), |multi, n| multi.set(node_path(n), load.value.clone(), None));
+            sets.await.map(|_| ())
+        }
+        Step::Children => client.children(listed_path()).await.map(|_| ()),
+    }
+}
+
+async fn open_and_close(load: Load, n: u64, until: Instant) -> anyhow::Result<Tally> {
+    let mut tally = Tally::new();
+    while Instant::now() < until {
+        let started = Instant::now();
+        let closed = match connect(load.server_of(n)).await {
+            Ok(client) => client.close().await.is_ok(),
+            Err(_) => false,
+        };
+        tally.record(started.elapsed(), closed);
+    }
+    Ok(tally)
+}
+
+/// One write wakes every client, again and again; what counts is each client's event.
+async fn fan_out(load: &Load, clients: &[Client], until: Instant) -> anyhow::Result<Tally> {
+    let writer = connect(load.server_of(0)).await?;
+    let mut watches = Vec::new();
+    for client in clients {
+        watches.push(client.watch(watched_path(), WatchKind::Persistent).await?);
+    }
+    let mut sum = Tally::new();
+    while Instant::now() < until {
+        let written = Instant::now();
+        let waits: Vec<_> = watches
+            .into_iter()
+            .map(|mut watch| {
+                tokio::spawn(async move {
+                    let item = watch.next().await;
+                    (watch, item.is_some_and(|item| item.is_ok()), written.elapsed())
+                })
+            })
+            .collect();
+        writer.set(watched_path(), load.value.clone()).await?;
+        watches = Vec::new();
+        for wait in waits {
+            let (watch, told, latency) = wait.await?;
+            ensure!(told, "a watch ended");
+            sum.record(latency, true);
+            watches.push(watch);
+        }
+    }
+    drop(watches);
+    writer.close().await?;
+    Ok(sum)
+}

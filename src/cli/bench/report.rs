@@ -1,0 +1,153 @@
+//! What a benchmark found out, for people and for programs.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::cli::say;
+
+/// What one client, or all of them, measured.
+#[derive(Debug)]
+pub(super) struct Tally {
+    /// The latency of each operation, in µs.
+    latency: Histogram<u64>,
+    /// The operations that failed.
+    errors: u64,
+}
+
+impl Tally {
+    /// Nothing yet.
+    pub(super) fn new() -> Tally {
+        let minute_us = 60_000_000;
+        let latency = Histogram::new_with_bounds(1, minute_us, 3).expect("valid bounds");
+        Tally { latency, errors: 0 }
+    }
+
+    /// Counts an operation.
+    pub(super) fn record(&mut self, latency: Duration, succeeded: bool) {
+        if succeeded {
+            let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+            self.latency.saturating_record(us.max(1));
+        } else {
+            self.errors += 1;
+        }
+    }
+
+    /// Adds what another measured.
+    pub(super) fn add(&mut self, other: &Tally) {
+        self.latency.add(&other.latency).expect("the same bounds");
+        self.errors += other.errors;
+    }
+
+    /// The operations that succeeded.
+    pub(super) fn operations(&self) -> u64 {
+        self.latency.len()
+    }
+
+    /// The latency that this share of the operations did not exceed, in ms.
+    fn quantile_ms(&self, share: f64) -> f64 {
+        Duration::from_micros(self.latency.value_at_quantile(share)).as_secs_f64() * 1e3
+    }
+}
+
+/// The use of a machine by the servers while a benchmark ran.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Usage {
+    /// Processor time of all servers, in µs for each operation.
+    pub(super) cpu_us_per_op: f64,
+    /// The memory of the largest server, in MiB.
+    pub(super) rss_mib: f64,
+    /// Context switches of all servers for each operation.
+    pub(super) switches_per_op: f64,
+}
+
+/// One line of the table.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Row {
+    pub(super) target: String,
+    pub(super) kind: String,
+    pub(super) clients: u64,
+    pub(super) depth: usize,
+    pub(super) value_bytes: usize,
+    pub(super) seconds: f64,
+    pub(super) operations: u64,
+    pub(super) errors: u64,
+    pub(super) ops_per_second: f64,
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+    pub(super) p999_ms: f64,
+    pub(super) max_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) servers: Option<Usage>,
+}
+
+impl Row {
+    /// The line of what was measured in that time.
+    pub(super) fn new(load: &super::Load, tally: &Tally, elapsed: Duration) -> Row {
+        let seconds = elapsed.as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        let ops_per_second = tally.operations() as f64 / seconds;
+        Row {
+            target: load.target.name().to_owned(),
+            kind: load.kind.name(),
+            clients: load.clients,
+            depth: load.depth,
+            value_bytes: load.value.len(),
+            seconds,
+            operations: tally.operations(),
+            errors: tally.errors,
+            ops_per_second,
+            p50_ms: tally.quantile_ms(0.5),
+            p99_ms: tally.quantile_ms(0.99),
+            p999_ms: tally.quantile_ms(0.999),
+            max_ms: tally.quantile_ms(1.0),
+            servers: None,
+        }
+    }
+}
+
+/// Prints the heading of the table.
+pub(super) fn print_heading() {
+    say!(
+        "{:<10} {:<9} {:>8} {:>6} {:>11} {:>9} {:>9} {:>9} {:>9} {:>7} {:>10} {:>8} {:>9}",
+        "target",
+        "kind",
+        "clients",
+        "depth",
+        "ops/s",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "max ms",
+        "errors",
+        "cpu µs/op",
+        "MiB",
+        "switches"
+    );
+}
+
+/// Prints a line of the table.
+pub(super) fn print_row(row: &Row) {
+    let [cpu, rss, switches] = match &row.servers {
+        Some(usage) => [
+            format!("{:.1}", usage.cpu_us_per_op),
+            format!("{:.0}", usage.rss_mib),
+            format!("{:.2}", usage.switches_per_op),
+        ],
+        None => ["-".into(), "-".into(), "-".into()],
+    };
+    say!(
+        "{:<10} {:<9} {:>8} {:>6} {:>11.0} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {:>7} {cpu:>10} {rss:>8} {switches:>9}",
+        row.target,
+        row.kind,
+        row.clients,
+        row.depth,
+        row.ops_per_second,
+        row.p50_ms,
+        row.p99_ms,
+        row.p999_ms,
+        row.max_ms,
+        row.errors,
+    );
+}

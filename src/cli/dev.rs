@@ -1,0 +1,89 @@
+//! `conclave dev`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::ensemble::{Ensemble, Layout};
+use super::say;
+
+/// Start an ensemble on this machine: real server processes with kept data
+///
+/// Server i keeps its data, its configuration, its log and its pid in DIR/i. Its ports are
+/// P + 10 (i - 1) for clients, + 1 for the other servers, + 2 for administration. The servers end
+/// with this command; started again with the same directory, everything is still there.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: conclave dev --servers 5 --dir /tmp/ensemble")]
+pub(super) struct Args {
+    /// How many servers: 1, 3, 5 or 7
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    servers: u8,
+    /// Where the servers keep what they have
+    #[arg(long, value_name = "DIR", default_value = "conclave-data")]
+    dir: PathBuf,
+    /// The first port
+    #[arg(long, value_name = "P", default_value_t = 7400)]
+    port_base: u16,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let layout = Layout { servers: args.servers, dir: args.dir.clone(), port_base: args.port_base };
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let start = async {
+        let ensemble = Ensemble::start(layout).await?;
+        let leader = ensemble.leader().await?;
+        anyhow::Ok((ensemble, leader))
+    };
+    let (mut ensemble, leader) = tokio::select! {
+        started = start => started?,
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+    };
+    greet(&ensemble, leader);
+    loop {
+        tokio::select! {
+            (id, how) = ensemble.next_end() => report_end(&ensemble, id, &how).await,
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+        }
+    }
+    say!("Stopping. The data stays in {}.", args.dir.display());
+    ensemble.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn greet(ensemble: &Ensemble, leader: u8) {
+    let layout = ensemble.layout();
+    let servers = layout.connect_string();
+    say!("{} servers run; server {leader} leads.\n", layout.servers);
+    for id in layout.ids() {
+        let pid = ensemble.pid(id).unwrap_or_default();
+        let dir = layout.server_dir(id);
+        say!(
+            "  server {id}  pid {pid:<8} {}  http://{}/status",
+            dir.display(),
+            layout.admin_address(id)
+        );
+    }
+    say!("\nClients connect to {servers}. In another terminal:\n");
+    say!("  export CONCLAVE_SERVERS={servers}");
+    say!("  conclave create /hello world      # make a node");
+    say!("  conclave get /hello               # read it");
+    say!("  conclave watch /hello             # be told when it changes");
+    say!("  conclave status                   # who leads, who follows");
+    say!("  kill -9 $(cat {})   # the leader; nothing is lost", layout.pid_file(leader).display());
+    say!("\nCtrl-C stops the servers; the data stays in {}.", layout.dir.display());
+}
+
+async fn report_end(ensemble: &Ensemble, id: u8, how: &str) {
+    say!("\nServer {id} has ended ({how}). Start it again with:");
+    let layout = ensemble.layout();
+    let (config, pid) = (layout.config_file(id), layout.pid_file(id));
+    say!("  conclave serve --config {} --pid-file {} &", config.display(), pid.display());
+    match ensemble.leader().await {
+        Ok(leader) => say!("Server {leader} leads."),
+        Err(error) => say!("{error:#}"),
+    }
+}

@@ -1,0 +1,308 @@
+//! An ensemble of real server processes on this machine: what `dev` and `bench --spawn` run.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::status::{self, MemberStatus};
+
+/// How long an ensemble may take until it serves.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a server may take to leave.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(25);
+/// Each server has this many ports.
+const PORTS_PER_SERVER: u16 = 10;
+
+/// Where an ensemble lives.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    /// How many servers.
+    pub(super) servers: u8,
+    /// Server i keeps what it has in `dir/i`.
+    pub(super) dir: PathBuf,
+    /// Server i listens on `port_base + 10 (i - 1)` and the ports after it.
+    pub(super) port_base: u16,
+}
+
+impl Layout {
+    /// The numbers of the servers.
+    pub(super) fn ids(&self) -> impl Iterator<Item = u8> + use<> {
+        1..=self.servers
+    }
+
+    /// The directory of one server.
+    pub(super) fn server_dir(&self, id: u8) -> PathBuf {
+        self.dir.join(id.to_string())
+    }
+
+    /// The configuration file of one server.
+    pub(super) fn config_file(&self, id: u8) -> PathBuf {
+        self.server_dir(id).join("conclave.toml")
+    }
+
+    /// The file with the process id of one server.
+    pub(super) fn pid_file(&self, id: u8) -> PathBuf {
+        self.server_dir(id).join("pid")
+    }
+
+    fn log_file(&self, id: u8) -> PathBuf {
+        self.server_dir(id).join("log")
+    }
+
+    fn port(&self, id: u8, offset: u16) -> u16 {
+        self.port_base + PORTS_PER_SERVER * u16::from(id - 1) + offset
+    }
+
+    /// Where clients connect, separated by commas.
+    pub(super) fn connect_string(&self) -> String {
+        let addresses: Vec<_> =
+            self.ids().map(|id| format!("127.0.0.1:{}", self.port(id, 0))).collect();
+        addresses.join(",")
+    }
+
+    /// Where one server is administered.
+    pub(super) fn admin_address(&self, id: u8) -> String {
+        format!("127.0.0.1:{}", self.port(id, 2))
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(
+            matches!(self.servers, 1 | 3 | 5 | 7),
+            "--servers is {}: an ensemble has 1, 3, 5 or 7 servers",
+            self.servers
+        );
+        let needed = PORTS_PER_SERVER * u16::from(self.servers);
+        ensure!(
+            self.port_base.checked_add(needed).is_some() && self.port_base > 0,
+            "--port-base is {}: there must be {needed} ports from there to 65535",
+            self.port_base
+        );
+        Ok(())
+    }
+
+    /// The configuration of one server, as a file that a person can read and start it with.
+    fn config(&self, id: u8) -> anyhow::Result<String> {
+        let data = std::path::absolute(self.server_dir(id))?;
+        let data = data.to_str().with_context(|| format!("{} is not UTF-8", data.display()))?;
+        let mut text = format!(
+            "# Written by `conclave dev`; start this server alone with `conclave serve --config`.\n\
+             id = {id}\n\
+             cluster = \"dev\"\n\
+             data_dir = {}\n\
+             client = \"127.0.0.1:{}\"\n\
+             peer = \"127.0.0.1:{}\"\n\
+             admin = \"127.0.0.1:{}\"\n",
+            toml::Value::from(format!("{data}/data")),
+            self.port(id, 0),
+            self.port(id, 1),
+            self.port(id, 2),
+        );
+        for member in self.ids() {
+            text += &format!(
+                "\n[[members]]\nid = {member}\npeer = \"127.0.0.1:{}\"\n",
+                self.port(member, 1)
+            );
+        }
+        Ok(text)
+    }
+}
+
+/// Server processes that end when this value, or the process that holds it, does: each watches
+/// its standard input, whose other end is here.
+#[derive(Debug)]
+pub(super) struct Ensemble {
+    layout: Layout,
+    servers: Vec<Server>,
+}
+
+#[derive(Debug)]
+struct Server {
+    id: u8,
+    process: Child,
+}
+
+impl Ensemble {
+    /// Writes the configurations, starts every server, and waits until all of them serve.
+    ///
+    /// # Errors
+    /// If a file cannot be written, or a server ends or does not serve in time: with the last
+    /// lines it logged.
+    pub(super) async fn start(layout: Layout) -> anyhow::Result<Ensemble> {
+        layout.check()?;
+        let mut ensemble = Ensemble { layout, servers: Vec::new() };
+        for id in ensemble.layout.ids() {
+            let process = spawn(&ensemble.layout, id)?;
+            ensemble.servers.push(Server { id, process });
+        }
+        match ensemble.wait_until_serving().await {
+            Ok(()) => Ok(ensemble),
+            Err(error) => {
+                ensemble.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Where it lives.
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// What each server says of itself; `None` for one that does not answer.
+    pub(super) fn status(&self) -> Vec<(u8, Option<MemberStatus>)> {
+        let mut all = Vec::new();
+        for id in self.layout.ids() {
+            all.push((id, status::fetch(&self.layout.admin_address(id)).ok()));
+        }
+        all
+    }
+
+    /// The number of the server that leads, as soon as one does.
+    ///
+    /// # Errors
+    /// If none does within the deadline.
+    pub(super) async fn leader(&self) -> anyhow::Result<u8> {
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            let members = self.status();
+            let leads = |(id, status): &(u8, Option<MemberStatus>)| {
+                status.as_ref().is_some_and(MemberStatus::leads).then_some(*id)
+            };
+            if let Some(id) = members.iter().find_map(leads) {
+                return Ok(id);
+            }
+            ensure!(Instant::now() < deadline, "no server leads: {}", self.describe_logs());
+            sleep(POLL).await;
+        }
+    }
+
+    /// The process id of one server.
+    pub(super) fn pid(&self, id: u8) -> Option<u32> {
+        self.servers.iter().find(|server| server.id == id)?.process.id()
+    }
+
+    /// Ends one server at once, as `kill -9` does.
+    ///
+    /// # Errors
+    /// If it cannot be ended.
+    pub(super) async fn kill(&mut self, id: u8) -> anyhow::Result<()> {
+        let server = self.servers.iter_mut().find(|server| server.id == id);
+        let server = server.with_context(|| format!("server {id} is not running"))?;
+        server.process.kill().await.with_context(|| format!("ending server {id}"))?;
+        self.servers.retain(|server| server.id != id);
+        Ok(())
+    }
+
+    /// Starts a server again that has ended.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub(super) fn restart(&mut self, id: u8) -> anyhow::Result<()> {
+        let process = spawn(&self.layout, id)?;
+        self.servers.push(Server { id, process });
+        Ok(())
+    }
+
+    /// Waits until a server has ended by itself; says which, and how.
+    pub(super) async fn next_end(&mut self) -> (u8, String) {
+        loop {
+            let mut ended = None;
+            for server in &mut self.servers {
+                if let Ok(Some(status)) = server.process.try_wait() {
+                    ended = Some((server.id, status.to_string()));
+                }
+            }
+            if let Some((id, how)) = ended {
+                self.servers.retain(|server| server.id != id);
+                return (id, how);
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Ends every server in good order, those that do not leave in time at once.
+    pub(super) async fn stop(mut self) {
+        for server in &mut self.servers {
+            drop(server.process.stdin.take());
+        }
+        for server in &mut self.servers {
+            if timeout(STOP_DEADLINE, server.process.wait()).await.is_err() {
+                server.process.start_kill().ok();
+                server.process.wait().await.ok();
+            }
+        }
+    }
+
+    pub(super) async fn wait_until_serving(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            for server in &mut self.servers {
+                if let Some(status) = server.process.try_wait()? {
+                    let log = last_lines(&self.layout.log_file(server.id), 5);
+                    bail!("server {} ended ({status}); it said:\n{log}", server.id);
+                }
+            }
+            let members = self.status();
+            if members.iter().all(|(_, status)| status.as_ref().is_some_and(MemberStatus::serves)) {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "not every server serves after {} s: {}",
+                START_DEADLINE.as_secs(),
+                self.describe_logs()
+            );
+            sleep(POLL).await;
+        }
+    }
+
+    fn describe_logs(&self) -> String {
+        format!("see the files {}/*/log", self.layout.dir.display())
+    }
+}
+
+fn spawn(layout: &Layout, id: u8) -> anyhow::Result<Child> {
+    let dir = layout.server_dir(id);
+    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    let config = layout.config_file(id);
+    fs::write(&config, layout.config(id)?)
+        .with_context(|| format!("writing {}", config.display()))?;
+    let log = open_log(&layout.log_file(id))?;
+    let program = std::env::current_exe().context("finding this program")?;
+    Command::new(program)
+        .arg("serve")
+        .arg("--config")
+        .arg(&config)
+        .arg("--pid-file")
+        .arg(layout.pid_file(id))
+        .arg("--stop-with-stdin")
+        .stdin(Stdio::piped())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        // Ctrl-C reaches this process alone, which then ends the servers in good order.
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("starting server {id}"))
+}
+
+fn open_log(path: &Path) -> anyhow::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("opening {}", path.display()))
+}
+
+/// The last lines of a log, for an error message.
+fn last_lines(path: &Path, count: usize) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}

@@ -1,0 +1,206 @@
+//! `conclave status`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::connect::Servers;
+use super::{Output, say};
+
+/// How long a server may take to say how it is.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
+/// Where a server's administration is, unless said otherwise: so many ports after the clients'.
+const ADMIN_OFFSET: u16 = 2;
+/// How often --wait looks.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Show every server: its role, how far it is, what it holds
+///
+/// Each server is asked on its administration port: 2 after the port for clients, unless --admin
+/// names others.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    servers: Servers,
+    /// Where the servers are administered, host:port separated by commas
+    #[arg(long, env = "CONCLAVE_ADMIN", value_name = "ADDRESSES", value_delimiter = ',')]
+    admin: Vec<String>,
+    /// Print the number of the leader, and nothing else
+    #[arg(long)]
+    leader: bool,
+    /// Wait until all servers serve and none lags behind
+    #[arg(long, conflicts_with = "leader")]
+    wait: bool,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What a server says of itself, as far as it matters here: docs/OPERATING.md has it all.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct MemberStatus {
+    id: u8,
+    role: String,
+    leader: Option<u8>,
+    epoch: u32,
+    applied_zxid: String,
+    followers: Vec<FollowerStatus>,
+    sessions: u64,
+    local_sessions: u64,
+    watches: u64,
+    nodes: u64,
+    tree_used_bytes: u64,
+    disk_free_bytes: u64,
+}
+
+/// A server as its leader sees it.
+#[derive(Clone, Debug, Deserialize)]
+struct FollowerStatus {
+    id: u8,
+    in_sync: bool,
+    lag: u64,
+}
+
+impl MemberStatus {
+    /// Whether it leads, with a quorum.
+    pub(super) fn leads(&self) -> bool {
+        self.role == "leading"
+    }
+
+    /// Whether it accepts clients' requests.
+    pub(super) fn serves(&self) -> bool {
+        matches!(self.role.as_str(), "leading" | "following" | "observing")
+    }
+}
+
+/// A server's address, and what it says of itself or why it does not.
+type Answer = (String, Result<(MemberStatus, Value), String>);
+
+/// Asks one server how it is.
+///
+/// # Errors
+/// If it does not answer in time.
+pub(super) fn fetch(admin: &str) -> anyhow::Result<MemberStatus> {
+    Ok(ask(admin)?.0)
+}
+
+fn ask(admin: &str) -> anyhow::Result<(MemberStatus, Value)> {
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().timeout_global(Some(ANSWER_DEADLINE)).build().into();
+    let body = agent.get(format!("http://{admin}/status")).call()?.body_mut().read_to_string()?;
+    let value: Value = serde_json::from_str(&body)?;
+    let status = MemberStatus::deserialize(&value).context("an answer that is no status")?;
+    Ok((status, value))
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let addresses = admin_addresses(&args)?;
+    let deadline = Instant::now() + args.servers.timeout();
+    let mut answers = ask_all(&addresses);
+    while args.wait && !is_whole(&answers) {
+        ensure!(Instant::now() < deadline, "not every server is up to date:\n{}", table(&answers));
+        sleep(POLL).await;
+        answers = ask_all(&addresses);
+    }
+    if args.leader {
+        let leads = |(_, answer): &Answer| {
+            answer.as_ref().ok().filter(|(status, _)| status.leads()).map(|(status, _)| status.id)
+        };
+        let leader = answers.iter().find_map(leads);
+        say!("{}", leader.context("no server that answers leads")?);
+    } else if args.output.json {
+        for (address, answer) in &answers {
+            match answer {
+                Ok((_, value)) => say!("{value}"),
+                Err(error) => say!("{}", json!({ "admin": address, "error": error })),
+            }
+        }
+    } else {
+        say!("{}", table(&answers));
+    }
+    let all_answer = answers.iter().all(|(_, answer)| answer.is_ok());
+    Ok(if all_answer { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+
+fn ask_all(addresses: &[String]) -> Vec<Answer> {
+    let ask = |address: &String| (address.clone(), ask(address).map_err(|e| format!("{e:#}")));
+    addresses.iter().map(ask).collect()
+}
+
+/// All answer and serve, and the leader knows of no one who lags.
+fn is_whole(answers: &[Answer]) -> bool {
+    let all_serve =
+        answers.iter().all(|(_, answer)| answer.as_ref().is_ok_and(|(status, _)| status.serves()));
+    let leader = answers.iter().flat_map(|(_, answer)| answer).find(|(status, _)| status.leads());
+    let none_lags = leader.is_some_and(|(status, _)| {
+        status.followers.iter().all(|follower| follower.in_sync && follower.lag == 0)
+    });
+    all_serve && none_lags
+}
+
+fn admin_addresses(args: &Args) -> anyhow::Result<Vec<String>> {
+    if !args.admin.is_empty() {
+        return Ok(args.admin.clone());
+    }
+    let admin = |address: &str| {
+        let (host, port) = address.rsplit_once(':')?;
+        let port: u16 = port.parse().ok()?;
+        Some(format!("{host}:{}", port.checked_add(ADMIN_OFFSET)?))
+    };
+    args.servers
+        .addresses()
+        .map(|address| admin(address).with_context(|| format!("{address:?} is not HOST:PORT")))
+        .collect()
+}
+
+fn table(answers: &[Answer]) -> String {
+    let leader = answers.iter().flat_map(|(_, answer)| answer).find(|(status, _)| status.leads());
+    let mut text = format!(
+        "{:<4} {:<10} {:>6} {:>7} {:>14} {:>9} {:>9} {:>9} {:>10} {:>9} {:>9}",
+        "id",
+        "role",
+        "leader",
+        "epoch",
+        "applied",
+        "lag",
+        "sessions",
+        "watches",
+        "nodes",
+        "tree MiB",
+        "free GiB"
+    );
+    for (address, answer) in answers {
+        text.push('\n');
+        match answer {
+            Ok((status, _)) => text += &row(status, leader.map(|(status, _)| status)),
+            Err(error) => text += &format!("{:<4} {address}: {error}", "?"),
+        }
+    }
+    text
+}
+
+fn row(status: &MemberStatus, leader: Option<&MemberStatus>) -> String {
+    let seen = leader.and_then(|leader| leader.followers.iter().find(|f| f.id == status.id));
+    let lag = match seen {
+        _ if status.leads() => "-".into(),
+        Some(follower) if follower.in_sync => follower.lag.to_string(),
+        Some(_) => "syncing".into(),
+        None => "?".into(),
+    };
+    format!(
+        "{:<4} {:<10} {:>6} {:>7} {:>14} {lag:>9} {:>9} {:>9} {:>10} {:>9} {:>9}",
+        status.id,
+        status.role,
+        status.leader.map_or("-".into(), |id| id.to_string()),
+        status.epoch,
+        status.applied_zxid,
+        format!("{}/{}", status.local_sessions, status.sessions),
+        status.watches,
+        status.nodes,
+        status.tree_used_bytes >> 20,
+        status.disk_free_bytes >> 30,
+    )
+}
