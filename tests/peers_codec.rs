@@ -1,5 +1,7 @@
 //! What servers say to each other survives its encoding; anything else is refused.
 
+#![expect(clippy::unwrap_used, reason = "what is made here is valid")]
+
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
