@@ -219,7 +219,7 @@ pub(super) fn op(op: wire::Op) -> Result<Op, Invalid> {
         Kind::Watch(watch) => self::watch(watch)?,
         Kind::Unwatch(wire::Unwatch { watch }) => Op::Unwatch { id: WatchId(watch) },
         Kind::Authenticate(wire::Authenticate { scheme, credentials }) => {
-            at_most("a credential", credentials.len(), limits::CREDENTIAL_BYTES)?;
+            at_most("a credential", credentials.len(), limits::CREDENTIAL_BYTES, "bytes")?;
             let scheme = text("a scheme", &scheme, limits::IDENTITY_BYTES)?.into();
             Op::Authenticate { scheme, credentials }
         }
@@ -269,7 +269,12 @@ fn create(create: wire::Create) -> Result<Op, Invalid> {
 
 fn multi(multi: wire::Multi) -> Result<Op, Invalid> {
     let wire::Multi { conditions, then, otherwise } = multi;
-    at_most("a multi", conditions.len() + then.len() + otherwise.len(), limits::MULTI_OPS)?;
+    at_most(
+        "a multi",
+        conditions.len() + then.len() + otherwise.len(),
+        limits::MULTI_OPS,
+        "operations",
+    )?;
     Ok(Op::Multi {
         conditions: conditions.into_iter().map(condition).collect::<Result<_, _>>()?,
         then: then.into_iter().map(inner_write).collect::<Result<_, _>>()?,
@@ -291,7 +296,7 @@ fn inner_write(op: wire::Op) -> Result<Op, Invalid> {
 }
 
 fn multi_read(multi: wire::MultiRead) -> Result<Op, Invalid> {
-    at_most("a multi-read", multi.reads.len(), limits::MULTI_OPS)?;
+    at_most("a multi-read", multi.reads.len(), limits::MULTI_OPS, "operations")?;
     Ok(Op::MultiRead(multi.reads.into_iter().map(inner_read).collect::<Result<_, _>>()?))
 }
 
@@ -325,7 +330,7 @@ fn condition(condition: wire::Condition) -> Result<Condition, Invalid> {
         TestKind::ChildVersion(version) => Test::ChildVersion(version),
         TestKind::CreatedBy(zxid) => Test::CreatedBy(Zxid::from_bits(zxid)),
         TestKind::Data(data) => {
-            at_most("a value", data.len(), limits::VALUE_BYTES)?;
+            at_most("a value", data.len(), limits::VALUE_BYTES, "bytes")?;
             Test::Data(data)
         }
     };

@@ -28,15 +28,13 @@ impl Invalid {
     }
 }
 
-/// Fails if `length` is over `max`.
-pub(super) fn at_most(what: &str, length: usize, max: usize) -> Result<(), Invalid> {
+/// Fails if `what` has more than `max` of its `parts`.
+pub(super) fn at_most(what: &str, length: usize, max: usize, parts: &str) -> Result<(), Invalid> {
     if length <= max {
         return Ok(());
     }
-    Err(Invalid::new(
-        ErrorCode::TooLarge,
-        format!("{what} of {length}, where at most {max} are allowed"),
-    ))
+    let detail = format!("{what} of {length} {parts}, where at most {max} are allowed");
+    Err(Invalid::new(ErrorCode::TooLarge, detail))
 }
 
 /// What a message must have.
@@ -50,7 +48,7 @@ pub(super) fn text_to_wire(text: &str) -> Bytes {
 
 /// A text of at most `max` bytes.
 pub(super) fn text<'a>(what: &str, bytes: &'a [u8], max: usize) -> Result<&'a str, Invalid> {
-    at_most(what, bytes.len(), max)?;
+    at_most(what, bytes.len(), max, "bytes")?;
     std::str::from_utf8(bytes).map_err(|error| Invalid::argument(format!("{what}: {error}")))
 }
 
@@ -75,7 +73,7 @@ pub(super) fn path(bytes: &[u8]) -> Result<ZPath, Invalid> {
 
 /// A node's data.
 pub(super) fn data(data: Option<Bytes>) -> Result<Option<Bytes>, Invalid> {
-    at_most("a value", data.as_ref().map_or(0, Bytes::len), limits::VALUE_BYTES)?;
+    at_most("a value", data.as_ref().map_or(0, Bytes::len), limits::VALUE_BYTES, "bytes")?;
     Ok(data)
 }
 
@@ -111,7 +109,7 @@ pub(super) fn identities_to_wire(identities: &[Identity]) -> Vec<wire::Identity>
 }
 
 pub(super) fn identities(identities: Vec<wire::Identity>) -> Result<Vec<Identity>, Invalid> {
-    at_most("a list of identities", identities.len(), limits::IDENTITIES)?;
+    at_most("a list", identities.len(), limits::IDENTITIES, "identities")?;
     let mut list = Vec::with_capacity(identities.len());
     for identity in identities {
         list.push(self::identity(identity)?);
@@ -129,7 +127,7 @@ pub(super) fn acl_to_wire(acl: &[Acl]) -> Vec<wire::Acl> {
 }
 
 pub(super) fn acl(acl: Vec<wire::Acl>) -> Result<Vec<Acl>, Invalid> {
-    at_most("an ACL", acl.len(), limits::ACL_LINES)?;
+    at_most("an ACL", acl.len(), limits::ACL_LINES, "lines")?;
     acl.into_iter().map(acl_line).collect()
 }
 

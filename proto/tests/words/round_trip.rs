@@ -1,0 +1,71 @@
+//! What is encoded comes back.
+
+use bytes::{Bytes, BytesMut};
+use conclave_proto::convert::{
+    decode_client, decode_request, decode_result, decode_server, decode_txn, encode_client,
+    encode_request, encode_result, encode_server, encode_txn,
+};
+use conclave_proto::request::ReadLevel;
+use conclave_proto::{ClientMessage, Op, Xid, ZPath};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::values;
+
+/// The bytes that an encoder appends.
+pub(crate) fn bytes(encode: impl FnOnce(&mut BytesMut)) -> Bytes {
+    let mut out = BytesMut::from(&b"before"[..]);
+    encode(&mut out);
+    assert_eq!(&out[..6], b"before");
+    out.freeze().slice(6..)
+}
+
+proptest! {
+    #[test]
+    fn client_messages(message in values::client_message()) {
+        prop_assert_eq!(decode_client(bytes(|out| encode_client(&message, out))), Ok(message));
+    }
+
+    #[test]
+    fn server_messages(message in values::server_message()) {
+        prop_assert_eq!(decode_server(bytes(|out| encode_server(&message, out))), Ok(message));
+    }
+
+    #[test]
+    fn transactions(txn in values::txn()) {
+        prop_assert_eq!(decode_txn(encode_txn(&txn)), Ok(txn));
+    }
+
+    #[test]
+    fn forwarded_requests(
+        request in values::request(),
+        identities in vec(values::identity(), 0..3),
+    ) {
+        let bytes = bytes(|out| encode_request(&request, &identities, out));
+        prop_assert_eq!(decode_request(bytes), Ok((request, identities.into())));
+    }
+
+    #[test]
+    fn results(result in values::result()) {
+        prop_assert_eq!(decode_result(bytes(|out| encode_result(&result, out))), Ok(result));
+    }
+}
+
+/// A value is the largest part of most messages: it is lent, not copied.
+#[test]
+fn a_value_shares_the_memory_of_its_frame() {
+    let op = Op::SetData {
+        path: ZPath::new("/config").unwrap(),
+        data: Some(vec![7; 1000].into()),
+        version: None,
+    };
+    let (xid, acked, level) = (Xid(1), Xid(0), ReadLevel::Local);
+    let frame = bytes(|out| encode_client(&ClientMessage::Request { xid, acked, level, op }, out));
+    let memory = frame.as_ptr_range();
+    let Ok(ClientMessage::Request { op: Op::SetData { data: Some(data), .. }, .. }) =
+        decode_client(frame)
+    else {
+        panic!("the request comes back")
+    };
+    assert!(memory.contains(&data.as_ptr()));
+}
