@@ -5,6 +5,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::dice::Dice;
+
 /// The pause after the first failure of a server; it doubles with each further one.
 const PAUSE_MS: u64 = 20;
 /// The longest pause.
@@ -30,7 +32,7 @@ struct Server {
 
 impl Dialer {
     pub(crate) fn new(names: Vec<String>, seed: u64) -> Dialer {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         let mut servers: Vec<Server> =
             names.into_iter().map(|name| Server { name, not_before_ms: 0, failures: 0 }).collect();
         for last in (1..servers.len()).rev() {
@@ -87,26 +89,4 @@ pub(crate) async fn dial(
     let stream = timeout(within, TcpStream::connect(&name)).await??;
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-/// SplitMix64: spreads clients; nothing depends on its quality.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn up_to(&mut self, most: u64) -> u64 {
-        self.roll() % (most + 1)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        let bound = u64::try_from(bound).unwrap_or(u64::MAX);
-        usize::try_from(self.roll() % bound).unwrap_or_default()
-    }
 }

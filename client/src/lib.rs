@@ -4,6 +4,7 @@ mod builder;
 mod chroot;
 mod detach;
 mod dial;
+mod dice;
 mod driver;
 mod error;
 mod handle;

@@ -10,6 +10,8 @@
 //! Time is given in ms on a clock of the driver's.
 
 mod outcome;
+#[cfg(test)]
+mod tests;
 mod watches;
 
 use std::collections::VecDeque;
