@@ -163,6 +163,9 @@ fn number(path: &ZPath) -> usize {
 struct Watched {
     path: usize,
     kind: WatchKind,
+    /// From where it was asked to report.
+    since: Option<u64>,
+    /// From where it does report, once that is known.
     set_at: Option<u64>,
     told: Vec<u64>,
     finished: bool,
@@ -227,12 +230,15 @@ impl World {
         let token = self.asked.len() as u64;
         let path = path(self.dice.below(PATHS));
         let watch = WatchId(self.watches.len() as u64);
+        let since = match self.dice.below(2) {
+            0 => None,
+            _ => Some(z(self.dice.up_to(self.servers.now()))),
+        };
         let (op, kind) = match self.dice.below(4) {
             0 => (Op::Get { path, watch: Some(watch) }, Some(WatchKind::Data)),
             1 => {
                 let kind = WatchKind::Persistent;
-                let op = Op::Watch { id: watch, path, kind, since: None, with_value: false };
-                (op, Some(kind))
+                (Op::Watch { id: watch, path, kind, since, with_value: false }, Some(kind))
             }
             2 => (Op::Get { path, watch: None }, None),
             _ => (Op::SetData { path, data: None, version: None }, None),
@@ -245,8 +251,9 @@ impl World {
         });
         if let (Some(kind), Op::Get { path, .. } | Op::Watch { path, .. }) = (kind, &op) {
             let path = number(path);
+            let since = since.filter(|_| kind == WatchKind::Persistent).map(Zxid::bits);
             let (told, finished) = (Vec::new(), false);
-            self.watches.push(Watched { path, kind, set_at: None, told, finished });
+            self.watches.push(Watched { path, kind, since, set_at: None, told, finished });
         }
         let sink = kind.map(|_| place as u64);
         self.session.submit(self.now_ms, op, ReadLevel::Local, sink, token);
@@ -317,7 +324,10 @@ impl World {
                     if watch.kind.is_one_shot() { known.count().min(1) } else { known.count() };
                 assert!(watch.told.len() >= due, "an answer came before an event it knows of");
             }),
-            Asked::Watch(watch) => self.watches[watch].set_at = Some(zxid),
+            Asked::Watch(watch) => {
+                let watch = &mut self.watches[watch];
+                watch.set_at = watch.since.or(Some(zxid));
+            }
         }
     }
 
