@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::chroot::{Chroot, IntoPath};
 use crate::dial::Dialer;
-use crate::driver::Driver;
+use crate::driver::{Attempt, Driver};
 use crate::error::Operation;
 use crate::handle::Handle;
 use crate::limits::SERVERS;
@@ -144,12 +144,11 @@ impl Builder {
     }
 }
 
-/// How long one attempt to connect and shake hands may take: so short that several servers can be
-/// tried before a session that has just lost its server expires.
-fn attempt(session_timeout: Duration, servers: usize) -> Duration {
+fn attempt(session_timeout: Duration, servers: usize) -> Attempt {
     let servers = u32::try_from(servers).unwrap_or(u32::MAX);
     let share = session_timeout / servers.saturating_mul(2).max(1);
-    share.clamp(Duration::from_millis(200), Duration::from_secs(2))
+    let resume = share.clamp(Duration::from_millis(200), Duration::from_secs(2));
+    Attempt { open: Duration::from_secs(3), resume }
 }
 
 fn millis(what: &str, duration: Duration) -> Result<u32, Error> {

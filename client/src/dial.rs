@@ -1,5 +1,6 @@
 //! Which server to try next, and when.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -80,13 +81,12 @@ impl Dialer {
 }
 
 /// Connects, at that instant and within that time. The name is resolved anew each time.
-pub(crate) async fn dial(
-    name: String,
-    at: Instant,
-    within: Duration,
-) -> std::io::Result<TcpStream> {
+pub(crate) async fn dial(name: String, at: Instant, within: Duration) -> io::Result<TcpStream> {
     sleep_until(at).await;
-    let stream = timeout(within, TcpStream::connect(&name)).await??;
+    let connected = timeout(within, TcpStream::connect(&name)).await;
+    let stream = connected.unwrap_or_else(|_| {
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {within:?}")))
+    })?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -38,11 +38,21 @@ pub(crate) struct Driver {
     session: Session<Completion, Arc<Inbox>>,
     dialer: Dialer,
     /// How long one attempt to connect and shake hands may take.
-    attempt: Duration,
+    attempt: Attempt,
     /// Told when the session is open for the first time, or never will be.
     ready: Option<oneshot::Sender<Result<(), Error>>>,
     commands: VecDeque<Command>,
     effects: Vec<Effect<Completion, Arc<Inbox>>>,
+}
+
+/// How long one attempt to connect and shake hands may take.
+#[derive(Clone, Copy)]
+pub(crate) struct Attempt {
+    /// To open the session. A server without a leader takes its time to refuse, and to leave it
+    /// before may leave a session behind that nobody uses.
+    pub(crate) open: Duration,
+    /// To resume it: so short that several servers can be tried before it expires.
+    pub(crate) resume: Duration,
 }
 
 /// Why a connection ended.
@@ -74,7 +84,7 @@ impl Driver {
         shared: Arc<Shared>,
         config: Config,
         dialer: Dialer,
-        attempt: Duration,
+        attempt: Attempt,
         ready: oneshot::Sender<Result<(), Error>>,
     ) -> Driver {
         Driver {
@@ -93,7 +103,7 @@ impl Driver {
         while self.session.ended().is_none() {
             let (server, at_ms) = self.dialer.choose(self.shared.now_ms());
             let name = self.dialer.name(server).to_owned();
-            let dialled = dial(name, self.shared.instant(at_ms), self.attempt);
+            let dialled = dial(name, self.shared.instant(at_ms), self.attempt());
             let Some(dialled) = self.attend(dialled).await else { return };
             let since_ms = self.shared.now_ms();
             let broken = match dialled {
@@ -104,6 +114,10 @@ impl Driver {
             self.settle();
             self.note_failure(server, since_ms, &broken);
         }
+    }
+
+    fn attempt(&self) -> Duration {
+        if self.session.is_new() { self.attempt.open } else { self.attempt.resume }
     }
 
     /// Waits for `future` while there is no connection; `None` if the session ended meanwhile.
@@ -132,7 +146,7 @@ impl Driver {
 
     /// Serves the session on a connection until that ends.
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&mut self, stream: S) -> Broken {
-        let attempt_ms = u64::try_from(self.attempt.as_millis()).unwrap_or(u64::MAX);
+        let attempt_ms = u64::try_from(self.attempt().as_millis()).unwrap_or(u64::MAX);
         self.session.connected(self.shared.now_ms().saturating_add(attempt_ms));
         let mut link = Link {
             stream,

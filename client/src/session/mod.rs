@@ -225,7 +225,7 @@ impl<T, W: Clone> Session<T, W> {
 
     /// Ends the session after everything that was submitted before; at once if it was never open.
     pub(crate) fn close(&mut self, now_ms: u64, token: Option<T>) {
-        if self.secret.is_none() {
+        if self.is_new() {
             self.abandon();
         }
         self.push(now_ms, Op::CloseSession, ReadLevel::Local, token, None);
@@ -281,6 +281,11 @@ impl<T, W: Clone> Session<T, W> {
     /// Whether the session is open on a connection.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open(_))
+    }
+
+    /// Whether no server has opened the session yet.
+    pub(crate) fn is_new(&self) -> bool {
+        self.secret.is_none()
     }
 
     /// Why the session has ended, if it has.
@@ -440,9 +445,8 @@ impl<T, W: Clone> Session<T, W> {
         let again = &mut self.in_flight[connection.sent];
         connection.sent += 1;
         again.sent_ms = now_ms;
-        if let ClientMessage::Request { acked, op, .. } = &mut again.message {
+        if let ClientMessage::Request { acked, .. } = &mut again.message {
             *acked = Xid(self.acked);
-            self.watches.advance(op);
         }
         Some(&again.message)
     }
@@ -503,7 +507,7 @@ impl<T, W: Clone> Session<T, W> {
     }
 
     fn open(&mut self, sent_ms: u64, connected: Connected) {
-        let is_new = self.secret.is_none();
+        let is_new = self.is_new();
         if !is_new && (!connected.resumed || connected.session != self.facts.session) {
             return self.end(Failure::Expired, State::Expired);
         }
@@ -528,7 +532,7 @@ impl<T, W: Clone> Session<T, W> {
     }
 
     fn refused(&mut self, refused: Refused) {
-        if refused.code == ErrorCode::SessionExpired && self.secret.is_some() {
+        if refused.code == ErrorCode::SessionExpired && !self.is_new() {
             self.end(Failure::Expired, State::Expired);
         } else {
             self.leave(Leave::Refused(refused));

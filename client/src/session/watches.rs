@@ -181,17 +181,6 @@ impl<W: Clone> Watches<W> {
             with_value: entry.with_value,
         })
     }
-
-    /// Before a request without an answer is sent again: if it sets a watch that has reported
-    /// something already, the watch shall go on from there.
-    pub(crate) fn advance(&self, op: &mut Op) {
-        if let Op::Watch { id, since, .. } = op
-            && let Some(entry) = self.entries.get(id)
-            && entry.last.0 > Zxid::ZERO
-        {
-            *since = Some(entry.floor);
-        }
-    }
 }
 
 fn before(zxid: Zxid) -> Zxid {
