@@ -15,6 +15,11 @@ pub const BATCH_ENTRIES: usize = 4096;
 pub const UNCOMMITTED_BYTES: usize = 64 << 20;
 /// The proposals that a leader has in flight before it makes requests wait.
 pub const UNCOMMITTED_ENTRIES: usize = 100_000;
+/// The bytes of proposals that a leader sends to one follower ahead of its acknowledgements.
+pub const FOLLOWER_WINDOW_BYTES: usize = 16 << 20;
+/// The bytes of entries that a leader keeps for a follower while it gets a snapshot; if they do not
+/// suffice, the transfer begins again.
+pub const SNAPSHOT_WINDOW_BYTES: usize = 512 << 20;
 /// The largest frame between servers, in bytes.
 pub const PEER_FRAME_BYTES: usize = 4 << 20;
 /// The bytes waiting to be sent to one peer, after which the link is cut and made anew.
@@ -68,3 +73,5 @@ pub const BACKOFF_MS: u32 = 100;
 pub const DIGEST_WINDOW: usize = 4096;
 
 const _: () = assert!(BATCH_BYTES + FRAME_BYTES < PEER_FRAME_BYTES);
+const _: () = assert!(FOLLOWER_WINDOW_BYTES + BATCH_BYTES + FRAME_BYTES < PEER_OUTBOX_BYTES);
+const _: () = assert!(DIFF_WINDOW_BYTES < SNAPSHOT_WINDOW_BYTES);

@@ -32,7 +32,8 @@ pub struct Event {
 pub enum WatchKind {
     /// Once: the node is changed or deleted.
     Data,
-    /// Once: the node is created, changed or deleted.
+    /// Once: the node is created, changed or deleted. Set again from a zxid, it is taken to have
+    /// found no node there; one that found a node is set again as [`WatchKind::Data`].
     Exists,
     /// Once: a child is created or deleted, or the node itself is deleted.
     Children,

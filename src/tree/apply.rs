@@ -103,8 +103,8 @@ pub fn apply(nodes: &mut impl Nodes, zxid: Zxid, chain: u32, txn: &Txn) -> Appli
     let request = &txn.request;
     if let Op::CreateSession { session, timeout_ms, secret } = request.op {
         let opened = sessions::open(nodes, request.session, session, timeout_ms, secret);
-        let mut applied = Applied::new(zxid, opened.map(|()| Reply::Done).map_err(Fault::from));
-        if opened.is_ok() {
+        let mut applied = Applied::new(zxid, opened.map(|_| Reply::Done).map_err(Fault::from));
+        if opened == Ok(true) {
             applied.session = Some(SessionChange::Opened { session, timeout_ms });
         }
         return applied;

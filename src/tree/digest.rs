@@ -21,21 +21,18 @@ pub fn digest_of_node(path: &ZPath, node: &Node) -> u64 {
         Lifetime::Container => (2, 0),
         Lifetime::Ttl(ms) => (3, ms),
     };
-    let mut fields = Fields::new(b'n');
+    let mut fields = Fields::new([b'n', lifetime, node.data.is_some().into()]);
+    fields.add(ttl);
     fields.add(xxh3_64(path.as_str().as_bytes()));
-    fields.add(node.data.is_some().into());
     fields.add(xxh3_64(node.data.as_deref().unwrap_or_default()));
     fields.add(digest_of_acl(&node.acl));
-    fields.add(lifetime);
-    fields.add(ttl);
     fields.add(node.owner.0);
     fields.add(node.czxid.bits());
     fields.add(node.mzxid.bits());
     fields.add(node.pzxid.bits());
     fields.add(node.ctime_ms.cast_unsigned());
     fields.add(node.mtime_ms.cast_unsigned());
-    fields.add(node.version.cast_unsigned().into());
-    fields.add(node.aversion.cast_unsigned().into());
+    fields.add(pair(node.version.cast_unsigned(), node.aversion.cast_unsigned()));
     fields.add(node.num_children.into());
     fields.add(node.children_created);
     fields.hash()
@@ -47,7 +44,7 @@ pub fn digest_of_node(path: &ZPath, node: &Node) -> u64 {
 /// hashed at each write; each follows from a transaction that is covered by what it did to the
 /// tree and to `last_xid`.
 pub fn digest_of_session(id: SessionId, record: &SessionRecord) -> u64 {
-    let mut fields = Fields::new(b's');
+    let mut fields = Fields::new([b's', 0, 0]);
     fields.add(id.0);
     fields.add(record.timeout_ms.into());
     fields.add(xxh3_64(record.secret.expose()));
@@ -57,25 +54,30 @@ pub fn digest_of_session(id: SessionId, record: &SessionRecord) -> u64 {
 
 fn digest_of_acl(acl: &[Acl]) -> u64 {
     acl.iter().fold(0, |before, line| {
-        let mut fields = Fields::new(b'a');
+        let mut fields = Fields::new([b'a', line.perms.0, 0]);
         fields.add(before);
-        fields.add(line.perms.0.into());
         fields.add(xxh3_64(line.identity.scheme.as_bytes()));
         fields.add(xxh3_64(line.identity.id.as_bytes()));
         fields.hash()
     })
 }
 
-/// Numbers to be hashed together, little-endian, one after another.
+fn pair(low: u32, high: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Numbers to be hashed together, little-endian, one after another. Up to 128 bytes are hashed
+/// fastest.
 struct Fields {
-    bytes: [u8; 17 * 8],
+    bytes: [u8; 14 * 8],
     used: usize,
 }
 
 impl Fields {
-    fn new(kind: u8) -> Fields {
-        let mut fields = Fields { bytes: [0; 17 * 8], used: 0 };
-        fields.add(kind.into());
+    /// The first number says what is hashed.
+    fn new(kind: [u8; 3]) -> Fields {
+        let mut fields = Fields { bytes: [0; 14 * 8], used: 8 };
+        fields.bytes[..3].copy_from_slice(&kind);
         fields
     }
 

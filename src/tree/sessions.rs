@@ -12,20 +12,20 @@ use crate::limits;
 /// The number of requests that are never sent twice.
 const UNNUMBERED: Xid = Xid(0);
 
-/// Open a session, for itself or by the system. To be asked again for the same one, with its
-/// secret, does no harm.
+/// Open a session, for itself or by the system; whether it is new. To be asked again for the same
+/// one, with its secret, does no harm.
 pub(super) fn open(
     nodes: &mut impl Nodes,
     asker: SessionId,
     id: SessionId,
     timeout_ms: u32,
     secret: Secret,
-) -> Result<(), ErrorCode> {
+) -> Result<bool, ErrorCode> {
     if id == SessionId::NONE || (asker != SessionId::NONE && asker != id) {
         return Err(ErrorCode::BadArguments);
     }
     match nodes.session(id) {
-        Some(record) if record.secret == secret => Ok(()),
+        Some(record) if record.secret == secret => Ok(false),
         Some(_) => Err(ErrorCode::NodeExists),
         None => {
             let outcomes = [].into();
@@ -33,7 +33,7 @@ pub(super) fn open(
             let added = digest_of_session(id, &record);
             nodes.insert_session(id, record);
             replace_in_digest(nodes, 0, added);
-            Ok(())
+            Ok(true)
         }
     }
 }

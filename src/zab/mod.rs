@@ -3,9 +3,17 @@
 //! A pure state machine: it is given [`Input`]s and leaves what has to be done in a [`Ready`],
 //! whose fields are in the order in which they must be performed.
 
+mod broadcast;
+mod core;
+mod election;
+mod following;
+mod leading;
 mod log;
 mod message;
 mod peer;
+mod quorum;
+mod recovery;
+mod role;
 
 use conclave_proto::{Epoch, ServerId, Zxid};
 

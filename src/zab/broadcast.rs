@@ -1,0 +1,341 @@
+//! Phase 3: the broadcast, from both ends.
+//!
+//! The leader appends proposals to its log and streams the log to each follower, whole batches at
+//! a time, without waiting for answers. A follower appends, and once that is durable acknowledges
+//! how far its log goes. What a majority has durably, the leader included only once its own disk
+//! has it, is committed; followers learn so from whatever the leader says next.
+
+use bytes::Bytes;
+use conclave_proto::{ServerId, Zxid};
+
+use super::core::Core;
+use super::following::{Following, Phase};
+use super::leading::{Follower, Leading, Progress, Stage};
+use super::log::{Entry, Position};
+use super::message::{FromFollower, FromLeader, Notice};
+use super::peer::{FollowerView, ProposeError};
+use super::role::Next;
+use crate::limits::{FOLLOWER_WINDOW_BYTES, UNCOMMITTED_BYTES, UNCOMMITTED_ENTRIES};
+
+impl Leading {
+    /// Appends a proposal to the log; [`Leading::stream`] sends it.
+    pub(super) fn propose(&mut self, core: &mut Core, body: Bytes) -> Result<Zxid, ProposeError> {
+        let Some(epoch) = self.stage.established() else { return Err(ProposeError::NotLeading) };
+        if self.hand_over_by.is_some() {
+            return Err(ProposeError::HandingOver);
+        }
+        let last = core.log.last();
+        let counter = if last.zxid.epoch() == epoch { last.zxid.counter() + 1 } else { 1 };
+        if counter > core.config.counter_limit.min(Zxid::MAX_COUNTER) {
+            return Err(ProposeError::Rolling);
+        }
+        let (entries, bytes) = core.log.waiting();
+        if entries >= UNCOMMITTED_ENTRIES || bytes + body.len() > UNCOMMITTED_BYTES {
+            return Err(ProposeError::Full);
+        }
+        let zxid = Zxid::new(epoch, counter);
+        core.append(Entry::after(last, zxid, body));
+        Ok(zxid)
+    }
+
+    /// A follower's log is durable up to here.
+    pub(super) fn on_ack(&mut self, core: &mut Core, from: ServerId, durable: Zxid, synced: bool) {
+        if durable > core.log.last().zxid {
+            return self.restart(core, from);
+        }
+        let Some(follower) = self.followers.get_mut(&from) else { return };
+        match &mut follower.state {
+            Progress::Streaming { begun, upto, .. } => {
+                *begun = true;
+                follower.synced |= synced && durable >= upto.zxid;
+            }
+            Progress::Snapshot { at, upto } if durable >= at.zxid => {
+                let (start, upto) = (*at, *upto);
+                follower.state = Progress::Streaming { start, upto, begun: true, sent: start };
+                follower.synced = synced && durable >= upto.zxid;
+            }
+            Progress::Joined
+            | Progress::Asked
+            | Progress::Promised { .. }
+            | Progress::NeedsSnapshot
+            | Progress::Snapshot { .. } => return,
+        }
+        if durable > follower.acked {
+            follower.acked = durable;
+            follower.acknowledge();
+        }
+        self.tell_up_to_date(core, from);
+    }
+
+    /// A follower lacks something of what it was sent.
+    pub(super) fn on_gap(&mut self, core: &mut Core, from: ServerId, last: Position) {
+        if core.log.holds(last) {
+            self.rewind(from, last);
+        } else {
+            self.restart(core, from);
+        }
+    }
+
+    pub(super) fn on_heartbeat_ack(
+        &mut self,
+        core: &mut Core,
+        from: ServerId,
+        round: u64,
+        received: Zxid,
+        active: bool,
+    ) {
+        let sent = self.rounds_sent.iter().find(|(sent, _)| *sent == round).map(|(_, at)| *at);
+        let Some(follower) = self.followers.get_mut(&from) else { return };
+        follower.heard = follower.heard.max(sent.unwrap_or(0));
+        follower.round = follower.round.max(round);
+        follower.active |= active;
+        let Progress::Streaming { begun: true, .. } = follower.state else { return };
+        if let Some((asked, sent)) = follower.probe
+            && round >= asked
+        {
+            follower.probe = None;
+            if received < sent {
+                self.send_after(core, from, received);
+            }
+        }
+    }
+
+    /// The link is new: what is not acknowledged may be lost.
+    pub(super) fn send_again(&mut self, core: &mut Core, server: ServerId) {
+        let Some(follower) = self.followers.get(&server) else { return };
+        match follower.state {
+            Progress::Streaming { start, .. } => {
+                let acked = follower.acked.max(start.zxid);
+                self.tell_start(core, server);
+                self.send_after(core, server, acked);
+            }
+            Progress::Asked => self.ask(core, server),
+            Progress::Snapshot { .. } => self.restart(core, server),
+            Progress::Joined | Progress::Promised { .. } | Progress::NeedsSnapshot => {}
+        }
+    }
+
+    fn send_after(&mut self, core: &mut Core, server: ServerId, zxid: Zxid) {
+        match core.log.position(zxid) {
+            Some(position) => self.rewind(server, position),
+            None => self.restart(core, server),
+        }
+    }
+
+    fn rewind(&mut self, server: ServerId, to: Position) {
+        let Some(follower) = self.followers.get_mut(&server) else { return };
+        if let Progress::Streaming { start, begun, sent, .. } = &mut follower.state
+            && to.zxid < sent.zxid
+            && to.zxid >= start.zxid
+        {
+            *begun = true;
+            *sent = to;
+            follower.probe = None;
+            follower.in_flight.clear();
+            follower.in_flight_bytes = 0;
+        }
+    }
+
+    /// Commits what a majority has durably.
+    pub(super) fn count_acks(&mut self, core: &mut Core) {
+        let synced = self.followers.iter().filter(|(_, follower)| follower.synced);
+        let acked = synced.map(|(id, follower)| (*id, follower.acked));
+        let own = (core.id(), core.log.durable());
+        if let Some(zxid) = core.quorum.reached(acked.chain([own])) {
+            core.log.commit(zxid);
+        }
+    }
+
+    /// Asks the followers whether they still follow: regularly, and for reads.
+    pub(super) fn send_heartbeats(&mut self, core: &mut Core) {
+        let reads = self.read_due && self.stage.established().is_some();
+        if !self.heartbeat_due && !reads {
+            return;
+        }
+        self.heartbeat_due = false;
+        self.round += 1;
+        let (round, commit) = (self.round, core.log.committed());
+        self.rounds_sent.push_back((round, core.now));
+        while self.rounds_sent.front().is_some_and(|(_, at)| core.now - at > core.silence()) {
+            self.rounds_sent.pop_front();
+        }
+        if reads {
+            self.read_due = false;
+            self.reads.push_back((round, commit));
+        }
+        for (server, follower) in &mut self.followers {
+            if !follower.is_with_us() {
+                continue;
+            }
+            follower.told_commit = commit;
+            if let Progress::Streaming { sent, .. } = follower.state {
+                follower.probe.get_or_insert((round, sent.zxid));
+            }
+            core.send_as_leader(*server, follower.sync, FromLeader::Heartbeat { round, commit });
+        }
+    }
+
+    /// Sends each follower what it has not been sent yet, as far as its window allows.
+    pub(super) fn stream(&mut self, core: &mut Core) {
+        let mut lost = Vec::new();
+        for (server, follower) in &mut self.followers {
+            if !follower.stream(core, *server) {
+                lost.push(*server);
+            }
+        }
+        for server in lost {
+            self.restart(core, server);
+        }
+    }
+
+    /// Reads wait for a majority to answer a heartbeat that was sent after they were asked.
+    pub(super) fn confirm_reads(&mut self, core: &mut Core) {
+        let rounds = self.followers.iter().map(|(id, follower)| (*id, follower.round));
+        let own = (core.id(), self.round);
+        let Some(answered) = core.quorum.reached(rounds.chain([own])) else { return };
+        let mut confirmed = None;
+        while let Some((round, commit)) = self.reads.front().copied()
+            && round <= answered
+        {
+            self.reads.pop_front();
+            confirmed = Some((round, commit));
+        }
+        if let Some((round, commit)) = confirmed {
+            core.notice(Notice::ReadConfirmed { round, commit });
+        }
+    }
+
+    /// Once some follower has everything, it is told to lead, and the others to follow it.
+    pub(super) fn try_to_hand_over(&mut self, core: &mut Core) -> Next {
+        let (Some(by), Some(_)) = (self.hand_over_by, self.stage.established()) else {
+            return Next::Stay;
+        };
+        let last = core.log.last().zxid;
+        let fit = self.followers.iter().filter(|(id, f)| core.quorum.votes(**id) && f.active);
+        let heir = fit.clone().find(|(_, f)| f.acked == last).map(|(id, _)| *id);
+        if heir.is_none() && fit.count() > 0 && core.now < by {
+            return Next::Stay;
+        }
+        if let Some(to) = heir {
+            for (server, follower) in &self.followers {
+                core.send_as_leader(*server, follower.sync, FromLeader::HandOver { to });
+            }
+        }
+        Next::Look("leadership was handed over")
+    }
+
+    pub(super) fn views(&self, core: &Core) -> Vec<FollowerView> {
+        let view = |(id, follower): (&ServerId, &Follower)| FollowerView {
+            id: *id,
+            in_sync: follower.active,
+            acked: follower.acked,
+            lag: core.log.count_after(follower.acked) as u64,
+        };
+        self.followers.iter().map(view).collect()
+    }
+
+    /// Whether the next proposal would not fit this epoch.
+    pub(super) fn is_used_up(&self, core: &Core) -> bool {
+        let last = core.log.last().zxid;
+        let Stage::Broadcasting { epoch } = self.stage else { return false };
+        last.epoch() == epoch && last.counter() >= core.config.counter_limit
+    }
+}
+
+impl Follower {
+    /// What it has acknowledged is no longer in flight.
+    fn acknowledge(&mut self) {
+        while let Some((end, bytes)) = self.in_flight.front()
+            && *end <= self.acked
+        {
+            self.in_flight_bytes -= bytes;
+            self.in_flight.pop_front();
+        }
+    }
+
+    /// False if the log no longer holds what it has to be sent.
+    fn stream(&mut self, core: &mut Core, server: ServerId) -> bool {
+        let Progress::Streaming { sent, .. } = &mut self.state else { return true };
+        let commit = core.log.committed();
+        let last = core.log.last();
+        while sent.zxid < last.zxid && self.in_flight_bytes < FOLLOWER_WINDOW_BYTES {
+            let Some(entries) = core.log.batch_after(*sent) else { return false };
+            let previous = *sent;
+            let bytes = entries.iter().map(|entry| entry.body.len()).sum::<usize>().max(1);
+            *sent = entries.last().map_or(last, Entry::position);
+            self.in_flight.push_back((sent.zxid, bytes));
+            self.in_flight_bytes += bytes;
+            self.told_commit = commit;
+            let body = FromLeader::Propose { previous, entries, commit };
+            core.send_as_leader(server, self.sync, body);
+        }
+        if commit > self.told_commit {
+            self.told_commit = commit;
+            core.send_as_leader(server, self.sync, FromLeader::Commit { commit });
+        }
+        true
+    }
+}
+
+impl Following {
+    /// The leader's log goes on.
+    pub(super) fn on_propose(
+        &mut self,
+        core: &mut Core,
+        previous: Position,
+        entries: Vec<Entry>,
+        commit: Zxid,
+    ) -> Next {
+        let leader = self.leader;
+        let Phase::Streaming(streaming) = &mut self.phase else { return Next::Stay };
+        streaming.commit = streaming.commit.max(commit);
+        let mut before = previous;
+        for entry in entries {
+            let here = entry.position();
+            if here.zxid > core.log.last().zxid {
+                if before != core.log.last() || !entry.continues(before) {
+                    // Something is missing, or damaged on its way.
+                    if !std::mem::replace(&mut streaming.gap_told, true) {
+                        let body = FromFollower::Gap { last: core.log.last() };
+                        core.send_as_follower(leader, streaming.sync, body);
+                    }
+                    return Next::Stay;
+                }
+                core.append(entry);
+            }
+            before = here;
+        }
+        streaming.ack_due = true;
+        Next::Stay
+    }
+
+    pub(super) fn on_commit(&mut self, _core: &mut Core, commit: Zxid) -> Next {
+        if let Phase::Streaming(streaming) = &mut self.phase {
+            streaming.commit = streaming.commit.max(commit);
+        }
+        Next::Stay
+    }
+
+    /// Answers at once: as long as this is said, no later leader has this server's promise.
+    pub(super) fn on_heartbeat(&mut self, core: &mut Core, round: u64, commit: Zxid) -> Next {
+        let (sync, received, durable, synced, active) = match &self.phase {
+            Phase::Joining => return Next::Stay,
+            Phase::Promised { sync, counts } => {
+                // It waits for the leader to say how to get in sync.
+                self.show_history(core, *sync, *counts);
+                return Next::Stay;
+            }
+            Phase::Receiving { sync, .. } => (*sync, Zxid::ZERO, Zxid::ZERO, false, false),
+            Phase::Streaming(streaming) => (
+                streaming.sync,
+                core.log.last().zxid,
+                core.log.durable(),
+                streaming.is_synced(core),
+                streaming.up_to_date.is_some(),
+            ),
+        };
+        let body = FromFollower::HeartbeatAck { round, received, durable, synced, active };
+        core.send_as_follower(self.leader, sync, body);
+        self.on_commit(core, commit)
+    }
+}
