@@ -16,7 +16,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use conclave_proto::message::PROTOCOL_VERSION;
 use conclave_proto::message::Refused;
 use conclave_proto::{ClientMessage, ErrorCode, Identity, ServerMessage};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -319,10 +318,6 @@ async fn greet(
             None => reader.fill(clients).await?,
         }
     };
-    if connect.version < PROTOCOL_VERSION {
-        let why = format!("protocol version {} is not known here", connect.version);
-        return Err(Malformed(why).into());
-    }
     let conn = client.id;
     let fresh = clock::fresh_session(clients.id);
     client.state.borrow_mut().opened = true;

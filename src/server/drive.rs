@@ -154,6 +154,10 @@ impl Drive {
             self.clients.deliver(*conn, what);
         }
         self.clients.flush();
+        if !snapshots.is_empty() {
+            // The replica stopped short at the moment of the snapshot.
+            self.inbox.bell().notify_one();
+        }
         for order in snapshots {
             self.transfer(&order);
         }

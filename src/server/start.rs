@@ -112,7 +112,7 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
             ..store::Options::default()
         };
         let opened = store::open(&settings.data_dir, &identity, options)?;
-        announce(settings, &opened, clock);
+        announce(settings, &ports, &opened, clock);
         let stop = start(settings, clock, files, ports, opened)?;
         stop.wait().await;
         tracing::info!("stopped");
@@ -152,7 +152,9 @@ impl Ports {
     }
 }
 
-fn announce(settings: &Settings, opened: &Opened, clock: Clock) {
+fn announce(settings: &Settings, ports: &Ports, opened: &Opened, clock: Clock) {
+    let client = address(&ports.client);
+    let admin = ports.admin.as_ref().map_or_else(|| "none".into(), address);
     let report = &opened.report;
     if report.cut_bytes > 0 {
         tracing::info!(
@@ -168,11 +170,16 @@ fn announce(settings: &Settings, opened: &Opened, clock: Clock) {
     }
     let last = opened.durable.entries.last().map_or(opened.durable.base.zxid, |entry| entry.zxid);
     tracing::info!(
-        id = %settings.id, cluster = settings.cluster, client = %settings.client,
+        id = %settings.id, cluster = settings.cluster, client, admin,
         data = %settings.data_dir.display(), zxid = %last, new = report.new,
         recovered_in_ms = clock.millis(),
         "server {} of {} starts", settings.id, settings.members.len(),
     );
+}
+
+/// The address of a port, for the log; the configuration may leave its number to the system.
+fn address(port: &TcpListener) -> String {
+    port.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
 }
 
 /// Puts everything together and sets it going.

@@ -1,0 +1,261 @@
+//! Clients that do not keep to the protocol.
+
+use bytes::BytesMut;
+use conclave_proto::convert::encode_client;
+use conclave_proto::limits::{FRAME_BYTES, HANDSHAKE_FRAME_BYTES, VALUE_BYTES};
+use conclave_proto::{
+    ClientMessage, ErrorCode, Op, ReadLevel, Reply, Secret, ServerMessage, SessionId, WatchId,
+    WatchKind, Xid,
+};
+
+use crate::client::{Client, connect, create, get, path};
+use crate::server::Server;
+
+const MALFORMED: &str = "conclave_malformed_frames_total";
+const INVALID: &str = "conclave_invalid_requests_total";
+
+/// A client that keeps to the rules, beside one that does not.
+struct Witness(Client);
+
+impl Witness {
+    fn start(server: &Server) -> Witness {
+        let mut client = Client::open(server.client);
+        client.call(create("/witness", 100)).unwrap();
+        Witness(client)
+    }
+
+    fn is_undisturbed(&mut self) {
+        let set = Op::SetData { path: path("/witness"), data: None, version: None };
+        assert!(matches!(self.0.call(set), Ok(Reply::Stat(_))));
+    }
+}
+
+fn is_refused(client: &mut Client) {
+    let Some(ServerMessage::Refused(refused)) = client.last_words() else {
+        panic!("closed without a word")
+    };
+    assert_eq!(refused.code, ErrorCode::BadArguments, "{}", refused.message);
+}
+
+#[test]
+fn bytes_that_are_no_frames() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    let too_long = u32::try_from(HANDSHAKE_FRAME_BYTES + 1).unwrap().to_be_bytes();
+    let openings: [&[u8]; 5] = [
+        &too_long,
+        &[0xff; 4],
+        b"GET / HTTP/1.1\r\nHost: conclave\r\n\r\n",
+        &[0, 0, 0, 3, 0xff, 0xff, 0xff],
+        &[0, 0, 0, 0],
+    ];
+    for (count, opening) in (1..).zip(openings) {
+        let mut client = Client::dial(server.client);
+        client.send(opening);
+        is_refused(&mut client);
+        server.wait_for_metric(MALFORMED, count);
+        witness.is_undisturbed();
+    }
+}
+
+#[test]
+fn frames_that_are_too_long_for_a_session() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    let mut client = Client::open(server.client);
+    client.send(&u32::try_from(FRAME_BYTES + 1).unwrap().to_be_bytes());
+    is_refused(&mut client);
+    server.wait_for_metric(MALFORMED, 1);
+    witness.is_undisturbed();
+}
+
+#[test]
+fn a_frame_that_is_never_finished() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    let before = server.resident_bytes();
+    // A hundred clients claim the largest frame and send little of it: what a frame claims is not
+    // what it is given.
+    let clients: Vec<Client> = (0..100)
+        .map(|_| {
+            let mut client = Client::open(server.client);
+            client.send(&u32::try_from(FRAME_BYTES).unwrap().to_be_bytes());
+            client.send(&[0; 100]);
+            client
+        })
+        .collect();
+    witness.is_undisturbed();
+    assert!(server.resident_bytes() < before + (32 << 20), "memory for bytes that never came");
+    drop(clients);
+    witness.is_undisturbed();
+    assert_eq!(server.metric(MALFORMED), 0, "to hang up is no offence");
+}
+
+#[test]
+fn messages_that_do_not_fit() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    // A request before the handshake.
+    let mut client = Client::dial(server.client);
+    client.ask(get("/"));
+    is_refused(&mut client);
+    // A second handshake.
+    let mut client = Client::open(server.client);
+    client.say(&connect(None));
+    is_refused(&mut client);
+    // A message of a kind that nobody knows: field 99, of no bytes.
+    let mut client = Client::open(server.client);
+    client.send_frame(&[0x9a, 0x06, 0]);
+    is_refused(&mut client);
+    server.wait_for_metric(MALFORMED, 3);
+    witness.is_undisturbed();
+}
+
+/// The bytes of a request whose path is replaced by `bytes` of the same length.
+fn with_path(xid: Xid, placeholder: &str, bytes: &[u8]) -> Vec<u8> {
+    assert_eq!(placeholder.len(), bytes.len());
+    let request = ClientMessage::Request {
+        xid,
+        acked: Xid(0),
+        level: ReadLevel::Local,
+        op: get(placeholder),
+    };
+    let mut out = BytesMut::new();
+    encode_client(&request, &mut out);
+    let at = out.windows(bytes.len()).position(|window| window == placeholder.as_bytes()).unwrap();
+    out[at..at + bytes.len()].copy_from_slice(bytes);
+    out.to_vec()
+}
+
+#[test]
+fn requests_that_cannot_be_carried_out_are_answered_in_their_turn() {
+    let server = Server::start();
+    let mut client = Client::open(server.client);
+    let first = client.ask(create("/a", 1));
+    let paths: [&[u8]; 4] = [b"relativ", b"/a//b/c", b"/a/../b", b"/a\0bcde"];
+    let bad: Vec<Xid> = paths
+        .iter()
+        .map(|bytes| {
+            let xid = client.next_xid();
+            client.send_frame(&with_path(xid, "/xxxxxx", bytes));
+            xid
+        })
+        .collect();
+    let last = client.ask(get("/a"));
+    client.answer(first).unwrap();
+    for xid in bad {
+        assert_eq!(client.answer(xid).unwrap_err().code, ErrorCode::BadArguments);
+    }
+    client.answer(last).unwrap();
+    server.wait_for_metric(INVALID, 4);
+    assert_eq!(server.metric(MALFORMED), 0);
+}
+
+#[test]
+fn a_value_over_the_limit() {
+    let server = Server::start();
+    let mut client = Client::open(server.client);
+    let largest = client.call(create("/largest", VALUE_BYTES));
+    assert!(matches!(largest, Ok(Reply::Created { .. })), "{largest:?}");
+    let fault = client.call(create("/larger", VALUE_BYTES + 1)).unwrap_err();
+    assert_eq!(fault.code, ErrorCode::TooLarge);
+    client.call(get("/largest")).unwrap();
+    assert_eq!(client.call(get("/larger")).unwrap_err().code, ErrorCode::NoNode);
+}
+
+#[test]
+fn text_that_is_not_utf_8() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    let mut client = Client::open(server.client);
+    let xid = client.next_xid();
+    client.send_frame(&with_path(xid, "/xxxxxx", b"/a\xff\xfebcd"));
+    // Protobuf's own rule: the message is malformed.
+    is_refused(&mut client);
+    witness.is_undisturbed();
+}
+
+#[test]
+fn a_session_of_somebody_else() {
+    let server = Server::start();
+    let (mut owner, session) = Client::open_session(server.client);
+    owner.call(create("/owned", 1)).unwrap();
+    for stolen in [
+        (session.session, Secret::new([0; 16])),
+        (SessionId(session.session.0 ^ 1), session.secret),
+        (SessionId::NONE, session.secret),
+    ] {
+        let mut thief = Client::dial(server.client);
+        thief.say(&connect(Some(stolen)));
+        let Some(ServerMessage::Refused(refused)) = thief.last_words() else {
+            panic!("not refused")
+        };
+        assert_eq!(refused.code, ErrorCode::SessionExpired);
+    }
+    owner.call(get("/owned")).unwrap();
+}
+
+#[test]
+fn a_client_that_never_reads_is_dropped_alone() {
+    let server = Server::start();
+    let mut writer = Client::open(server.client);
+    writer.call(create("/big", 1)).unwrap();
+    let mut deaf = Client::open(server.client);
+    let watch = Op::Watch {
+        id: WatchId(1),
+        path: path("/big"),
+        kind: WatchKind::Persistent,
+        since: None,
+        with_value: true,
+    };
+    deaf.call(watch).unwrap();
+    // Each change sends the deaf client half a MiB that it does not read.
+    let dropped = (0..200).any(|_| {
+        let data = Some(vec![b'y'; VALUE_BYTES / 2].into());
+        writer.call(Op::SetData { path: path("/big"), data, version: None }).unwrap();
+        server.metric("conclave_slow_consumers_total") == 1
+    });
+    assert!(dropped, "what a client does not read is kept for ever");
+    writer.call(get("/big")).unwrap();
+}
+
+#[test]
+fn a_client_that_asks_without_reading_waits_alone() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    let mut greedy = Client::open(server.client);
+    greedy.call(create("/big", VALUE_BYTES)).unwrap();
+    let before = server.resident_bytes();
+    let asked: Vec<Xid> = (0..200).map(|_| greedy.ask(get("/big"))).collect();
+    witness.is_undisturbed();
+    assert!(server.resident_bytes() < before + (64 << 20), "answers nobody reads pile up");
+    for xid in asked {
+        greedy.answer(xid).unwrap();
+    }
+    assert_eq!(server.metric("conclave_slow_consumers_total"), 0);
+}
+
+#[test]
+fn a_flood_of_pings_is_answered_and_no_more() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    let mut client = Client::open(server.client);
+    let mut ping = BytesMut::new();
+    encode_client(&ClientMessage::Ping, &mut ping);
+    for _ in 0..10_000 {
+        client.send_frame(&ping);
+    }
+    for _ in 0..10_000 {
+        assert!(matches!(client.hear(), Some(ServerMessage::Pong { .. })));
+    }
+    witness.is_undisturbed();
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_closed() {
+    let server = Server::start();
+    let mut client = Client::dial(server.client);
+    client.send(&[0]);
+    is_refused(&mut client);
+    server.wait_for_metric(MALFORMED, 1);
+}

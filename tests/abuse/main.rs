@@ -1,0 +1,9 @@
+//! What badly behaved clients, peers and configurations can do to a server: nothing. Each of them
+//! gets a typed error or a closed connection and is counted; a well-behaved client goes on.
+
+mod client;
+mod clients;
+mod many;
+mod peers;
+mod server;
+mod setup;

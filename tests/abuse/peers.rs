@@ -1,0 +1,107 @@
+//! Strangers on the port where servers link.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use bytes::{Buf, Bytes};
+use conclave::peers::handshake::Hello;
+use conclave_proto::ServerId;
+
+use crate::server::{DEADLINE, Server, free_port};
+
+/// A server that waits for two others.
+fn lonely() -> (Server, u16) {
+    let peer = free_port();
+    let address = format!("127.0.0.1:{peer}");
+    let members: Vec<String> = [(1, peer), (2, free_port()), (3, free_port())]
+        .map(|(id, port)| format!("{id}=127.0.0.1:{port}"))
+        .into();
+    let mut flags = vec!["--peer", &address];
+    for member in &members {
+        flags.extend(["--member", member]);
+    }
+    (Server::start_with(&flags), peer)
+}
+
+fn server(id: u8) -> ServerId {
+    ServerId::new(id).unwrap()
+}
+
+/// Sends bytes to the port and returns what comes back until it is closed.
+fn say(port: u16, bytes: &[u8]) -> Bytes {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).ok();
+    answer.into()
+}
+
+/// The verdict in an answer: the byte after the length and eight bytes of magic.
+fn verdict(mut answer: Bytes) -> u8 {
+    answer.advance(4 + 8);
+    answer.get_u8()
+}
+
+#[test]
+fn strangers_are_refused() {
+    let (lonely, port) = lonely();
+    for (count, (hello, code, words)) in (1..).zip([
+        (Hello::new(server(2), server(1), "another"), 2, "different names"),
+        (Hello::new(server(2), server(3), "conclave"), 3, "another server is at this address"),
+        (Hello::new(server(9), server(1), "conclave"), 4, "not among `members`"),
+        // Even this server itself is none of the others.
+        (Hello::new(server(1), server(1), "conclave"), 4, "not among `members`"),
+        (Hello { version: 0, ..Hello::new(server(2), server(1), "conclave") }, 1, "too far apart"),
+        (
+            Hello { version: 9, oldest: 9, ..Hello::new(server(2), server(1), "conclave") },
+            1,
+            "too far apart",
+        ),
+    ]) {
+        assert_eq!(verdict(say(port, &hello.encode())), code, "{hello:?}");
+        lonely.wait_for_metric("conclave_links_refused", count);
+        assert!(lonely.log().contains(words), "{words} is not in {}", lonely.log());
+    }
+}
+
+#[test]
+fn garbage_is_refused() {
+    let (lonely, port) = lonely();
+    let whole = Hello::new(server(2), server(1), "conclave").encode();
+    let mut twice = whole.to_vec();
+    twice.extend_from_slice(&whole);
+    let openings: [&[u8]; 5] =
+        [b"GET / HTTP/1.1\r\n\r\n", &[0, 0, 0, 2, 1, 2], &[0xff; 64], &[0, 0, 0, 0], &twice];
+    for (count, opening) in (1..).zip(openings) {
+        assert!(say(port, opening).is_empty(), "{opening:?} was answered");
+        lonely.wait_for_metric("conclave_links_refused", count);
+    }
+    assert_eq!(lonely.get("/health"), "ok\n");
+}
+
+#[test]
+fn a_peer_that_sends_garbage_is_cut_off() {
+    let (lonely, port) = lonely();
+    for (count, garbage) in (1..).zip([
+        &[0xff_u8; 16][..],
+        &[0, 0, 0, 0],
+        &[0, 0, 0, 1, 99],
+        &[0, 0, 0, 3, 1, 0xff, 0xff],
+        &[0, 0, 0, 2, 2, 0],
+    ]) {
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let hello = Hello::new(server(2), server(1), "conclave").encode();
+        socket.write_all(&hello).unwrap();
+        let mut welcome = vec![0; 4 + 8 + 1 + 2 + 1 + 1 + "conclave".len()];
+        socket.read_exact(&mut welcome).unwrap();
+        assert_eq!(verdict(welcome.into()), 0);
+        socket.write_all(garbage).unwrap();
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).ok();
+        assert!(rest.is_empty());
+        lonely.wait_for_metric("conclave_links_malformed", count);
+    }
+    assert_eq!(lonely.get("/health"), "ok\n");
+}
