@@ -8,8 +8,8 @@ use conclave_proto::convert::{decode_server, encode_client};
 use conclave_proto::frame::{next_frame, write_frame};
 use conclave_proto::message::{Connect, Connected, PROTOCOL_VERSION};
 use conclave_proto::{
-    Acl, ClientMessage, CreateMode, Fault, Op, ReadLevel, Reply, Secret, ServerMessage, SessionId,
-    Xid, ZPath, Zxid,
+    Acl, ClientMessage, CreateMode, Fault, Op, Reply, Secret, ServerMessage, SessionId, Xid, ZPath,
+    Zxid,
 };
 
 use crate::server::DEADLINE;
@@ -106,7 +106,12 @@ impl Client {
     pub(crate) fn ask(&mut self, op: Op) -> Xid {
         self.xid += 1;
         let xid = Xid(self.xid);
-        self.say(&ClientMessage::Request { xid, acked: Xid(0), level: ReadLevel::Local, op });
+        self.say(&ClientMessage::Request {
+            xid,
+            acked: Xid(0),
+            level: conclave_proto::request::ReadLevel::Local,
+            op,
+        });
         xid
     }
 

@@ -4,8 +4,7 @@ use bytes::BytesMut;
 use conclave_proto::convert::encode_client;
 use conclave_proto::limits::{FRAME_BYTES, HANDSHAKE_FRAME_BYTES, VALUE_BYTES};
 use conclave_proto::{
-    ClientMessage, ErrorCode, Op, ReadLevel, Reply, Secret, ServerMessage, SessionId, WatchId,
-    WatchKind, Xid,
+    ClientMessage, ErrorCode, Op, Reply, Secret, ServerMessage, SessionId, WatchId, WatchKind, Xid,
 };
 
 use crate::client::{Client, connect, create, get, path};
@@ -117,7 +116,7 @@ fn with_path(xid: Xid, placeholder: &str, bytes: &[u8]) -> Vec<u8> {
     let request = ClientMessage::Request {
         xid,
         acked: Xid(0),
-        level: ReadLevel::Local,
+        level: conclave_proto::request::ReadLevel::Local,
         op: get(placeholder),
     };
     let mut out = BytesMut::new();
