@@ -282,10 +282,15 @@ impl Drive {
         set(&level.client_outbox_bytes, self.clients.waiting() as u64);
         set(&level.peer_outbox_bytes, self.links.waiting_in_all() as u64);
         set(&level.linked_peers, self.links.up() as u64);
-        set(&level.links_cut, self.links.counters().cut.get());
-        set(&level.links_refused, self.links.counters().refused.get());
-        set(&level.links_malformed, self.links.counters().malformed.get());
         set(&level.low_space, self.state.low_space.into());
+        let links = self.links.counters();
+        for (counter, count) in [
+            (&self.metrics.links_cut, &links.cut),
+            (&self.metrics.links_refused, &links.refused),
+            (&self.metrics.links_malformed, &links.malformed),
+        ] {
+            counter.inc_by(count.get() - counter.get());
+        }
     }
 
     fn report(&self) -> Report {

@@ -114,6 +114,9 @@ pub(super) struct Metrics {
     pub(super) snapshots_sent: Counter,
     pub(super) snapshots_received: Counter,
     pub(super) snapshots_failed: Counter,
+    pub(super) links_cut: Counter,
+    pub(super) links_refused: Counter,
+    pub(super) links_malformed: Counter,
     pub(super) level: Levels,
 }
 
@@ -136,9 +139,6 @@ pub(super) struct Levels {
     pub(super) client_outbox_bytes: Gauge,
     pub(super) peer_outbox_bytes: Gauge,
     pub(super) linked_peers: Gauge,
-    pub(super) links_cut: Gauge,
-    pub(super) links_refused: Gauge,
-    pub(super) links_malformed: Gauge,
     pub(super) low_space: Gauge,
     pub(super) follower_lag: Gauge,
 }
@@ -184,6 +184,9 @@ impl Metrics {
             snapshots_sent: Counter::default(),
             snapshots_received: Counter::default(),
             snapshots_failed: Counter::default(),
+            links_cut: Counter::default(),
+            links_refused: Counter::default(),
+            links_malformed: Counter::default(),
             level,
             registry: Registry::default(),
         };
@@ -205,6 +208,9 @@ impl Metrics {
             ("snapshots_sent", "Snapshots sent to the end", &self.snapshots_sent),
             ("snapshots_received", "Snapshots received and installed", &self.snapshots_received),
             ("snapshots_failed", "Snapshots broken off", &self.snapshots_failed),
+            ("links_cut", "Links cut for not being drained", &self.links_cut),
+            ("links_refused", "Handshakes between servers refused", &self.links_refused),
+            ("links_malformed", "Links cut for malformed bytes", &self.links_malformed),
         ] {
             to.register(name, help, counter.clone());
         }
@@ -285,9 +291,6 @@ impl Levels {
             ("client_outbox_bytes", "Waiting to be sent to clients", &self.client_outbox_bytes),
             ("peer_outbox_bytes", "Waiting to be sent to servers", &self.peer_outbox_bytes),
             ("linked_peers", "Servers this one is linked with", &self.linked_peers),
-            ("links_cut", "Links cut for not being drained", &self.links_cut),
-            ("links_refused", "Handshakes between servers refused", &self.links_refused),
-            ("links_malformed", "Links cut for malformed bytes", &self.links_malformed),
             ("low_space", "1 while writes are refused for lack of space", &self.low_space),
             ("follower_lag", "Transactions the slowest voter is behind", &self.follower_lag),
         ] {

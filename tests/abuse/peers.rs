@@ -60,7 +60,7 @@ fn strangers_are_refused() {
         ),
     ]) {
         assert_eq!(verdict(say(port, &hello.encode())), code, "{hello:?}");
-        lonely.wait_for_metric("conclave_links_refused", count);
+        lonely.wait_for_metric("conclave_links_refused_total", count);
         assert!(lonely.log().contains(words), "{words} is not in {}", lonely.log());
     }
 }
@@ -75,7 +75,7 @@ fn garbage_is_refused() {
         [b"GET / HTTP/1.1\r\n\r\n", &[0, 0, 0, 2, 1, 2], &[0xff; 64], &[0, 0, 0, 0], &twice];
     for (count, opening) in (1..).zip(openings) {
         assert!(say(port, opening).is_empty(), "{opening:?} was answered");
-        lonely.wait_for_metric("conclave_links_refused", count);
+        lonely.wait_for_metric("conclave_links_refused_total", count);
     }
     assert_eq!(lonely.get("/health"), "ok\n");
 }
@@ -101,7 +101,7 @@ fn a_peer_that_sends_garbage_is_cut_off() {
         let mut rest = Vec::new();
         socket.read_to_end(&mut rest).ok();
         assert!(rest.is_empty());
-        lonely.wait_for_metric("conclave_links_malformed", count);
+        lonely.wait_for_metric("conclave_links_malformed_total", count);
     }
     assert_eq!(lonely.get("/health"), "ok\n");
 }
