@@ -28,6 +28,8 @@ pub const PEER_OUTBOX_BYTES: usize = 64 << 20;
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 /// The bytes waiting to be sent to one client, after which it is dropped as a slow consumer.
 pub const CLIENT_OUTBOX_BYTES: usize = 8 << 20;
+/// The bytes of answers to what a client asked at once that may wait beside that.
+pub const CLIENT_ANSWERS_BYTES: usize = 56 << 20;
 /// The watches of one session.
 pub const WATCHES_PER_SESSION: usize = 100_000;
 /// The watches of one server.

@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::ErrorKind;
+use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,7 +25,9 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 use tokio_util::io::poll_read_buf;
 
-use crate::limits::{CLIENT_OUTBOX_BYTES, FRAME_BYTES, HANDSHAKE_FRAME_BYTES, IN_FLIGHT};
+use crate::limits::{
+    CLIENT_ANSWERS_BYTES, CLIENT_OUTBOX_BYTES, FRAME_BYTES, HANDSHAKE_FRAME_BYTES, IN_FLIGHT,
+};
 use crate::replica::{ConnId, Input};
 use crate::wire::native::{self, Inbound, Malformed};
 
@@ -41,7 +44,8 @@ const LINGER: Duration = Duration::from_secs(1);
 const PAUSE_BYTES: usize = 1 << 20;
 /// The bytes of answers that one turn should make for one client.
 const BURST_BYTES: usize = 4 << 20;
-/// The requests that a new connection may have in flight; doubled with every turn.
+/// The requests that a new connection may have in flight; doubled with every turn in which that is
+/// not enough.
 const FIRST_ALLOWANCE: usize = 4;
 /// The room made for what comes next.
 const READ_BYTES: usize = 16 << 10;
@@ -84,8 +88,12 @@ pub(super) struct State {
     pings: usize,
     /// How many may be without an answer.
     allowance: usize,
+    /// The client wanted more than that in this turn.
+    held_back: bool,
     /// The size of the largest recent answer.
     largest: usize,
+    /// The bytes of answers since the outbox was last empty.
+    answers: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -119,7 +127,9 @@ impl Client {
             asked: VecDeque::new(),
             pings: 0,
             allowance: FIRST_ALLOWANCE,
+            held_back: false,
             largest: 0,
+            answers: 0,
         };
         let (resume, task) = (Notify::new(), RefCell::new(None));
         Client { id, state: RefCell::new(state), resume, task }
@@ -146,8 +156,18 @@ impl State {
             | ServerMessage::GoAway { .. } => {}
         }
         native::write(message, &mut self.waiting);
-        self.largest = self.largest.max(self.waiting.len() - before);
-        self.waiting.len() <= CLIENT_OUTBOX_BYTES || self.write() == Flushed::All
+        let size = self.waiting.len() - before;
+        if matches!(message, ServerMessage::Response(_)) {
+            self.largest = self.largest.max(size);
+            self.answers += size;
+        }
+        !self.is_overfull() || self.write() == Flushed::All || !self.is_overfull()
+    }
+
+    /// Whether more waits than a client that reads would let pile up. Answers to what it asked at
+    /// once do not count, up to a bound: their number is limited when they are large.
+    fn is_overfull(&self) -> bool {
+        self.waiting.len() > CLIENT_OUTBOX_BYTES + self.answers.min(CLIENT_ANSWERS_BYTES)
     }
 
     /// Counts the oldest request in flight as answered.
@@ -186,17 +206,21 @@ impl State {
                 Err(_) => return Flushed::Over,
             }
         }
+        self.answers = 0;
         if self.waiting.capacity() > KEPT_OUTBOX_BYTES {
             self.waiting = BytesMut::new();
         }
         if self.ending { Flushed::Over } else { Flushed::All }
     }
 
-    /// Grants more requests in flight while the answers are small, and fewer when they are large,
-    /// so that one turn does not make more than the outbox holds.
+    /// Grants a client that wants it more requests in flight while the answers are small, and fewer
+    /// when they are large, so that one turn does not make more than the outbox holds.
     pub(super) fn adapt(&mut self) {
         let fitting = (BURST_BYTES / self.largest.max(1)).clamp(1, IN_FLIGHT);
-        self.allowance = (self.allowance * 2).min(fitting);
+        if mem::take(&mut self.held_back) {
+            self.allowance *= 2;
+        }
+        self.allowance = self.allowance.min(fitting);
         self.largest -= self.largest / 8;
     }
 
@@ -344,6 +368,7 @@ async fn listen(clients: &Clients, client: &Client, reader: &mut Reader) -> Resu
                 break;
             }
             state.paused = !state.may_read();
+            state.held_back |= state.paused;
             state.paused
         };
         if paused {
