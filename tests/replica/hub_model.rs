@@ -1,0 +1,163 @@
+//! The hub against the simplest thing that could be right: a list of watches that is searched from
+//! end to end, and a list of everything that ever happened.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use conclave::hub::{Hub, Told, Watch, Watcher};
+use conclave_proto::{Acl, Epoch, Event, EventKind, WatchId, WatchKind, ZPath, Zxid};
+use proptest::prelude::*;
+
+const PATHS: [&str; 7] = ["/", "/a", "/a-b", "/a/b", "/a/b/c", "/ab", "/a/bc"];
+
+#[derive(Clone, Debug)]
+enum Step {
+    Fire { path: usize, kind: EventKind, same_txn: bool },
+    Set { watcher: u64, id: u64, path: usize, kind: WatchKind, back: u64, with_value: bool },
+    Unset { watcher: u64, id: u64 },
+    Forget { watcher: u64 },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let event = prop_oneof![
+        Just(EventKind::Created),
+        Just(EventKind::Deleted),
+        Just(EventKind::DataChanged),
+        Just(EventKind::ChildrenChanged),
+    ];
+    let kind = prop_oneof![
+        Just(WatchKind::Data),
+        Just(WatchKind::Exists),
+        Just(WatchKind::Children),
+        Just(WatchKind::Persistent),
+        Just(WatchKind::PersistentRecursive),
+    ];
+    let path = 0..PATHS.len();
+    let step = prop_oneof![
+        4 => (path.clone(), event, any::<bool>())
+            .prop_map(|(path, kind, same_txn)| Step::Fire { path, kind, same_txn }),
+        3 => (0..3u64, 0..4u64, path, kind, 0..9u64, any::<bool>()).prop_map(
+            |(watcher, id, path, kind, back, with_value)| {
+                Step::Set { watcher, id, path, kind, back, with_value }
+            }
+        ),
+        1 => (0..3u64, 0..4u64).prop_map(|(watcher, id)| Step::Unset { watcher, id }),
+        1 => (0..3u64).prop_map(|watcher| Step::Forget { watcher }),
+    ];
+    prop::collection::vec(step, 0..80)
+}
+
+/// Everything that is set, and everything that was.
+#[derive(Default)]
+struct Model {
+    watches: BTreeMap<(Watcher, WatchId), Watch>,
+    events: Vec<Event>,
+}
+
+impl Model {
+    fn concerns(path: &ZPath, kind: WatchKind, since: Zxid, event: &Event) -> bool {
+        let place = match kind {
+            WatchKind::PersistentRecursive => event.path.is_within(path),
+            WatchKind::Data | WatchKind::Exists | WatchKind::Children | WatchKind::Persistent => {
+                event.path == *path
+            }
+        };
+        place && event.zxid > since && kind.fires_on(event.kind)
+    }
+
+    fn fire(&mut self, event: &Event) -> Vec<Told> {
+        let mut told = Vec::new();
+        self.watches.retain(|&(watcher, watch), it| {
+            let concerned = Model::concerns(&it.path, it.kind, it.since, event);
+            if concerned {
+                told.push(Told { watcher, watch, with_value: it.with_value });
+            }
+            !(concerned && it.kind.is_one_shot())
+        });
+        self.events.push(event.clone());
+        told
+    }
+
+    fn missed(&self, path: &ZPath, kind: WatchKind, since: Zxid) -> Vec<Event> {
+        let most = if kind.is_one_shot() { 1 } else { usize::MAX };
+        let concerned = |event: &&Event| Model::concerns(path, kind, since, event);
+        self.events.iter().filter(concerned).take(most).cloned().collect()
+    }
+}
+
+fn zxid(counter: u64) -> Zxid {
+    Zxid::new(Epoch::new(1).unwrap(), counter)
+}
+
+fn run(steps: Vec<Step>) {
+    let acl: Arc<[Acl]> = Acl::open().into();
+    let (mut hub, mut model) = (Hub::new(zxid(0)), Model::default());
+    let mut last = 0;
+    for step in steps {
+        match step {
+            Step::Fire { path, kind, same_txn } => {
+                last += u64::from(!same_txn || last == 0);
+                let path = ZPath::new(PATHS[path]).unwrap();
+                let event = Event { zxid: zxid(last), path, kind };
+                let mut told = Vec::new();
+                hub.fire(&event, &acl, &mut told);
+                told.sort_by_key(|told| (told.watcher, told.watch));
+                assert_eq!(told, model.fire(&event), "at {event:?}");
+            }
+            Step::Set { watcher, id, path, kind, back, with_value } => {
+                let (watcher, id) = (Watcher(watcher), WatchId(id));
+                let path = ZPath::new(PATHS[path]).unwrap();
+                let since = zxid(last.saturating_sub(back));
+                let missed = hub.missed(&path, kind, since).expect("the history is short");
+                let missed: Vec<Event> = missed.into_iter().map(|past| past.event).collect();
+                assert_eq!(missed, model.missed(&path, kind, since));
+                let watch = Watch { id, path, kind, since: zxid(last), with_value };
+                model.watches.insert((watcher, id), watch.clone());
+                hub.set(watcher, watch).expect("there is room");
+            }
+            Step::Unset { watcher, id } => {
+                let (watcher, id) = (Watcher(watcher), WatchId(id));
+                let there = model.watches.remove(&(watcher, id)).is_some();
+                assert_eq!(hub.unset(watcher, id), there);
+            }
+            Step::Forget { watcher } => {
+                model.watches.retain(|(whose, _), _| *whose != Watcher(watcher));
+                hub.forget(Watcher(watcher));
+            }
+        }
+        assert_eq!(hub.watches(), model.watches.len());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn hub_does_as_its_model(steps in steps()) {
+        run(steps);
+    }
+}
+
+#[test]
+fn history_reaches_back_as_far_as_its_window() {
+    let acl: Arc<[Acl]> = Acl::open().into();
+    let mut hub = Hub::new(zxid(0));
+    let window = conclave::limits::EVENT_WINDOW as u64;
+    let path = ZPath::new("/a").unwrap();
+    let fire = |hub: &mut Hub, at: u64| {
+        let event = Event { zxid: zxid(at), path: path.clone(), kind: EventKind::DataChanged };
+        hub.fire(&event, &acl, &mut Vec::new());
+    };
+    for at in 1..=window {
+        fire(&mut hub, at);
+    }
+    let all = hub.missed(&path, WatchKind::Persistent, zxid(0)).expect("it is all there");
+    assert_eq!(all.len(), conclave::limits::EVENT_WINDOW);
+    for at in window + 1..=3 * window {
+        fire(&mut hub, at);
+    }
+    assert_eq!(hub.missed(&path, WatchKind::Persistent, zxid(2 * window - 1)), None);
+    let kept = hub.missed(&path, WatchKind::Persistent, zxid(2 * window)).expect("it is there");
+    assert_eq!(kept.first().map(|past| past.event.zxid), Some(zxid(2 * window + 1)));
+    assert_eq!(kept.len(), conclave::limits::EVENT_WINDOW);
+}
