@@ -18,8 +18,8 @@ use conclave_proto::{ServerId, SessionId, Xid, Zxid};
 /// The right of a server to serve a session: of two claims the later one holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
-    /// The transaction that created the session, or the last one the leader had proposed when it
-    /// let the session move.
+    /// The transaction that created the session, or the last one the leader had proposed, or might
+    /// have, when it let the session move.
     pub zxid: Zxid,
     /// 0 for a creation; otherwise the leader's count of moves in its epoch.
     pub count: u64,

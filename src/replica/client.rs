@@ -37,6 +37,8 @@ pub(super) enum State {
     Greeting,
     /// Its new session is being created.
     Opening {
+        /// The mark of the write that creates it.
+        tag: u64,
         /// The session's timeout, in ms.
         timeout_ms: u32,
         /// When it is refused at the latest.

@@ -60,7 +60,8 @@ impl<N: Nodes> Replica<N> {
             self.refuse(conn, ErrorCode::Throttled, "this server has too much to do");
         } else {
             let timeout_ms = connect.timeout_ms.clamp(min, max);
-            client.state = State::Opening { timeout_ms, until_ms };
+            let tag = self.pendings.next_tag();
+            client.state = State::Opening { tag, timeout_ms, until_ms };
             let (session, secret) = client.fresh;
             let op = Op::CreateSession { session, timeout_ms, secret };
             let request = Request { session: SessionId::NONE, xid: Xid(0), acked: Xid(0), op };
@@ -106,10 +107,16 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// Ask a new leader, or over a new link, for what has not been answered.
+    /// Ask a new leader, or over a new link, for all that are not resumed yet: what an earlier
+    /// leader consented to may depend on transactions that never come.
     pub(super) fn ask_to_resume_again(&mut self) {
         let waiting: Vec<ConnId> = self.handshakes.iter().copied().collect();
         for conn in waiting {
+            if let Some(Client { state: State::Resuming(resuming), .. }) =
+                self.clients.get_mut(&conn)
+            {
+                resuming.granted = None;
+            }
             self.ask_to_resume(conn);
         }
     }
@@ -283,6 +290,11 @@ impl<N: Nodes> Replica<N> {
         self.handshakes.remove(&conn);
         if let Some(zxid) = client.waits_for {
             self.by_zxid.remove(&(zxid, conn));
+        }
+        if let State::Opening { tag, .. } = client.state
+            && self.pendings.get_mut(tag).is_some_and(|pending| pending.sent.is_none())
+        {
+            self.pendings.take(tag);
         }
         if let Some(open) = client.open()
             && self.by_session.get(&open.session) == Some(&conn)

@@ -206,7 +206,8 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    fn restart_stream(&mut self) {
+    /// Begin to forward anew, with everything that has no answer yet.
+    pub(super) fn restart_stream(&mut self) {
         self.unsend();
         let stream = self.new_stream();
         let next_tag = self.pendings.first_tag();

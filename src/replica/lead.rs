@@ -465,7 +465,9 @@ impl<N: Nodes> Replica<N> {
             return (None, zxid);
         }
         lead.moves += 1;
-        let claim = Claim { zxid, count: lead.moves };
+        // Later than any claim of an earlier leader, even if nothing has been proposed since.
+        let since = zxid.max(Zxid::new(lead.epoch, 0));
+        let claim = Claim { zxid: since, count: lead.moves };
         let epoch = lead.epoch;
         match lead.sessions.attach(session, server, claim) {
             Some(left) if left == self.config.zab.id => self.moved(session, claim),

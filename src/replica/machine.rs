@@ -179,6 +179,7 @@ impl<N: Nodes> Replica<N> {
         for conn in sent_away {
             self.send_away(conn);
         }
+        self.restart_stream();
         self.applied = at.zxid;
         self.digests = Digests::default();
         self.digests.push(meta.applied_zxid, meta.digest);

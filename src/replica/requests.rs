@@ -171,6 +171,9 @@ impl<N: Nodes> Replica<N> {
     }
 
     /// Remember a write until it is answered, and propose it if this server leads.
+    ///
+    /// The answer may come at once, so whoever waits must be prepared for it: the mark is known
+    /// beforehand by [`super::pending::Pendings::next_tag`].
     pub(super) fn pend(&mut self, waiter: Waiter, retry: bool, work: Work) {
         let tag = self.pendings.add(waiter, retry, work);
         if matches!(self.part, Part::Leading(_)) {
