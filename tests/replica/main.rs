@@ -3,15 +3,17 @@
 //! A line that starts with `>` is a command; what follows it is what came of it. `UPDATE_EXPECT=1`
 //! rewrites the expectations.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail where it likes")]
+
 mod hub_model;
 mod script;
 mod sessions;
 mod show;
 mod world;
 
-use expect_test::expect_file;
+use expect_test::{ExpectFile, expect_file};
 
-fn check(script: &str, expected: &expect_test::ExpectFile) {
+fn check(script: &str, expected: &ExpectFile) {
     expected.assert_eq(&script::run(script));
 }
 
@@ -19,13 +21,20 @@ macro_rules! scripts {
     ($($name:ident)*) => {
         $(#[test]
         fn $name() {
-            let path = concat!("scripts/", stringify!($name), ".txt");
             let script = include_str!(concat!("scripts/", stringify!($name), ".txt"));
-            check(script, &expect_file![path]);
+            check(script, &expect_file![concat!("scripts/", stringify!($name), ".txt")]);
         })*
     };
 }
 
 scripts! {
+    expiry
+    forwarding
+    hub
     one_server
+    permissions
+    reads
+    rearm
+    retries
+    sessions_of_clients
 }

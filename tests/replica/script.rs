@@ -60,6 +60,7 @@ fn carry_out(world: &mut World, command: &str, words: &[&str]) {
         ["resume", id] => world.pause(the_server(world, id), false),
         ["slow-disk", id] => world.slow_disk(the_server(world, id), true),
         ["good-disk", id] => world.slow_disk(the_server(world, id), false),
+        ["checkpoint", id] => world.checkpoint(the_server(world, id)),
         ["status"] => status(world),
         [name, "dial", at, ref rest @ ..] => {
             let timeout = rest.first().map_or(10_000, |timeout| number(timeout));
@@ -76,6 +77,7 @@ fn carry_out(world: &mut World, command: &str, words: &[&str]) {
             let session = world.clients[other].session;
             client(world, name).session = session;
         }
+        [name, "stays"] => client(world, name).stays = true,
         [name, "unnumbered"] => client(world, name).numbered = false,
         [name, "is", identity] => client(world, name).identities = vec![identify(identity)],
         [name, "ping"] => world.say(name, ClientMessage::Ping),
@@ -163,15 +165,10 @@ fn client<'a>(world: &'a mut World, name: &str) -> &'a mut crate::world::Client 
     world.client(name)
 }
 
-/// `3`, or `leader`, or `follower` (the first), or `other` (the second follower).
+/// `3`, or `leader`.
 fn the_server(world: &World, word: &str) -> ServerId {
-    let leader = world.leader();
-    let mut followers =
-        world.ids().into_iter().filter(|&id| Some(id) != leader && world.status(id).is_some());
     match word {
-        "leader" => leader.expect("there is a leader"),
-        "follower" => followers.next().expect("there is a follower"),
-        "other" => followers.nth(1).expect("there are two followers"),
+        "leader" => world.leader().expect("there is a leader"),
         id => server(number(id)),
     }
 }

@@ -56,7 +56,12 @@ fn reply(reply: &Reply) -> String {
             let paths: Vec<&str> = paths.iter().map(|path| path.as_str()).collect();
             format!("[{}]", paths.join(" "))
         }
-        other => format!("{other:?}"),
+        Reply::Acl { .. }
+        | Reply::Count(_)
+        | Reply::DeletedMany { .. }
+        | Reply::Multi { .. }
+        | Reply::MultiRead(_)
+        | Reply::Identities(_) => format!("{reply:?}"),
     }
 }
 

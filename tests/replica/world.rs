@@ -56,6 +56,8 @@ pub(crate) struct Client {
     pub(crate) last_zxid: Zxid,
     pub(crate) numbered: bool,
     pub(crate) identities: Vec<Identity>,
+    /// Whether it pings all the time.
+    pub(crate) stays: bool,
     pub(crate) received: Vec<ServerMessage>,
 }
 
@@ -190,12 +192,17 @@ impl World {
         self.servers.get_mut(&id).unwrap().slow_disk = slow;
     }
 
-    pub(crate) fn status(&self, id: ServerId) -> Option<Status> {
-        self.servers[&id].running.as_ref().map(Replica::status)
+    /// Make a server's state durable: from there it starts the next time.
+    pub(crate) fn checkpoint(&mut self, id: ServerId) {
+        let server = self.servers.get_mut(&id).unwrap();
+        let nodes = server.running.as_ref().expect("it runs").nodes().clone();
+        let meta = nodes.meta();
+        server.disk.applied = zab::Position { zxid: meta.applied_zxid, chain: meta.applied_chain };
+        server.checkpoint = nodes;
     }
 
-    pub(crate) fn nodes(&self, id: ServerId) -> &MemoryNodes {
-        self.servers[&id].running.as_ref().expect("it runs").nodes()
+    pub(crate) fn status(&self, id: ServerId) -> Option<Status> {
+        self.servers[&id].running.as_ref().map(Replica::status)
     }
 
     pub(crate) fn leader(&self) -> Option<ServerId> {
@@ -220,6 +227,12 @@ impl World {
             let time_ms = i64::try_from(self.now_ms).unwrap();
             for id in self.ids() {
                 self.step(id, Input::Tick { now_ms: self.now_ms, time_ms });
+            }
+            let staying = self.clients.values().filter(|client| client.stays);
+            let pings: Vec<_> =
+                staying.filter_map(|client| Some((client.at, client.conn?))).collect();
+            for (at, conn) in pings {
+                self.step(at, Input::Client { conn, message: ClientMessage::Ping });
             }
             self.settle();
         }
@@ -372,6 +385,7 @@ impl World {
                 client.conn = None;
                 self.log.push(format!("{name}: closed"));
             }
+            ToClient::Message(ServerMessage::Pong { .. }) if client.stays => {}
             ToClient::Message(message) => {
                 client.take(&message);
                 self.log.push(format!("{name}: {}", crate::show::message(&message)));
@@ -469,6 +483,7 @@ impl Client {
             last_zxid: Zxid::ZERO,
             numbered: true,
             identities: vec![anyone],
+            stays: false,
             received: Vec::new(),
         }
     }
