@@ -46,6 +46,14 @@ impl Drop for Handle {
 /// Making a client, asking after its session, ending it.
 impl Client {
     /// Starts to describe a client.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), conclave_client::Error> {
+    /// use conclave_client::Client;
+    /// let client = Client::builder().servers("host-1:7400,host-2:7400").chroot("/app").connect().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder() -> Builder {
         Builder::new()
     }
@@ -74,6 +82,21 @@ impl Client {
     }
 
     /// How the session is doing from now on: the current state, then each new one.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// use conclave_client::State;
+    /// let mut states = client.states();
+    /// while let Some(state) = states.next().await {
+    ///     match state {
+    ///         State::Connected | State::Resumed => println!("carry on"),
+    ///         State::Suspended => println!("stop what only one may do before the session is uncertain"),
+    ///         State::Expired | State::Closed => println!("the ephemeral nodes are gone"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn states(&self) -> States {
         self.shared().states.subscribe()
     }
@@ -105,6 +128,13 @@ impl Client {
     ///
     /// What must not be done twice (by the holder of a lock, by a leader) may be done until then,
     /// as far as the clocks of this machine and of the servers run at the same speed.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// let leads = client.certain_until() > std::time::Instant::now();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn certain_until(&self) -> Instant {
         self.shared().certain_until().into_std()
     }
@@ -112,6 +142,17 @@ impl Client {
     /// Waits until the client accepts operations: until fewer than 65,536 operations and 64 MiB of
     /// them are waiting for their answers. An operation made when there is no room fails with
     /// [`Error::Overloaded`].
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// for i in 0..1_000_000 {
+    ///     client.ready().await;
+    ///     drop(client.set("/app/progress", i.to_string()).send());
+    /// }
+    /// client.sync().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn ready(&self) {
         self.shared().queue.room().await;
     }
@@ -142,6 +183,16 @@ impl Client {
 /// Writing.
 impl Client {
     /// Creates a node. Its parent must exist.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// use conclave_client::{CreateMode, Lifetime};
+    /// client.create("/app", "").await?;
+    /// let member = client.create("/app/m-", "host 1").ephemeral().sequential().await?;
+    /// println!("created {}", member.path); // /app/m-0000000000
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn create(&self, path: impl IntoPath, data: impl Into<Bytes>) -> Create<'_> {
         let data = Some(data.into());
         let mode = CreateMode::PERSISTENT;
@@ -157,6 +208,14 @@ impl Client {
     }
 
     /// Deletes a node without children. Answer: the transaction that did it.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// let node = client.get("/app/a").await?;
+    /// client.delete("/app/a").version(node.stat.version).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete(&self, path: impl IntoPath) -> Write<'_, Zxid> {
         let op = |path| Op::Delete { path, version: None };
         Write { client: self, call: Call::new(self, "delete", path.into_path(), op, done) }
@@ -166,6 +225,14 @@ impl Client {
     ///
     /// Each transaction deletes a bounded number of nodes, so that others may see some of them
     /// gone and some not, and an error may come when some are deleted already.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// let deleted = client.delete_recursive("/app").await?;
+    /// println!("{deleted} nodes are gone");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete_recursive(
         &self,
         path: impl IntoPath,
@@ -174,6 +241,20 @@ impl Client {
     }
 
     /// Replaces a node's data. Answer: its new statistics.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// use conclave_client::{Error, ErrorCode};
+    /// let node = client.get("/app/counter").await?;
+    /// let next = node.text().ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) + 1;
+    /// match client.set("/app/counter", next.to_string()).version(node.stat.version).await {
+    ///     Ok(stat) => println!("it has version {} now", stat.version),
+    ///     Err(error) if error.code() == Some(ErrorCode::BadVersion) => println!("someone was faster"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn set(&self, path: impl IntoPath, data: impl Into<Bytes>) -> Write<'_, Stat> {
         let data = Some(data.into());
         let op = |path| Op::SetData { path, data, version: None };
@@ -181,25 +262,62 @@ impl Client {
     }
 
     /// Replaces a node's access control list. Answer: its new statistics.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// use conclave_client::{Acl, Identity, Perms};
+    /// let anyone = Identity { scheme: "world".into(), id: "anyone".into() };
+    /// client.set_acl("/app", vec![Acl { perms: Perms::READ, identity: anyone }]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn set_acl(&self, path: impl IntoPath, acl: Vec<Acl>) -> Write<'_, Stat> {
         let op = |path| Op::SetAcl { path, acl, version: None };
         Write { client: self, call: Call::new(self, "set the ACL of", path.into_path(), op, stat) }
     }
 
     /// Several writes that are done all or not at all, if conditions hold.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// client
+    ///     .multi()
+    ///     .create("/app/a", "1")
+    ///     .set("/app/b", "2", None)
+    ///     .delete("/app/c", 3)
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn multi(&self) -> Multi<'_> {
         Multi::new(self)
     }
 
     /// Fails unless the node exists and, if one is given, has that version. Unlike a read, this
     /// goes through the leader.
-    pub fn check(&self, path: impl IntoPath, version: Option<i32>) -> Pending<Zxid> {
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// client.check("/app/config", 3).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn check(&self, path: impl IntoPath, version: impl Into<Option<i32>>) -> Pending<Zxid> {
+        let version = version.into();
         let op = |path| Op::Check { path, version };
         Call::new(self, "check", path.into_path(), op, done).send(self)
     }
 
     /// Waits until the server that the client is connected to has everything that was committed
     /// when the request reached the leader. Answer: the transaction it has come to.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// let at = client.sync().await?;
+    /// println!("this server has come to {at}");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn sync(&self) -> Pending<Zxid> {
         let op = |path| Op::Sync { path };
         let mut call = Call::new(self, "sync", Ok(ZPath::root()), op, done);
@@ -211,6 +329,14 @@ impl Client {
 /// Reading.
 impl Client {
     /// Reads a node's data and statistics.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// let node = client.get("/app/config").await?;
+    /// println!("{:?} of {} bytes", node.data, node.stat.data_length);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get(&self, path: impl IntoPath) -> Read<'_, Node> {
         let op = |path| Op::Get { path, watch: None };
         let call = Call::new(self, "get", path.into_path(), op, |reply, _, _| node(reply));
@@ -218,6 +344,15 @@ impl Client {
     }
 
     /// Reads a node's statistics; `None` if it does not exist.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// if client.exists("/app").await?.is_none() {
+    ///     client.create("/app", "").await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn exists(&self, path: impl IntoPath) -> Read<'_, Option<Stat>> {
         let op = |path| Op::Exists { path, watch: None };
         let mut call = Call::new(self, "exists", path.into_path(), op, |reply, zxid, watch| {
@@ -231,17 +366,48 @@ impl Client {
     ///
     /// A long list is read a page at a time. If children come and go meanwhile, each one that was
     /// there throughout is in it once.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// for name in client.children("/app").await? {
+    ///     println!("/app/{name}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn children(&self, path: impl IntoPath) -> Children<'_, Vec<String>> {
         Children::new(self, path.into_path())
     }
 
     /// Lists a node's children, optionally with their statistics and data: one page, or a stream.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// let mut entries = client.list("/app").with_stat().with_data().stream();
+    /// while let Some(entry) = entries.next().await {
+    ///     let entry = entry?;
+    ///     println!("{}: {:?}", entry.name, entry.data);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn list(&self, path: impl IntoPath) -> List<'_> {
         List::new(self, path.into_path(), false)
     }
 
     /// Lists everything below a node, parents before children, paths relative to the node: one
     /// page, or a stream.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// let page = client.list_recursive("/app").page_size(100).await?;
+    /// for entry in &page.entries {
+    ///     println!("/app/{}", entry.name);
+    /// }
+    /// println!("{}", if page.more { "and so on" } else { "that is all" });
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn list_recursive(&self, path: impl IntoPath) -> List<'_> {
         List::new(self, path.into_path(), true)
     }
@@ -257,6 +423,14 @@ impl Client {
     }
 
     /// Reads a node's access control list, with its statistics.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// let (acl, stat) = client.get_acl("/app").await?;
+    /// println!("{acl:?}, changed {} times", stat.aversion);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get_acl(&self, path: impl IntoPath) -> Read<'_, (Vec<Acl>, Stat)> {
         let op = |path| Op::GetAcl { path };
         let name = "get the ACL of";
@@ -267,6 +441,13 @@ impl Client {
     }
 
     /// Lists the session's ephemeral nodes at or below a path.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// let mine = client.ephemerals("/").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn ephemerals(&self, below: impl IntoPath) -> Read<'_, Vec<ZPath>> {
         let op = |path: ZPath| Op::Ephemerals { prefix: path.as_str().to_owned() };
         let name = "list the ephemeral nodes below";
@@ -277,6 +458,13 @@ impl Client {
     }
 
     /// Several reads of one moment.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// let replies = client.multi_read().get("/app/a").get("/app/b").exists("/app/c").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn multi_read(&self) -> MultiRead<'_> {
         MultiRead::new(self)
     }
@@ -285,6 +473,20 @@ impl Client {
 /// Watching.
 impl Client {
     /// Sets a watch.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// use conclave_client::{WatchItem, WatchKind};
+    /// let mut watch = client.watch("/app", WatchKind::PersistentRecursive).await?;
+    /// while let Some(item) = watch.next().await {
+    ///     match item? {
+    ///         WatchItem::Event { zxid, path, kind, .. } => println!("{zxid}: {path} {kind:?}"),
+    ///         WatchItem::Gap { resumed_at } => println!("read again what is there at {resumed_at}"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn watch(&self, path: impl IntoPath, kind: WatchKind) -> SetWatch<'_> {
         let id = WatchId::default();
         let op = |path| Op::Watch { id, path, kind, since: None, with_value: false };
@@ -297,6 +499,16 @@ impl Client {
 
     /// Reads a node, and watches for its next change or its deletion: the first after what was
     /// read. No watch is set if the node does not exist.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// loop {
+    ///     let (config, mut change) = client.get_and_watch("/app/config").await?;
+    ///     println!("the configuration is {:?}", config.data);
+    ///     change.next().await.transpose()?;
+    /// }
+    /// # }
+    /// ```
     pub fn get_and_watch(&self, path: impl IntoPath) -> Read<'_, (Node, Watch)> {
         let op = |path| Op::Get { path, watch: None };
         let mut call = Call::new(self, "get", path.into_path(), op, |reply, _, watch| {
@@ -308,6 +520,16 @@ impl Client {
 
     /// Reads a node's statistics, and watches for its next change, deletion or creation: the first
     /// after what was read.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// let (stat, mut watch) = client.exists_and_watch("/app/go").await?;
+    /// if stat.is_none() {
+    ///     watch.next().await.transpose()?; // It was created.
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn exists_and_watch(&self, path: impl IntoPath) -> Read<'_, (Option<Stat>, Watch)> {
         let op = |path| Op::Exists { path, watch: None };
         let mut call = Call::new(self, "exists", path.into_path(), op, |reply, zxid, watch| {
@@ -321,6 +543,15 @@ impl Client {
     /// Reads the names of a node's children, in order, and watches for the next creation or
     /// deletion of one, or the node's own deletion: the first after what was read. No watch is set
     /// if the node does not exist.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// let (members, mut change) = client.children_and_watch("/app/members").await?;
+    /// println!("{} members", members.len());
+    /// change.next().await.transpose()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn children_and_watch(&self, path: impl IntoPath) -> Children<'_, (Vec<String>, Watch)> {
         Children::watching(self, path.into_path())
     }
@@ -330,6 +561,13 @@ impl Client {
 impl Client {
     /// Adds an identity to the session. It is presented again on every later connection, and its
     /// credentials are kept in memory for that.
+    ///
+    /// ```
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// client.authenticate("digest", "user:password").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn authenticate(&self, scheme: &str, credentials: impl Into<Bytes>) -> Pending<()> {
         let op = Op::Authenticate { scheme: scheme.to_owned(), credentials: credentials.into() };
         let operation = Operation::new("authenticate", None);
