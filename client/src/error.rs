@@ -76,7 +76,9 @@ pub enum Error {
         operation: Operation,
     },
     /// No server opened a session within the connect timeout.
-    #[error("no session within {after:?} from any of {servers}; {last}")]
+    #[error(
+        "no session within {after:?} from any of {servers}; the last attempt failed with {last}"
+    )]
     Connect {
         /// The servers that were tried.
         servers: String,
