@@ -147,7 +147,7 @@ impl Log {
     }
 
     /// The bytes of the entries kept for followers only.
-    pub(super) fn window_bytes(&self) -> usize {
+    pub(super) fn kept_bytes(&self) -> usize {
         self.delivered_bytes
     }
 

@@ -143,10 +143,11 @@ impl Peer {
     /// are, then call it once: what piled up leaves in one batch.
     pub fn ready(&mut self) -> Ready {
         loop {
-            match self.flush() {
-                Next::Stay => break,
-                next => self.become_next(next),
+            let next = self.flush();
+            if next == Next::Stay {
+                break;
             }
+            self.become_next(next);
         }
         self.core.out.committed = self.core.log.deliver();
         self.announce();

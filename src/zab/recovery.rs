@@ -541,7 +541,7 @@ impl Leading {
 
     /// Gives up transfers that take so long that the log kept for them grows over its limit.
     pub(super) fn limit_window(&mut self, core: &mut Core) {
-        if core.log.window_bytes() <= SNAPSHOT_WINDOW_BYTES {
+        if core.log.kept_bytes() <= SNAPSHOT_WINDOW_BYTES {
             return;
         }
         let sending = self.followers.iter();
