@@ -44,27 +44,30 @@ impl Leading {
             return self.restart(core, from);
         }
         let Some(follower) = self.followers.get_mut(&from) else { return };
-        match &mut follower.state {
+        let upto = match &mut follower.state {
             Progress::Streaming { begun, upto, .. } => {
                 *begun = true;
-                follower.synced |= synced && durable >= upto.zxid;
+                *upto
             }
             Progress::Snapshot { at, upto } if durable >= at.zxid => {
                 let (start, upto) = (*at, *upto);
                 follower.state = Progress::Streaming { start, upto, begun: true, sent: start };
-                follower.synced = synced && durable >= upto.zxid;
+                upto
             }
             Progress::Joined
             | Progress::Asked
             | Progress::Promised { .. }
             | Progress::NeedsSnapshot
             | Progress::Snapshot { .. } => return,
-        }
+        };
         if durable > follower.acked {
             follower.acked = durable;
             follower.acknowledge();
         }
-        self.tell_up_to_date(core, from);
+        if synced && durable >= upto.zxid && !follower.synced {
+            follower.synced = true;
+            self.tell_up_to_date(core, from);
+        }
     }
 
     /// A follower lacks something of what it was sent.
@@ -89,6 +92,8 @@ impl Leading {
         follower.heard = follower.heard.max(sent.unwrap_or(0));
         follower.round = follower.round.max(round);
         follower.active |= active;
+        self.tell_up_to_date(core, from);
+        let Some(follower) = self.followers.get_mut(&from) else { return };
         let Progress::Streaming { begun: true, .. } = follower.state else { return };
         if let Some((asked, sent)) = follower.probe
             && round >= asked
@@ -211,7 +216,7 @@ impl Leading {
             return Next::Stay;
         };
         let last = core.log.last().zxid;
-        let fit = self.followers.iter().filter(|(id, f)| core.quorum.votes(**id) && f.active);
+        let fit = self.followers.iter().filter(|(id, f)| core.quorum.votes(**id) && f.synced);
         let heir = fit.clone().find(|(_, f)| f.acked == last).map(|(id, _)| *id);
         if heir.is_none() && fit.count() > 0 && core.now < by {
             return Next::Stay;
@@ -227,7 +232,7 @@ impl Leading {
     pub(super) fn views(&self, core: &Core) -> Vec<FollowerView> {
         let view = |(id, follower): (&ServerId, &Follower)| FollowerView {
             id: *id,
-            in_sync: follower.active,
+            in_sync: follower.synced,
             acked: follower.acked,
             lag: core.log.count_after(follower.acked) as u64,
         };

@@ -35,5 +35,18 @@ macro_rules! scripts {
 }
 
 scripts! {
-    alone, election
+    alone,
+    broadcast,
+    diff,
+    discovery,
+    election,
+    epoch_roll,
+    hand_over,
+    leader_death,
+    observer,
+    partial_partition,
+    reads,
+    snap,
+    star,
+    trunc,
 }

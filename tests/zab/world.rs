@@ -8,7 +8,7 @@ use conclave::zab::{
     Config, Durable, Entry, FromFollower, FromLeader, Input, Message, Notice, Peer, Position,
     Ready, RoleView, SnapshotOrder, Standing, SyncStart, Write, WriteToken,
 };
-use conclave_proto::ServerId;
+use conclave_proto::{Epoch, ServerId, Zxid};
 
 /// The servers, their disks, and the links between them.
 #[derive(Default)]
@@ -58,6 +58,7 @@ impl World {
             "voters" => self.voters = ids(rest),
             "observers" => self.observers = ids(rest),
             "set" => drop(self.settings.insert(rest[0].into(), rest[1].parse().unwrap())),
+            "disk" => self.set_disk(rest),
             "start" => ids(rest).into_iter().for_each(|id| self.start(id)),
             "kill" => ids(rest).into_iter().for_each(|id| self.kill(id)),
             "tick" => self.tick(rest),
@@ -84,6 +85,24 @@ impl World {
 
     fn setting(&self, name: &str, usual: u64) -> u64 {
         self.settings.get(name).copied().unwrap_or(usual)
+    }
+
+    /// `disk 1 3 2 1.1=a 1.2=b 2.1=c`: server 1 finds accepted epoch 3, current epoch 2, this log.
+    fn set_disk(&mut self, rest: &[&str]) {
+        let epoch = |word: &str| Epoch::new(word.parse().unwrap()).unwrap();
+        let mut disk = Durable {
+            accepted_epoch: epoch(rest[1]),
+            current_epoch: epoch(rest[2]),
+            ..Durable::default()
+        };
+        for word in &rest[3..] {
+            let (zxid, body) = word.split_once('=').unwrap();
+            let (of, counter) = zxid.split_once('.').unwrap();
+            let zxid = Zxid::new(epoch(of), counter.parse().unwrap());
+            let last = disk.entries.last().map_or(disk.base, Entry::position);
+            disk.entries.push(Entry::after(last, zxid, Bytes::from(body.to_owned())));
+        }
+        self.servers.entry(id(rest[0])).or_default().disk = disk;
     }
 
     fn start(&mut self, id: ServerId) {
