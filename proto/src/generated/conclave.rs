@@ -48,7 +48,7 @@ pub struct Empty {}
 /// Open a session, or resume one.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Connect {
-    /// The highest protocol version the client speaks.
+    /// The version of the protocol that the client speaks: 1.
     #[prost(uint32, tag = "1")]
     pub version: u32,
     /// The session to resume; absent: open a new one.

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what the tests make is valid")]
 
+mod document;
 mod frames;
 mod golden;
 mod hostile;
