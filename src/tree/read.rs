@@ -11,11 +11,13 @@ use super::nodes::{Node, Nodes};
 use super::walk::{Level, Walk};
 use crate::limits;
 
-/// What an entry of a listing, or an answer of a multi-read, takes beside its name and data: its
-/// statistics and its frame.
-const ENTRY_BYTES: usize = 128;
+/// What statistics and their frame take, on either wire.
+const STAT_BYTES: usize = 128;
 
-const _: () = assert!(limits::MULTI_OPS * ENTRY_BYTES < limits::FRAME_BYTES);
+/// What an entry of a listing takes beside its name, data and statistics.
+const ENTRY_BYTES: usize = 16;
+
+const _: () = assert!(limits::MULTI_OPS * STAT_BYTES < limits::FRAME_BYTES);
 
 /// The answer to a read: `Get`, `Exists`, `Children`, `ListRecursive`, `GetAcl`, `Ephemerals`,
 /// `CountDescendants` or `MultiRead`. Watches are not set here.
@@ -156,7 +158,7 @@ impl<N: Nodes> View<'_, N> {
         if ops.len() > limits::MULTI_OPS {
             return Err(ErrorCode::TooLarge);
         }
-        let mut left = limits::FRAME_BYTES - ops.len() * ENTRY_BYTES;
+        let mut left = limits::FRAME_BYTES - ops.len() * STAT_BYTES;
         let mut answer = |op: &Op| {
             if !matches!(op, Op::Get { .. } | Op::Exists { .. } | Op::Children { .. }) {
                 return Err(Fault::from(ErrorCode::BadArguments));
@@ -206,25 +208,30 @@ impl Listing<'_> {
             0 => limits::PAGE_ENTRIES,
             limit => limit.min(limits::PAGE_ENTRIES),
         };
-        self.bytes += ENTRY_BYTES + name.len() + data.as_ref().map_or(0, Bytes::len);
+        let entry = Entry { name, stat, data };
+        self.bytes += size_of(&entry);
         let full = self.entries.len() >= most || self.bytes > limits::PAGE_BYTES;
         if full && !self.entries.is_empty() {
             self.more = true;
             return false;
         }
-        self.entries.push(Entry { name, stat, data });
+        self.entries.push(entry);
         true
     }
 }
 
 /// The bytes of a reply that vary with what is read.
 fn payload(reply: &Reply) -> usize {
-    let size = |data: &Option<Bytes>| data.as_ref().map_or(0, Bytes::len);
     if let Reply::Data { data, .. } = reply {
-        size(data)
+        data.as_ref().map_or(0, Bytes::len)
     } else if let Reply::Children { entries, .. } = reply {
-        entries.iter().map(|entry| ENTRY_BYTES + entry.name.len() + size(&entry.data)).sum()
+        entries.iter().map(size_of).sum()
     } else {
         0
     }
+}
+
+fn size_of(entry: &Entry) -> usize {
+    let stat = if entry.stat.is_some() { STAT_BYTES } else { 0 };
+    ENTRY_BYTES + entry.name.len() + stat + entry.data.as_ref().map_or(0, Bytes::len)
 }

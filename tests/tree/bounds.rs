@@ -5,7 +5,8 @@ use conclave::limits;
 use conclave::tree::{self, Applied, MemoryNodes, Nodes};
 use conclave_proto::request::{Entry, Page};
 use conclave_proto::{
-    Acl, CreateMode, ErrorCode, Fault, Op, Reply, Secret, SessionId, WatchId, WatchKind, Xid, ZPath,
+    Acl, CreateMode, ErrorCode, Fault, Op, Perms, Reply, Secret, SessionId, WatchId, WatchKind,
+    Xid, ZPath,
 };
 
 use crate::world::{path, txn, zxid};
@@ -89,6 +90,9 @@ fn an_acl_has_a_largest_size() {
         id: "x".repeat(limits::IDENTITY_BYTES + 1),
     };
     assert_eq!(tree.fails(with("/b", long)), ErrorCode::InvalidAcl);
+    let mut unknown = acl(1);
+    unknown[0].perms = Perms(32);
+    assert_eq!(tree.fails(with("/b", unknown)), ErrorCode::InvalidAcl);
 }
 
 #[test]
@@ -138,19 +142,30 @@ fn a_recursive_delete_has_a_most() {
 fn a_page_has_a_most_entries() {
     let mut tree = Large::new();
     tree.create("/a", 0);
-    let most = limits::PAGE_BYTES / 256;
-    for n in 0..=most {
-        tree.create(&format!("/a/{n:0128}"), 0);
+    for n in 0..=limits::PAGE_ENTRIES {
+        tree.create(&format!("/a/{n}"), 0);
+    }
+    for limit in [0, 1, 3, u32::MAX] {
+        let most = if limit == 0 { limits::PAGE_ENTRIES } else { limit as usize };
+        let most = most.min(limits::PAGE_ENTRIES);
+        let (entries, more) = tree.page(&children("/a", limit, false));
+        assert_eq!((entries.len(), more), (most, true));
+        let page = Page { limit, ..Page::default() };
+        let (entries, more) = tree.page(&Op::ListRecursive { path: path("/a"), page });
+        assert_eq!((entries.len(), more), (most, true));
+    }
+}
+
+#[test]
+fn a_page_has_a_most_bytes() {
+    let mut tree = Large::new();
+    tree.create("/a", 0);
+    for n in 0..limits::PAGE_BYTES / 256 {
+        tree.create(&format!("/a/{n:0256}"), 0);
     }
     let (entries, more) = tree.page(&children("/a", 0, false));
-    assert!(more, "{} entries of {most}", entries.len());
     let bytes: usize = entries.iter().map(|entry| entry.name.len()).sum();
-    assert!(bytes <= limits::PAGE_BYTES);
-    let (entries, more) = tree.page(&children("/a", 3, false));
-    assert_eq!((entries.len(), more), (3, true));
-    let page = Page { limit: 3, ..Page::default() };
-    let (entries, more) = tree.page(&Op::ListRecursive { path: path("/a"), page });
-    assert_eq!((entries.len(), more), (3, true));
+    assert!(more && bytes <= limits::PAGE_BYTES && bytes > limits::PAGE_BYTES / 2, "{bytes}");
 }
 
 #[test]

@@ -9,8 +9,10 @@
 
 mod acl;
 mod bounds;
+mod digest;
 mod model;
 mod property;
 mod script;
+mod watch;
 mod words;
 mod world;

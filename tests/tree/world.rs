@@ -35,7 +35,10 @@ impl World {
     pub(crate) fn apply(&mut self, txn: &Txn) -> Applied {
         self.applied += 1;
         let before = self.nodes.clone();
-        let applied = tree::apply(&mut self.nodes, zxid(self.applied), 0, txn);
+        let (zxid, chain) = (zxid(self.applied), u32::try_from(self.applied).unwrap() + 7);
+        let applied = tree::apply(&mut self.nodes, zxid, chain, txn);
+        let meta = tree::Nodes::meta(&self.nodes);
+        assert_eq!((meta.applied_zxid, meta.applied_chain), (zxid, chain));
         tree::audit(&self.nodes).unwrap();
         if applied.result.is_err() || applied.duplicate {
             assert_eq!(before.iter().collect::<Vec<_>>(), self.nodes.iter().collect::<Vec<_>>());
