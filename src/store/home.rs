@@ -17,6 +17,8 @@ use super::{Identity, Options};
 pub struct Home {
     pub(super) dir: PathBuf,
     pub(super) log_dir: PathBuf,
+    /// Whether the log has a directory of its own, perhaps on a device of its own.
+    pub(super) log_is_apart: bool,
     pub(super) identity: Identity,
     pub(super) disk: Disk,
     pub(super) segment_bytes: u64,
@@ -48,6 +50,7 @@ impl Home {
         options: Options,
     ) -> Result<Home, StoreError> {
         let disk = Disk::new(options.probe);
+        let log_is_apart = options.log_dir.is_some();
         let log_dir = options.log_dir.unwrap_or_else(|| dir.join("log"));
         let mut files = Vec::new();
         for path in [dir, &log_dir] {
@@ -57,6 +60,7 @@ impl Home {
         Ok(Home {
             dir: dir.to_owned(),
             log_dir,
+            log_is_apart,
             identity: identity.clone(),
             disk,
             segment_bytes: options.segment_bytes,
@@ -96,6 +100,17 @@ impl Home {
         let path = directory(&self.dir, number);
         self.disk.create_dir(&path)?;
         Ok((number, path))
+    }
+
+    /// Keep the newest tree, which is damaged, for a person to look at; an earlier one is removed.
+    pub(super) fn set_tree_aside(&self) -> Result<(), StoreError> {
+        let number = |name: &String| name.strip_prefix("tree-").and_then(|n| n.parse::<u64>().ok());
+        if let Some(newest) = list(&self.dir)?.iter().filter_map(number).max() {
+            let aside = self.dir.join("damaged-tree");
+            self.disk.remove(&aside)?;
+            self.disk.rename(&directory(&self.dir, newest), &aside)?;
+        }
+        Ok(())
     }
 
     /// Remove what interrupted transfers and earlier trees left; with `None`, every tree.

@@ -37,7 +37,7 @@ pub use disk::{Probe, Step, Watch};
 pub use error::{EXIT_STORAGE, StoreError, fatal};
 pub use home::{Home, Space};
 pub use log::LogWriter;
-pub use nodes::{Checkpointed, Frozen, Retired, StoreNodes};
+pub use nodes::{Checkpointed, Frozen, StoreNodes};
 pub use open::open;
 pub use snapshot::{Installed, Received, SnapshotReader, SnapshotWriter};
 

@@ -88,16 +88,18 @@ impl StoreNodes {
         Some(Frozen { layers, tree: self.view.tree().clone(), hash_key: self.hash_key, open })
     }
 
-    /// The checkpoint is written: its layers are taken out and reads go to the disk. The result
-    /// is best dropped by another thread, since that takes some milliseconds.
-    pub fn checkpointed(&mut self, checkpoint: &Checkpointed) -> Retired {
-        if checkpoint.tree != self.view.tree().path().into() {
-            return Retired { _layers: Vec::new() };
+    /// The checkpoint is written: its layers are taken out and reads go to the disk.
+    pub fn checkpointed(&mut self, checkpoint: &Checkpointed) {
+        if *checkpoint.tree != *self.view.tree().path() {
+            return;
         }
         assert!(checkpoint.layers <= self.handed, "a checkpoint is reported that was not begun");
         self.view = alive(self.view.tree().view());
         self.handed -= checkpoint.layers;
-        Retired { _layers: self.frozen.drain(..checkpoint.layers).collect() }
+        let retired: Vec<_> = self.frozen.drain(..checkpoint.layers).collect();
+        // To free a hundred thousand nodes takes milliseconds, which the loop does not have. If
+        // there can be no thread, it is done here.
+        drop(std::thread::Builder::new().name("retire".into()).spawn(move || drop(retired)));
     }
 
     /// Open a view of the state exactly as it is now.
@@ -315,10 +317,4 @@ pub struct Checkpointed {
     pub at: Position,
     layers: usize,
     tree: Arc<Path>,
-}
-
-/// What a checkpoint made superfluous.
-#[derive(Debug)]
-pub struct Retired {
-    _layers: Vec<Arc<Layer>>,
 }

@@ -103,7 +103,7 @@ fn found_tree(home: &Home) -> Result<(u64, StoreNodes), StoreError> {
     found(&mut nodes);
     let frozen = nodes.freeze().expect("the root is new");
     let checkpoint = frozen.write()?;
-    drop(nodes.checkpointed(&checkpoint));
+    nodes.checkpointed(&checkpoint);
     home.disk.sync_dir(&path)?;
     home.disk.sync_dir(&home.dir)?;
     Ok((number, nodes))
@@ -117,6 +117,12 @@ struct Recovery {
 }
 
 fn recover(home: Home) -> Result<Opened, StoreError> {
+    let has_log = list(&home.log_dir)?.iter().any(|name| generation_of(name).is_some());
+    if home.log_is_apart && !has_log {
+        let why = "it holds no log; if it is a device of its own, mount it; if the log is lost, \
+                   empty the data directory too: the server then fetches everything from the others";
+        return Err(StoreError::unusable(&home.log_dir, why));
+    }
     let state = StateFile::open(&home.disk, &home.dir)?;
     let mut recovery = Recovery { home, state, damage: Vec::new() };
     match recovery.open_tree()? {
@@ -220,6 +226,7 @@ impl Recovery {
         self.note_damage()?;
         let generation =
             list(&self.home.log_dir)?.iter().filter_map(|name| generation_of(name)).max();
+        self.home.set_tree_aside()?;
         self.home.remove_trees_but(None)?;
         let (tree, nodes) = found_tree(&self.home)?;
         self.begin_anew(tree, Position::default(), nodes, generation.unwrap_or(0))
