@@ -128,13 +128,15 @@ impl LogWriter {
         self.guarded(|log| {
             let (tree, at) = (snapshot.number(), snapshot.at());
             log.roll(at, true, 0)?;
+            // If this fails half-way, the new tree may be in force: it must not be removed.
+            let installed = snapshot.into_installed();
             let current = Current { tree, log_floor: log.active.generation };
             current.write(&log.home.disk, &log.home.dir)?;
             while let Some(segment) = log.older.pop_front() {
                 log.spares.recycle(&segment)?;
             }
             log.home.remove_trees_but(Some(tree))?;
-            Ok(snapshot.into_installed())
+            Ok(installed)
         })
     }
 

@@ -113,7 +113,7 @@ impl StoreNodes {
     /// Replace the state by a snapshot that has been installed. A checkpoint of the old state that
     /// is still being written does no harm; its [`StoreNodes::checkpointed`] is ignored.
     pub fn replace(&mut self, installed: Installed) {
-        *self = installed.nodes;
+        *self = *installed.nodes;
     }
 
     /// How much of its map the tree fills: used and reserved bytes.

@@ -61,7 +61,7 @@ pub struct SnapshotReader {
 #[derive(Debug)]
 struct Merge {
     changes: Peekable<btree_map::IntoIter<Box<[u8]>, Record>>,
-    /// The last key read from the disk.
+    /// The last key read from the disk; empty if none was.
     cursor: Vec<u8>,
     records: u64,
     crc: u32,
@@ -137,7 +137,11 @@ impl SnapshotReader {
         let start = ahead.len();
         let mut value = Vec::new();
         let mut cursor = std::mem::take(&mut merge.cursor);
-        let mut on_disk = view.range(&cursor, false)?;
+        // LMDB knows no empty key: begin with the first there is.
+        let mut on_disk = match &*cursor {
+            [] => view.range(&Key::meta(), true)?,
+            last => view.range(last, false)?,
+        };
         let mut record = on_disk.next().transpose().in_tree("read", view.tree().path())?;
         while ahead.len() < room {
             let changed = merge.changes.peek().map(|(key, _)| &**key);
@@ -289,13 +293,13 @@ impl SnapshotWriter {
         Ok(Received { nodes, at, new: self.new })
     }
 
-    fn load(&self, at: Position) -> Result<StoreNodes, StoreError> {
+    fn load(&self, at: Position) -> Result<Box<StoreNodes>, StoreError> {
         let open = Acl::open().into();
         let meta = verify(&self.tree.view()?, &open)?;
         if position(&meta) != at {
             return refused("its contents are not of the position it names");
         }
-        StoreNodes::load(&self.tree, HashKey([0; 16]))
+        StoreNodes::load(&self.tree, HashKey([0; 16])).map(Box::new)
     }
 
     fn read_head(&mut self) -> Result<(), StoreError> {
@@ -368,7 +372,7 @@ fn next_record(bytes: &[u8]) -> Result<Option<Pair<'_>>, StoreError> {
 /// leaves nothing behind.
 #[derive(Debug)]
 pub struct Received {
-    nodes: StoreNodes,
+    nodes: Box<StoreNodes>,
     at: Position,
     new: NewTree,
 }
@@ -392,5 +396,5 @@ impl Received {
 /// A snapshot that is in force on the disk: see `StoreNodes::replace`.
 #[derive(Debug)]
 pub struct Installed {
-    pub(super) nodes: StoreNodes,
+    pub(super) nodes: Box<StoreNodes>,
 }

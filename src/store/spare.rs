@@ -66,6 +66,8 @@ impl Spares {
     pub(super) fn recycle(&mut self, segment: &Segment) -> Result<(), StoreError> {
         let path = self.next_path();
         self.home.disk.rename(&segment.path, &path)?;
+        // A new header must not come to lie under the old name.
+        self.home.disk.sync_dir(&self.home.log_dir)?;
         self.keep(Spare { path, size: segment.size })
     }
 

@@ -1,11 +1,15 @@
 //! What the tests of the storage share.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use conclave::store::{self, Identity, Opened, Options, StoreError};
+use conclave::tree::SEMANTICS;
 use conclave::zab::{Entry, Position};
-use conclave_proto::{Epoch, ServerId, Zxid};
+use conclave_proto::{
+    Acl, CreateMode, Epoch, Op, Request, ServerId, SessionId, Txn, Xid, ZPath, Zxid,
+};
 
 /// The server whose directory it is.
 pub(crate) fn identity() -> Identity {
@@ -49,4 +53,43 @@ pub(crate) fn entries(mut after: Position, epoch: Epoch, lens: &[usize]) -> Vec<
         entries.push(entry);
     }
     entries
+}
+
+/// Dice that fall the same way again.
+#[derive(Clone, Debug)]
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    /// A number below `end`.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+}
+
+/// A transaction that creates a node named after it.
+pub(crate) fn create_txn(zxid: Zxid) -> Txn {
+    let path = ZPath::new(&format!("/node-{:06}", zxid.counter())).expect("a valid path");
+    txn(Op::Create {
+        path,
+        data: Some(Bytes::from(format!("made by {zxid}"))),
+        acl: Acl::open(),
+        mode: CreateMode::PERSISTENT,
+    })
+}
+
+/// A transaction of no session.
+pub(crate) fn txn(op: Op) -> Txn {
+    let request = Request { session: SessionId::NONE, xid: Xid(0), acked: Xid(0), op };
+    Txn {
+        semantics: SEMANTICS,
+        time_ms: 1,
+        origin: (identity().server, 0),
+        identities: Arc::new([]),
+        digest: (Zxid::ZERO, 0),
+        request,
+    }
 }

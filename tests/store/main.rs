@@ -2,5 +2,8 @@
 //! state in memory.
 
 mod common;
+mod crash;
+mod faults;
 mod lifecycle;
 mod model;
+mod server;
