@@ -210,8 +210,8 @@ fn run(seed: u64, acts: u64, images_per_step: u64) -> u64 {
             shadow.check_image();
         }
     }
-    let images = shadow.lock().unwrap().images;
-    images
+    drop(server);
+    shadow.lock().unwrap().images
 }
 
 #[test]

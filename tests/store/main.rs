@@ -1,5 +1,6 @@
 //! The storage: what is acknowledged survives, damage is noticed, and the state on disk is the
 //! state in memory.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 mod crash;
