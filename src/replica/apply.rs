@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use conclave_proto::{Op, Perms, ServerMessage, SessionId, Txn, Zxid, convert};
 
 use crate::limits;
-use crate::session::Claim;
 use crate::tree::{self, Change, Nodes, SessionChange};
 use crate::zab;
 
@@ -110,8 +109,7 @@ impl<N: Nodes> Replica<N> {
         let Some(SessionChange::Opened { session, timeout_ms }) = change else { return };
         self.session_count += 1;
         if let Part::Leading(lead) = &mut self.part {
-            let claim = Claim { zxid: self.applied, count: 0 };
-            lead.sessions.open(session, timeout_ms, Some((txn.origin.0, claim)));
+            lead.open(session, timeout_ms, txn.origin.0, self.applied);
         }
     }
 

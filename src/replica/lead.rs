@@ -117,6 +117,32 @@ impl Lead {
         }
     }
 
+    /// A session is proposed, or was committed by an earlier leader. It is known from its proposal
+    /// on: a follower with a faster disk may apply it, and its client go on, before this server
+    /// has applied it.
+    pub(super) fn open(
+        &mut self,
+        session: SessionId,
+        timeout_ms: u32,
+        server: ServerId,
+        zxid: Zxid,
+    ) {
+        if self.sessions.standing(session, server) == Standing::Gone {
+            self.sessions.open(session, timeout_ms, Some((server, Claim { zxid, count: 0 })));
+        }
+    }
+
+    /// The secret of a session that is proposed and not applied here yet.
+    fn proposed_secret(&self, session: SessionId) -> Option<Secret> {
+        self.in_flight.iter().find_map(|proposal| {
+            if let Op::CreateSession { session: proposed, secret, .. } = proposal.txn.request.op {
+                (proposed == session).then_some(secret)
+            } else {
+                None
+            }
+        })
+    }
+
     fn has_room(&self) -> bool {
         !self.blocked
             && self.in_flight.len() < limits::UNCOMMITTED_ENTRIES
@@ -255,7 +281,9 @@ impl<N: Nodes> Replica<N> {
         let bytes = body.len();
         match self.zab.propose(body) {
             Ok(zxid) => {
-                if matches!(txn.request.op, Op::CloseSession) {
+                if let Op::CreateSession { session, timeout_ms, .. } = txn.request.op {
+                    lead.open(session, timeout_ms, origin.0, zxid);
+                } else if matches!(txn.request.op, Op::CloseSession) {
                     lead.sessions.closing(txn.request.session);
                 } else if txn.request.xid != Xid(0) {
                     lead.sessions.proposed(txn.request.session, txn.request.xid);
@@ -456,8 +484,9 @@ impl<N: Nodes> Replica<N> {
         session: SessionId,
         secret: Secret,
     ) -> (Option<Claim>, Zxid) {
-        let right = self.nodes.session(session).is_some_and(|record| record.secret == secret);
         let Part::Leading(lead) = &mut self.part else { return (None, self.applied) };
+        let applied = self.nodes.session(session).map(|record| record.secret);
+        let right = applied.or_else(|| lead.proposed_secret(session)) == Some(secret);
         // The server waits for whatever the session has asked for elsewhere, and for its end if
         // that is proposed.
         let zxid = lead.last_proposed(self.applied);

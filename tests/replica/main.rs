@@ -37,4 +37,5 @@ scripts! {
     rearm
     retries
     sessions_of_clients
+    slow_leader
 }
