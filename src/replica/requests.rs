@@ -80,7 +80,7 @@ impl<N: Nodes> Replica<N> {
                 self.request(conn, xid, acked, level, op);
             }
             ClientMessage::Ping => {
-                if self.heard_from(conn).is_some() {
+                if self.heard_from(conn, 0).is_some() {
                     self.tell(conn, ServerMessage::Pong { zxid: self.applied });
                 }
             }
@@ -89,7 +89,7 @@ impl<N: Nodes> Replica<N> {
 
     /// A request that cannot be understood has its answer; it still comes in its turn.
     pub(super) fn invalid(&mut self, conn: ConnId, xid: Xid, fault: Fault) {
-        if let Some(client) = self.heard_from(conn) {
+        if let Some(client) = self.heard_from(conn, 1) {
             let answer = Answer { zxid: None, result: Err(fault) };
             client.queue.push(xid, SlotState::Answered(answer));
             self.drain(conn);
@@ -98,7 +98,7 @@ impl<N: Nodes> Replica<N> {
 
     fn request(&mut self, conn: ConnId, xid: Xid, acked: Xid, level: ReadLevel, op: Op) {
         let applied = self.applied;
-        let Some(client) = self.heard_from(conn) else { return };
+        let Some(client) = self.heard_from(conn, 1) else { return };
         if op.is_write() {
             if matches!(op, Op::CreateSession { .. } | Op::Reap { .. }) {
                 let result = Err(ErrorCode::BadArguments.into());
@@ -133,11 +133,12 @@ impl<N: Nodes> Replica<N> {
         self.drain(conn);
     }
 
-    /// The client of a connection that has a session and gives a sign of life just now. One
-    /// without a session, or with too many requests, breaks the protocol and is cut off.
-    fn heard_from(&mut self, conn: ConnId) -> Option<&mut Client> {
+    /// The client of a connection that has a session and gives a sign of life just now, which
+    /// comes with so many requests. One without a session, or with too many requests, breaks the
+    /// protocol and is cut off.
+    fn heard_from(&mut self, conn: ConnId, requests: usize) -> Option<&mut Client> {
         let client = self.clients.get(&conn)?;
-        if client.open().is_none() || client.queue.len() >= limits::IN_FLIGHT {
+        if client.open().is_none() || client.queue.len() + requests > limits::IN_FLIGHT {
             self.close(conn);
             return None;
         }
