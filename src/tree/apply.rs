@@ -218,7 +218,7 @@ impl<N: Nodes> Work<'_, N> {
         if parent.lifetime == Lifetime::Ephemeral {
             return Err(ErrorCode::NoChildrenForEphemerals);
         }
-        let mut node = new_node(data.cloned(), acl, self.zxid, self.time_ms);
+        let mut node = new_node(own(data), acl, self.zxid, self.time_ms);
         node.lifetime = mode.lifetime;
         if mode.lifetime == Lifetime::Ephemeral {
             node.owner = self.session;
@@ -276,7 +276,7 @@ impl<N: Nodes> Work<'_, N> {
         check_version(node.version, version)?;
         self.tell(path, &node, EventKind::DataChanged);
         let node = self.draft.change(path, node, |node| {
-            node.data = data.cloned();
+            node.data = own(data);
             node.mzxid = self.zxid;
             node.mtime_ms = self.time_ms;
             node.version = node.version.wrapping_add(1);
@@ -455,6 +455,12 @@ fn deletable_parent(path: &ZPath) -> Result<ZPath, ErrorCode> {
 
 fn is_reserved(path: &ZPath) -> bool {
     RESERVED.contains(&path.as_str())
+}
+
+/// A copy of the data for the node to keep. What a transaction holds is lent from the message it
+/// came in, and would keep all of that message in memory.
+fn own(data: Option<&Bytes>) -> Option<Bytes> {
+    data.map(|data| Bytes::copy_from_slice(data))
 }
 
 fn check_size(data: Option<&Bytes>) -> Result<(), ErrorCode> {

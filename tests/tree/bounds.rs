@@ -9,7 +9,7 @@ use conclave_proto::{
     Xid, ZPath,
 };
 
-use crate::world::{path, txn, zxid};
+use crate::world::{World, path, txn, zxid};
 
 const CLIENT: SessionId = SessionId(1);
 
@@ -293,4 +293,22 @@ fn no_transaction_is_applied_twice() {
     let txn = txn(SessionId::NONE, create("/a", 0));
     tree::apply(&mut nodes, zxid(1), 0, &txn);
     tree::apply(&mut nodes, zxid(1), 0, &txn);
+}
+
+/// A value of a few bytes comes out of a large batch; to keep it must not keep the batch.
+#[test]
+fn a_node_does_not_keep_the_message_it_came_in() {
+    let message = Bytes::from(vec![7; 1 << 20]);
+    let data = Some(message.slice(10..13));
+    let (a, acl, mode) = (path("/a"), Acl::open(), CreateMode::PERSISTENT);
+    let mut world = World::new();
+    for op in [
+        Op::Create { path: a.clone(), data: data.clone(), acl, mode },
+        Op::SetData { path: a.clone(), data: data.clone(), version: None },
+    ] {
+        assert!(world.apply(&txn(SessionId::NONE, op)).result.is_ok());
+        let kept = world.nodes.node(&a).unwrap().data;
+        assert_eq!(kept, data);
+        assert!(!message.as_ptr_range().contains(&kept.unwrap().as_ptr()));
+    }
 }
