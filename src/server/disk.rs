@@ -34,7 +34,7 @@ pub(super) enum Job {
         /// What the state will be.
         at: Position,
         /// The snapshot.
-        received: Received,
+        received: Box<Received>,
     },
 }
 
@@ -50,7 +50,7 @@ pub(super) enum Outcome {
         /// What the state is.
         at: Position,
         /// The tree.
-        installed: Installed,
+        installed: Box<Installed>,
     },
     /// A checkpoint is written.
     Checkpointed(Checkpointed),
@@ -72,7 +72,7 @@ pub(super) enum Outcome {
         /// What the state will be.
         at: Position,
         /// The snapshot.
-        received: Received,
+        received: Box<Received>,
     },
     /// A snapshot that came was damaged.
     Spoilt {
@@ -190,7 +190,7 @@ impl Scribe {
                 }
                 Job::Install { sync, at, received } => {
                     self.sync(&mut batch, began)?;
-                    let installed = self.writer.install(received)?;
+                    let installed = Box::new(self.writer.install(*received)?);
                     self.outcomes.post(Outcome::Installed { sync, at, installed });
                 }
             }
@@ -281,7 +281,10 @@ pub(super) fn receive(
         for (chunk, taken) in chunks.iter().zip(1..) {
             if chunk.last {
                 match writer.finish(at) {
-                    Ok(received) => outcomes.post(Outcome::Received { from, sync, at, received }),
+                    Ok(received) => {
+                        let received = Box::new(received);
+                        outcomes.post(Outcome::Received { from, sync, at, received });
+                    }
                     Err(error) => spoilt(&outcomes, from, sync, error),
                 }
                 return;

@@ -100,7 +100,7 @@ impl Drive {
             match outcome {
                 Outcome::Written(token) => self.written(token),
                 Outcome::Installed { sync, at, installed } => {
-                    self.replica.nodes_mut().replace(installed);
+                    self.replica.nodes_mut().replace(*installed);
                     self.replica.install(sync, at);
                     tracing::info!(at = %at.zxid, "the snapshot is in force");
                 }
