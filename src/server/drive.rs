@@ -139,7 +139,7 @@ impl Drive {
     fn perform(&mut self, ready: Ready) {
         let Ready { send, write, token, send_after_write, clients, snapshots, notices } = ready;
         // A server that is not what the others are must not say another word.
-        notices.iter().for_each(stop_if_diverged);
+        notices.iter().for_each(stop_if_lost);
         for (to, message) in send {
             self.links.send(to, &message);
         }
@@ -200,7 +200,15 @@ impl Drive {
 
     /// Says what has changed to whoever reads the log.
     fn tell(&mut self, notice: &Notice) {
-        let Notice::Zab(notice) = notice else { return };
+        let notice = match notice {
+            Notice::Zab(notice) => notice,
+            Notice::Expired { sessions } => {
+                self.metrics.sessions_expired.inc_by(*sessions as u64);
+                return;
+            }
+            // The server has stopped.
+            Notice::Diverged { .. } | Notice::NotUnderstood { .. } => return,
+        };
         match notice {
             zab::Notice::Looking { why } => {
                 self.metrics.elections.inc();
@@ -310,14 +318,19 @@ impl Drive {
     }
 }
 
-fn stop_if_diverged(notice: &Notice) {
-    if let Notice::Diverged { zxid, ours, leaders } = notice {
-        tracing::error!(
+fn stop_if_lost(notice: &Notice) {
+    match notice {
+        Notice::Diverged { zxid, ours, leaders } => tracing::error!(
             "this server's state differs from the leader's after transaction {zxid} (digest \
              {ours:016x}, the leader has {leaders:016x}): a fault of the hardware or the software. \
              The server stops before it answers anybody. Keep a copy of its data directory for an \
              inquiry, empty the directory, and start it again: it fetches the state from the leader"
-        );
-        std::process::exit(EXIT_DIVERGED);
+        ),
+        Notice::NotUnderstood { zxid, why } => tracing::error!(
+            "transaction {zxid} cannot be carried out: {why}. The server stops. Upgrade it to the \
+             version of the others and start it again: it goes on from there"
+        ),
+        Notice::Zab(_) | Notice::Expired { .. } => return,
     }
+    std::process::exit(EXIT_DIVERGED.into());
 }

@@ -32,8 +32,9 @@ use super::{Settings, admin, listener};
 
 /// The exit code when an address cannot be listened on (`EX_UNAVAILABLE` of sysexits.h).
 pub const EXIT_UNAVAILABLE: u8 = 69;
-/// The exit code of a server whose state differs from the leader's (`EX_SOFTWARE`).
-pub const EXIT_DIVERGED: i32 = 70;
+/// The exit code of a server whose state differs from the leader's, or that does not understand
+/// what the others have committed (`EX_SOFTWARE`).
+pub const EXIT_DIVERGED: u8 = 70;
 /// The exit code when the data directory cannot be used (`EX_CANTCREAT`).
 pub const EXIT_DATA: u8 = 73;
 
