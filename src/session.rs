@@ -100,6 +100,11 @@ impl Sessions {
         self.live.len()
     }
 
+    /// Whether there is such a session.
+    pub fn knows(&self, session: SessionId) -> bool {
+        self.live.contains_key(&session)
+    }
+
     /// Let time pass.
     pub fn advance(&mut self, elapsed_ms: u64) {
         self.clock_ms += elapsed_ms;

@@ -43,6 +43,8 @@ pub(super) struct Lead {
     time_ms: i64,
     /// Who asks for a read index, since the last round.
     asking: Vec<Asker>,
+    /// Whether the broadcast begins no round for the moment.
+    mute: bool,
     /// The rounds that a quorum has to confirm, with those who asked.
     rounds: VecDeque<(u64, Vec<Asker>)>,
     /// What to tell followers of their writes that are refused.
@@ -92,7 +94,7 @@ impl Lead {
     /// Whether something has piled up that can be done now.
     pub(super) fn has_more(&self) -> bool {
         (!self.waiting.is_empty() && self.has_room())
-            || !self.asking.is_empty()
+            || (!self.asking.is_empty() && !self.mute)
             || !self.rejected.is_empty()
     }
 
@@ -127,13 +129,16 @@ impl Lead {
         server: ServerId,
         zxid: Zxid,
     ) {
-        if self.sessions.standing(session, server) == Standing::Gone {
+        if !self.sessions.knows(session) {
             self.sessions.open(session, timeout_ms, Some((server, Claim { zxid, count: 0 })));
         }
     }
 
     /// The secret of a session that is proposed and not applied here yet.
     fn proposed_secret(&self, session: SessionId) -> Option<Secret> {
+        if !self.sessions.knows(session) {
+            return None;
+        }
         self.in_flight.iter().find_map(|proposal| {
             if let Op::CreateSession { session: proposed, secret, .. } = proposal.txn.request.op {
                 (proposed == session).then_some(secret)
@@ -184,6 +189,7 @@ impl<N: Nodes> Replica<N> {
             moves: 0,
             time_ms: self.nodes.meta().time_ms,
             asking: Vec::new(),
+            mute: false,
             rounds: VecDeque::new(),
             rejected: BTreeMap::new(),
             reap_after: None,
@@ -372,10 +378,12 @@ impl<N: Nodes> Replica<N> {
         if let Some(question) = self.reading.take_question() {
             lead.asking.push(Asker::Own(question));
         }
-        if !lead.asking.is_empty()
-            && let Some(round) = self.zab.confirm_leadership()
-        {
-            lead.rounds.push_back((round, std::mem::take(&mut lead.asking)));
+        if !lead.asking.is_empty() {
+            let round = self.zab.confirm_leadership();
+            lead.mute = round.is_none();
+            if let Some(round) = round {
+                lead.rounds.push_back((round, std::mem::take(&mut lead.asking)));
+            }
         }
     }
 
