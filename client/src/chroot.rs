@@ -17,7 +17,7 @@ pub trait IntoPath {
 
 impl IntoPath for &str {
     fn into_path(self) -> Result<ZPath, Error> {
-        ZPath::new(self).map_err(|source| Error::Path { path: self.to_owned(), source })
+        ZPath::new(self).map_err(|why| Error::Path { path: self.to_owned(), why })
     }
 }
 
@@ -57,7 +57,7 @@ impl Chroot {
 
     /// The servers' path for a caller's.
     pub(crate) fn to_server(&self, path: &ZPath) -> Result<ZPath, Error> {
-        self.join(path).map_err(|source| Error::Path { path: path.to_string(), source })
+        self.join(path).map_err(|why| Error::Path { path: path.to_string(), why })
     }
 
     /// The caller's path for a server's. One that lies outside stays what it is: only a server

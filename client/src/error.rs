@@ -14,7 +14,7 @@ use conclave_proto::{ErrorCode, PathError, ZPath};
 pub enum Error {
     /// The servers did not carry out the operation. It has changed nothing, unless the code is
     /// [`ErrorCode::OutcomeUnknown`].
-    #[error("{operation}: {code}")]
+    #[error("{operation}: {}", reason(operation, *code))]
     Server {
         /// What was asked.
         operation: Operation,
@@ -22,12 +22,12 @@ pub enum Error {
         code: ErrorCode,
     },
     /// A path that the caller gave breaks the rules of paths. Nothing was sent.
-    #[error("{path:?} is not a path: {source}")]
+    #[error("{path:?} is not a path: {why}")]
     Path {
         /// What was given.
         path: String,
         /// What is wrong with it.
-        source: PathError,
+        why: PathError,
     },
     /// No answer came within the client's operation timeout.
     #[error("{operation}: no answer within {after:?}; {}", timeout_outcome(*.sent))]
@@ -137,6 +137,14 @@ impl Error {
             | Error::Config(_) => false,
         }
     }
+}
+
+/// To create a node fails for want of another one: the one above it.
+fn reason(operation: &Operation, code: ErrorCode) -> &'static str {
+    if operation.name == "create" && code == ErrorCode::NoNode {
+        return "the node above it does not exist";
+    }
+    code.describe()
 }
 
 fn timeout_outcome(sent: bool) -> &'static str {

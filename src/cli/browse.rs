@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use conclave_client::{WatchItem, WatchKind};
+use conclave_client::{Client, WatchItem, WatchKind};
 use serde_json::json;
 
 use super::nodes::Common;
@@ -24,7 +24,10 @@ pub(super) struct Ls {
 
 impl Ls {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let client = self.common.connect().await?;
+        self.common.with(async |client| self.work(client).await).await
+    }
+
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
         let mut list = client.list(&self.path);
         if self.long {
             list = list.with_stat().with_data();
@@ -54,7 +57,6 @@ impl Ls {
                 ),
             }
         }
-        client.close().await?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -74,7 +76,10 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let client = self.common.connect().await?;
+        self.common.with(async |client| self.work(client).await).await
+    }
+
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
         let mut list = client.list_recursive(&self.path).with_stat();
         if self.data {
             list = list.with_data();
@@ -102,7 +107,6 @@ impl Tree {
         if !self.common.output.json {
             say!("{count} nodes");
         }
-        client.close().await?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -127,7 +131,10 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let client = self.common.connect().await?;
+        self.common.with(async |client| self.work(client).await).await
+    }
+
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
         let kind =
             if self.recursive { WatchKind::PersistentRecursive } else { WatchKind::Persistent };
         let mut watch = client.watch(&self.path, kind);
@@ -150,7 +157,6 @@ impl Watch {
         };
         until_stopped(print).await?.transpose()?;
         drop(watch);
-        client.close().await?;
         Ok(ExitCode::SUCCESS)
     }
 

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-/// Prints a completion script; `conclave completions bash >> ~/.bashrc`, for instance.
+/// Print a script that completes `conclave` commands in your shell
+///
+/// For instance: conclave completions bash >> ~/.bashrc
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The shell

@@ -5,9 +5,6 @@ use std::time::Duration;
 use anyhow::Context;
 use conclave_client::Client;
 
-/// How long a command's session outlives it, unless it says otherwise.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Where the servers are.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Servers {
@@ -26,19 +23,11 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Opens a session.
-    ///
-    /// # Errors
-    /// If no server answers in time.
-    pub(super) async fn connect(&self) -> anyhow::Result<Client> {
-        self.connect_for(SESSION_TIMEOUT).await
-    }
-
     /// Opens a session that outlives its last sign of life by that long.
     ///
     /// # Errors
     /// If no server answers in time.
-    pub(super) async fn connect_for(&self, session_timeout: Duration) -> anyhow::Result<Client> {
+    pub(super) async fn connect(&self, session_timeout: Duration) -> anyhow::Result<Client> {
         let timeout = self.timeout();
         Client::builder()
             .servers(&self.servers)

@@ -57,7 +57,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn greet(ensemble: &Ensemble, leader: u8) {
     let layout = ensemble.layout();
     let servers = layout.connect_string();
-    say!("{} servers run; server {leader} leads.\n", layout.servers);
+    match layout.servers {
+        1 => say!("One server runs.\n"),
+        servers => say!("{servers} servers run; server {leader} leads.\n"),
+    }
     for id in layout.ids() {
         let pid = ensemble.pid(id).unwrap_or_default();
         let dir = layout.server_dir(id);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use conclave_client::Stat;
+use conclave_client::{Client, Stat};
 use serde_json::json;
 
 use super::nodes::Common;
@@ -38,7 +38,10 @@ struct Tally {
 
 impl Export {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let client = self.common.connect().await?;
+        self.common.with(async |client| self.work(client).await).await
+    }
+
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
         let count = client.count_descendants(&self.path).await?;
         let bar = progress(usize::try_from(count)?, self.common.output.json);
         let mut tally = Tally::default();
@@ -59,7 +62,6 @@ impl Export {
                 .with_context(|| format!("writing {}", file.display()))?;
         }
         bar.finish_and_clear();
-        client.close().await?;
         if self.common.output.json {
             say!("{}", json!({ "nodes": tally.nodes, "written": tally.written }));
         } else {

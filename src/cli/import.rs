@@ -45,11 +45,13 @@ impl Import {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         ensure!(self.dir.is_dir(), "{} is not a directory", self.dir.display());
         let root = ZPath::new(&self.path).with_context(|| format!("the path {:?}", self.path))?;
-        let client = self.common.connect().await?;
+        self.common.with(async |client| self.work(client, &root).await).await
+    }
+
+    async fn work(&self, client: &Client, root: &ZPath) -> anyhow::Result<ExitCode> {
         let total = self.walk().count();
         let bar = progress(total, self.common.output.json);
-        let mut import =
-            Load { client: &client, bar, window: Window::default(), tally: Tally::default() };
+        let mut import = Load { client, bar, window: Window::default(), tally: Tally::default() };
         for above in root.ancestors().collect::<Vec<_>>().into_iter().rev() {
             if !above.is_root() {
                 import.put(above, None).await?;
@@ -58,14 +60,13 @@ impl Import {
         for entry in self.walk() {
             import.bar.inc(1);
             match entry {
-                Ok(entry) => self.load(&mut import, &root, &entry).await?,
+                Ok(entry) => self.load(&mut import, root, &entry).await?,
                 Err(error) => import.leave_out(&error.to_string()),
             }
         }
         import.drain(0).await?;
         import.bar.finish_and_clear();
         let tally = import.tally;
-        client.close().await?;
         self.report(&tally);
         Ok(if tally.left_out.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) })
     }

@@ -51,8 +51,11 @@ impl Multi {
                 script
             }
         };
-        let client = self.common.connect().await?;
-        let outcome = parse(&client, &script)?.await?;
+        self.common.with(async |client| self.work(client, &script).await).await
+    }
+
+    async fn work(&self, client: &Client, script: &str) -> anyhow::Result<ExitCode> {
+        let outcome = parse(client, script)?.await?;
         if self.common.output.json {
             let replies: Vec<_> = outcome.replies.iter().map(reply_json).collect();
             let zxid = outcome.zxid.to_string();
@@ -65,7 +68,6 @@ impl Multi {
                 say!("{}", reply_line(reply));
             }
         }
-        client.close().await?;
         Ok(ExitCode::SUCCESS)
     }
 }

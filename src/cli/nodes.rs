@@ -15,6 +15,9 @@ use super::connect::Servers;
 use super::show::{data_json, stat_json, stat_lines};
 use super::{Output, say, until_stopped};
 
+/// How long a command's session outlives it, unless it says otherwise.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What is common to all of them.
 #[derive(Debug, clap::Args)]
 pub(super) struct Common {
@@ -25,9 +28,29 @@ pub(super) struct Common {
 }
 
 impl Common {
-    /// Opens a session.
-    pub(super) async fn connect(&self) -> anyhow::Result<Client> {
-        self.servers.connect().await
+    /// Opens a session, works with it, and ends it, whether the work succeeds or not.
+    ///
+    /// # Errors
+    /// If no server answers, or the work fails.
+    pub(super) async fn with<T>(
+        &self,
+        work: impl AsyncFnOnce(&Client) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        self.with_session(SESSION_TIMEOUT, work).await
+    }
+
+    /// The same, with a session that outlives its last sign of life by that long.
+    async fn with_session<T>(
+        &self,
+        session_timeout: Duration,
+        work: impl AsyncFnOnce(&Client) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let client = self.servers.connect(session_timeout).await?;
+        let outcome = work(&client).await;
+        let closed = client.close().await;
+        let value = outcome?;
+        closed?;
+        Ok(value)
     }
 }
 
@@ -88,9 +111,12 @@ pub(super) struct Create {
 impl Create {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let session_timeout = Duration::from_secs(self.session_timeout);
-        let client = self.common.servers.connect_for(session_timeout).await?;
+        self.common.with_session(session_timeout, async |client| self.work(client).await).await
+    }
+
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
         if self.parents {
-            create_parents(&client, &self.path).await?;
+            create_parents(client, &self.path).await?;
         }
         let mut create = client.create(&self.path, self.value.read()?);
         if self.ephemeral {
@@ -108,7 +134,6 @@ impl Create {
         if self.ephemeral {
             until_stopped(std::future::pending::<()>()).await?;
         }
-        client.close().await?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -140,7 +165,10 @@ pub(super) struct Get {
 
 impl Get {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let client = self.common.connect().await?;
+        self.common.with(async |client| self.work(client).await).await
+    }
+
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
         let mut get = client.get(&self.path);
         if self.linearizable {
             get = get.linearizable();
@@ -152,7 +180,6 @@ impl Get {
         } else {
             write_data(node.bytes())?;
         }
-        client.close().await?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -188,7 +215,10 @@ pub(super) struct Set {
 
 impl Set {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let client = self.common.connect().await?;
+        self.common.with(async |client| self.work(client).await).await
+    }
+
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
         let mut set = client.set(&self.path, self.value.read()?);
         if let Some(version) = self.version {
             set = set.version(version);
@@ -199,7 +229,6 @@ impl Set {
         } else {
             say!("{} is at version {}", self.path, stat.version);
         }
-        client.close().await?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -221,7 +250,10 @@ pub(super) struct Delete {
 
 impl Delete {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let client = self.common.connect().await?;
+        self.common.with(async |client| self.work(client).await).await
+    }
+
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
         let deleted = if self.recursive {
             client.delete_recursive(&self.path).await?
         } else {
@@ -237,7 +269,6 @@ impl Delete {
         } else {
             say!("{deleted} deleted");
         }
-        client.close().await?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -253,7 +284,10 @@ pub(super) struct Stat {
 
 impl Stat {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let client = self.common.connect().await?;
+        self.common.with(async |client| self.work(client).await).await
+    }
+
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
         let stat = client.exists(&self.path).await?;
         let stat = stat.with_context(|| format!("stat {}: the node does not exist", self.path))?;
         if self.common.output.json {
@@ -261,7 +295,6 @@ impl Stat {
         } else {
             say!("{}", stat_lines(&stat));
         }
-        client.close().await?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -277,14 +310,16 @@ pub(super) struct Exists {
 
 impl Exists {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let client = self.common.connect().await?;
+        self.common.with(async |client| self.work(client).await).await
+    }
+
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
         let exists = client.exists(&self.path).await?.is_some();
         if self.common.output.json {
             say!("{}", json!({ "path": self.path, "exists": exists }));
         } else {
             say!("{}", if exists { "yes" } else { "no" });
         }
-        client.close().await?;
         Ok(if exists { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
@@ -298,14 +333,16 @@ pub(super) struct Sync {
 
 impl Sync {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let client = self.common.connect().await?;
+        self.common.with(async |client| self.work(client).await).await
+    }
+
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
         let zxid = client.sync().await?;
         if self.common.output.json {
             say!("{}", json!({ "zxid": zxid.to_string() }));
         } else {
             say!("up to date at {zxid}");
         }
-        client.close().await?;
         Ok(ExitCode::SUCCESS)
     }
 }
