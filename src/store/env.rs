@@ -10,13 +10,15 @@ use heed::types::Bytes as Raw;
 use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, RoRange, RoTxn, RwTxn, WithoutTls};
 
 use super::codec;
-use super::error::{IoContext, StoreError, TreeContext};
+use super::error::{StoreError, TreeContext};
 use super::home::{Home, Lock};
 use super::key::{HashKey, Key, Scope, as_session};
 use crate::tree::{Meta, Node, SessionRecord};
 
 /// The file in a tree's directory that says that it was found damaged.
 pub(super) const DAMAGE_MARK: &str = "damaged";
+/// The file in a tree's directory that has a byte for each start since the last checkpoint.
+pub(super) const STARTS: &str = "starts";
 
 /// How many views may be open at once: the loop's, a checkpoint's and those of snapshots.
 const READERS: u32 = 64;
@@ -45,10 +47,6 @@ impl fmt::Debug for Tree {
 impl Tree {
     /// Open the environment in that directory, which exists; an empty one becomes an empty tree.
     pub(super) fn open(home: &Home, path: &Path) -> Result<Tree, StoreError> {
-        let mark = path.join(DAMAGE_MARK);
-        if mark.try_exists().at("look at", &mark)? {
-            return Err(StoreError::damaged(path, "it was found damaged earlier"));
-        }
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(home.map_bytes).max_readers(READERS);
         // SAFETY: nobody else modifies the file: the directory is locked against other processes,
@@ -56,7 +54,6 @@ impl Tree {
         #[expect(unsafe_code, reason = "LMDB maps its file; the lock on the directory guards it")]
         let env = unsafe { options.open(path) }.in_tree("open", path)?;
         env.clear_stale_readers().in_tree("open", path)?;
-        check_length(&env, path)?;
         let txn = env.read_txn().in_tree("open", path)?;
         let table = env
             .open_databases_and_commit(txn, |opener, txn| {
@@ -93,19 +90,6 @@ impl Tree {
     }
 }
 
-/// LMDB trusts the length of its file: a page beyond its end would kill the process by a signal.
-fn check_length(env: &Env<WithoutTls>, path: &Path) -> Result<(), StoreError> {
-    let pages = env.info().last_page_number as u64 + 1;
-    let expected = pages * u64::from(env.unnamed_database_stat().page_size);
-    let length = env.real_disk_size().in_tree("open", path)?;
-    // An environment that was just created is empty until its first transaction.
-    if length != 0 && length < expected {
-        let what = format_args!("its data has {length} bytes, not {expected}");
-        return Err(StoreError::damaged(path, what));
-    }
-    Ok(())
-}
-
 /// A view of one moment of the tree on disk.
 pub(super) struct View {
     tree: Tree,
@@ -119,6 +103,11 @@ impl fmt::Debug for View {
 }
 
 impl View {
+    /// The number of the transaction it is a view of.
+    pub(super) fn transaction(&self) -> u64 {
+        self.txn.id() as u64
+    }
+
     pub(super) fn tree(&self) -> &Tree {
         &self.tree
     }

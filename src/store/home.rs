@@ -4,6 +4,8 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use super::disk::{Disk, list};
 use super::env::directory;
@@ -11,6 +13,10 @@ use super::error::{IoContext, StoreError};
 use super::files::Owner;
 use super::snapshot::SnapshotWriter;
 use super::{Identity, Options};
+
+/// How often a directory that is locked is tried again, and after how long.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The place where a server's data is kept. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -139,12 +145,18 @@ fn lock(disk: &Disk, dir: &Path) -> Result<File, StoreError> {
         Ok(file) => file,
         Err(_) => disk.create(&path)?,
     };
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::unusable(
-            dir,
-            "another process has it open; stop that one, or give this server its own directory",
-        )),
-        Err(TryLockError::Error(error)) => Err(error).at("lock", &path),
+    for tries in 0.. {
+        match file.try_lock() {
+            Ok(()) => break,
+            // A process that has just been killed may take a moment to let go.
+            Err(TryLockError::WouldBlock) if tries < LOCK_TRIES => thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => {
+                let why = "another process has it open; stop that one, or give this server its \
+                           own directory";
+                return Err(StoreError::unusable(dir, why));
+            }
+            Err(TryLockError::Error(error)) => return Err(error).at("lock", &path),
+        }
     }
+    Ok(file)
 }

@@ -21,6 +21,7 @@ mod layer;
 mod log;
 mod nodes;
 mod open;
+mod pages;
 mod recovery;
 mod segment;
 mod snapshot;
@@ -37,7 +38,7 @@ pub use disk::{Probe, Step, Watch};
 pub use error::{EXIT_STORAGE, StoreError, fatal};
 pub use home::{Home, Space};
 pub use log::LogWriter;
-pub use nodes::{Checkpointed, Frozen, StoreNodes};
+pub use nodes::{Checkpointed, Frozen, Scrub, StoreNodes};
 pub use open::open;
 pub use snapshot::{Installed, Received, SnapshotReader, SnapshotWriter};
 

@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use conclave_proto::{Acl, SessionId, ZPath};
 
-use super::env::{Tree, View};
+use super::env::{STARTS, Tree, View};
 use super::error::{StoreError, fatal};
 use super::key::{HashKey, Scope};
 use super::layer::{Layer, NamesAfter, changes};
+use super::pages;
 use super::snapshot::{Installed, SnapshotReader};
+use super::verify::verify;
 use crate::tree::{Meta, Node, Nodes, SessionRecord};
 use crate::zab::Position;
 
@@ -114,6 +116,12 @@ impl StoreNodes {
     /// is still being written does no harm; its [`StoreNodes::checkpointed`] is ignored.
     pub fn replace(&mut self, installed: Installed) {
         *self = *installed.nodes;
+    }
+
+    /// A check of the whole tree on disk as of the last checkpoint: damage that no read has met yet
+    /// is found while other members still have what is lost.
+    pub fn scrub(&self) -> Scrub {
+        Scrub { tree: self.view.tree().clone(), open: Arc::clone(&self.open) }
     }
 
     /// How much of its map the tree fills: used and reserved bytes.
@@ -304,6 +312,8 @@ impl Frozen {
             }
         }
         update.commit()?;
+        // The tree has proved to be of use. If this fails, it is looked at once more than needed.
+        drop(std::fs::remove_file(self.tree.path().join(STARTS)));
         let last = self.layers.last().expect("nothing is frozen only if something changed");
         let at = position(&last.meta);
         Ok(Checkpointed { at, layers: self.layers.len(), tree: self.tree.path().into() })
@@ -317,4 +327,27 @@ pub struct Checkpointed {
     pub at: Position,
     layers: usize,
     tree: Arc<Path>,
+}
+
+/// See [`StoreNodes::scrub`].
+#[derive(Debug)]
+pub struct Scrub {
+    tree: Tree,
+    open: Arc<[Acl]>,
+}
+
+impl Scrub {
+    /// Read everything: about two seconds for a million nodes. For a thread of its own. While it
+    /// runs, the tree's file grows with every checkpoint.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if the tree is damaged, the others if the disk fails: the process
+    /// has to end by [`fatal`].
+    pub fn run(&self) -> Result<(), StoreError> {
+        let mut view = self.tree.view()?;
+        while !pages::check(self.tree.path(), Some(view.transaction()))? {
+            view = self.tree.view()?;
+        }
+        verify(&view, &self.open).map(drop)
+    }
 }

@@ -1,21 +1,26 @@
 //! Opening a directory: form a new one, recover an old one.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::disk::list;
-use super::env::{Tree, directory};
+use super::env::{DAMAGE_MARK, STARTS, Tree, directory};
 use super::error::{IoContext, StoreError};
 use super::files::{Current, Owner, StateFile};
 use super::home::Home;
 use super::key::HashKey;
 use super::log::{Active, LogWriter, Segment, generation_of};
 use super::nodes::StoreNodes;
+use super::pages;
 use super::recovery::{Recovered, read_log};
 use super::spare::Spares;
 use super::{Identity, Opened, Options, RecoveryReport};
 use crate::tree::found;
 use crate::zab::{Durable, Entry, Position};
+
+/// After so many starts without a checkpoint the tree is looked at before it is used: damage that
+/// ends the process by a signal must not do so for ever.
+const DOUBTFUL_STARTS: usize = 2;
 
 /// Open the directory, which is created if it does not exist, and recover what it holds.
 ///
@@ -142,9 +147,7 @@ impl Recovery {
         home.remove_trees_but(Some(current.tree))?;
         let path = directory(&home.dir, current.tree);
         let load = || {
-            if !path.join("data.mdb").try_exists().at("look at", &path)? {
-                return Err(StoreError::damaged(&path, "its data is missing"));
-            }
+            check_tree(&path)?;
             let tree = Tree::open(home, &path)?;
             if tree.view()?.meta()?.is_none() {
                 return Err(StoreError::damaged(&path, "the record of the whole state is missing"));
@@ -183,6 +186,7 @@ impl Recovery {
         log: Recovered,
     ) -> Result<Opened, StoreError> {
         self.note_damage()?;
+        set_aside(&self.home, &log.broken)?;
         let mut spares = Spares::open(&self.home)?;
         let active = log.active.expect("a log that reaches the tree has a segment");
         // What the last process wrote may not be durable yet, and is relied on from here on.
@@ -216,7 +220,11 @@ impl Recovery {
         let active = spares.begin(generation + 1, applied, true, 0)?;
         let current = Current { tree, log_floor: active.generation };
         current.write(&self.home.disk, &self.home.dir)?;
-        set_aside(&self.home, active.generation)?;
+        let names = list(&self.home.log_dir)?;
+        let is_old = |name: &&String| generation_of(name).is_some_and(|own| own <= generation);
+        let old: Vec<_> =
+            names.iter().filter(is_old).map(|name| self.home.log_dir.join(name)).collect();
+        set_aside(&self.home, &old)?;
         let parts = (spares, VecDeque::new(), active, applied);
         self.finish(applied, nodes, (applied, Vec::new()), parts, 0)
     }
@@ -265,15 +273,33 @@ impl Recovery {
     }
 }
 
-/// Give the segments before that generation another name; those of an earlier time are removed.
-fn set_aside(home: &Home, before: u64) -> Result<(), StoreError> {
-    let names = list(&home.log_dir)?;
-    for name in names.iter().filter(|name| name.ends_with(".damaged")) {
+/// Refuse a tree that is known to be damaged, and look at all of it if there is reason for doubt.
+fn check_tree(path: &Path) -> Result<(), StoreError> {
+    let mark = path.join(DAMAGE_MARK);
+    if mark.try_exists().at("look at", &mark)? {
+        return Err(StoreError::damaged(path, "it was found damaged earlier"));
+    }
+    let starts = path.join(STARTS);
+    let earlier = std::fs::read(&starts).map_or(0, |count| count.len());
+    // Not synced, and no harm if it fails: it only has to outlive the process.
+    drop(std::fs::write(&starts, vec![b'.'; earlier + 1]));
+    if earlier >= DOUBTFUL_STARTS || pages::is_short(path)? {
+        pages::check(path, None)?;
+    }
+    Ok(())
+}
+
+/// Give these segments another name, under which a person can look at them; those of an earlier time
+/// are removed.
+fn set_aside(home: &Home, segments: &[PathBuf]) -> Result<(), StoreError> {
+    if segments.is_empty() {
+        return Ok(());
+    }
+    for name in list(&home.log_dir)?.iter().filter(|name| name.ends_with(".damaged")) {
         home.disk.remove(&home.log_dir.join(name))?;
     }
-    for name in names.iter().filter(|name| generation_of(name).is_some_and(|own| own < before)) {
-        let aside = home.log_dir.join(format!("{name}.damaged"));
-        home.disk.rename(&home.log_dir.join(name), &aside)?;
+    for path in segments {
+        home.disk.rename(path, &path.with_extension("log.damaged"))?;
     }
     home.disk.sync_dir(&home.log_dir)
 }

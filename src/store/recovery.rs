@@ -36,6 +36,8 @@ pub(super) struct Recovered {
     pub(super) reaches: bool,
     /// Files that hold nothing of the history.
     pub(super) void: Vec<PathBuf>,
+    /// Files that nothing can be known of.
+    pub(super) broken: Vec<PathBuf>,
 }
 
 /// Read the log. `applied` is the position of the tree; segments before `floor` do not count.
@@ -88,20 +90,24 @@ pub(super) fn read_log(
         damage: found.damage.or(reading.damage),
         reaches: reading.reached,
         void: found.void,
+        broken: found.broken,
     })
 }
 
 /// The segments of a log's directory.
+#[derive(Default)]
 struct Found {
     /// Those that hold a part of the history, oldest first.
     live: Vec<SegmentReader>,
     void: Vec<PathBuf>,
     generation: u64,
     damage: Option<String>,
+    /// Segments whose header is damaged.
+    broken: Vec<PathBuf>,
 }
 
 fn find(home: &Home, floor: u64) -> Result<Found, StoreError> {
-    let mut found = Found { live: Vec::new(), void: Vec::new(), generation: floor, damage: None };
+    let mut found = Found { generation: floor, ..Found::default() };
     for name in list(&home.log_dir)? {
         let Some(generation) = generation_of(&name) else { continue };
         let path = home.log_dir.join(&name);
@@ -114,14 +120,20 @@ fn find(home: &Home, floor: u64) -> Result<Found, StoreError> {
             Ok(segment) if segment.header.generation == generation => segment,
             Ok(_) => {
                 found.damage.get_or_insert(format!("{name} has another segment's header"));
-                break;
+                found.broken.push(path);
+                continue;
             }
             Err(StoreError::Damaged { what, .. }) => {
                 found.damage.get_or_insert(format!("{name}: {what}"));
-                break;
+                found.broken.push(path);
+                continue;
             }
             Err(error) => return Err(error),
         };
+        if found.damage.is_some() {
+            // What comes after a gap is not known to be a part of the history.
+            continue;
+        }
         home.check_owner(&segment.header.identity, &home.log_dir)?;
         if segment.header.reset && generation != floor {
             // The snapshot it was begun for never came into force.

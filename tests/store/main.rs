@@ -4,7 +4,9 @@
 
 mod common;
 mod crash;
+mod damage;
 mod faults;
 mod lifecycle;
 mod model;
 mod server;
+mod snapshot;
