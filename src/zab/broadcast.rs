@@ -195,6 +195,9 @@ impl Leading {
 
     /// Reads wait for a majority to answer a heartbeat that was sent after they were asked.
     pub(super) fn confirm_reads(&mut self, core: &mut Core) {
+        if self.stage.established().is_none() {
+            return;
+        }
         let rounds = self.followers.iter().map(|(id, follower)| (*id, follower.round));
         let own = (core.id(), self.round);
         let Some(answered) = core.quorum.reached(rounds.chain([own])) else { return };
@@ -298,7 +301,8 @@ impl Following {
         for entry in entries {
             let here = entry.position();
             if here.zxid > core.log.last().zxid {
-                if before != core.log.last() || !entry.continues(before) {
+                let known = here.zxid.epoch() <= core.accepted;
+                if before != core.log.last() || !entry.continues(before) || !known {
                     // Something is missing, or damaged on its way.
                     if !std::mem::replace(&mut streaming.gap_told, true) {
                         let body = FromFollower::Gap { last: core.log.last() };

@@ -44,7 +44,7 @@ impl Looking {
         let exponent = core.failures.min(4);
         let rest = match core.failures {
             0 => 0,
-            _ => core.dice.below(core.heartbeat() << exponent),
+            _ => 1 + core.dice.below(core.heartbeat() << exponent),
         };
         Looking {
             ballots: BTreeMap::new(),

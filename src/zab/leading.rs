@@ -16,6 +16,8 @@ use super::role::Next;
 #[derive(Debug)]
 pub(super) struct Leading {
     pub(super) stage: Stage,
+    /// It was established in an earlier epoch, and was not told of any other leader since.
+    pub(super) rolls: bool,
     /// When this stage last made progress; later, when a majority was last heard from.
     pub(super) since: u64,
     pub(super) followers: BTreeMap<ServerId, Follower>,
@@ -196,6 +198,7 @@ impl Leading {
     pub(super) fn new(core: &mut Core) -> Leading {
         let mut leading = Leading {
             stage: Stage::Gathering,
+            rolls: false,
             since: core.now,
             followers: BTreeMap::new(),
             syncs: 0,
@@ -274,7 +277,18 @@ impl Leading {
                 let later = own.is_none_or(|own| epoch > own) && epoch >= core.accepted;
                 if later { Next::Look("there is a later leader") } else { Next::Stay }
             }
-            Standing::Leading { established: false, .. } | Standing::Following { .. } => Next::Stay,
+            Standing::Leading { established: false, .. } => {
+                let own = (core.current, core.log.last().zxid, core.id());
+                let better = (ballot.current, ballot.last, from) > own;
+                let mutual = ballot.hears.contains(&core.id());
+                // Two at once only divide the others.
+                if better && mutual && self.stage == Stage::Gathering {
+                    Next::Follow(from)
+                } else {
+                    Next::Stay
+                }
+            }
+            Standing::Following { .. } => Next::Stay,
         }
     }
 
@@ -376,7 +390,10 @@ impl Leading {
             return self.start_over(core, None);
         }
         if let Stage::Promising { epoch } = self.stage {
-            self.count_promises(core, epoch);
+            let next = self.count_promises(core, epoch);
+            if next != Next::Stay {
+                return next;
+            }
         }
         match self.stage {
             Stage::Synchronising { epoch, initial } => self.count_synced(core, epoch, initial),

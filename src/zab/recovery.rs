@@ -31,6 +31,8 @@ use crate::limits::SNAPSHOT_WINDOW_BYTES;
 
 /// Why a leader is left whose history contradicts what is known to be committed.
 const LACKS_COMMITTED: &str = "the leader's history lacks what is committed here";
+/// Why a leader is left that says what no leader can say.
+const UNKNOWN_EPOCH: &str = "the leader's history is of an epoch later than its own";
 /// Why a leader gives up that cannot make a longer history its own.
 const TOO_OLD: &str = "there is a longer history that parts too far back";
 
@@ -94,6 +96,13 @@ impl Following {
             }
             Phase::Joining | Phase::Receiving { .. } => return Next::Stay,
         };
+        let (SyncStart::After(at) | SyncStart::Snapshot(at)) = start;
+        if at.zxid < core.log.committed() {
+            return Next::Look(LACKS_COMMITTED);
+        }
+        if at.zxid.epoch() > core.accepted {
+            return Next::Look(UNKNOWN_EPOCH);
+        }
         // What was acknowledged in this epoch, the leader of this epoch has.
         let acknowledged = core.current == core.accepted;
         let last = core.log.last();
@@ -102,7 +111,7 @@ impl Following {
                 let Some(have) = core.log.at_or_before(after) else {
                     return Next::Look(LACKS_COMMITTED);
                 };
-                if after.zxid < core.log.committed() || (acknowledged && after != last) {
+                if acknowledged && after != last {
                     return Next::Look(LACKS_COMMITTED);
                 }
                 if have != after {
@@ -113,7 +122,7 @@ impl Following {
                 self.phase = Phase::Streaming(Streaming::new(core, sync, upto));
             }
             SyncStart::Snapshot(at) => {
-                if at.zxid < core.log.committed() || (acknowledged && at.zxid < last.zxid) {
+                if acknowledged && at.zxid < last.zxid {
                     return Next::Look(LACKS_COMMITTED);
                 }
                 let order = SnapshotOrder::Receive { from: self.leader, sync, at };
@@ -236,6 +245,7 @@ impl Leading {
         for server in servers.into_iter().filter(|server| Some(*server) != keep) {
             self.restart(core, server);
         }
+        self.rolls |= self.stage.established().is_some();
         self.stage = Stage::Gathering;
         self.since = core.now;
         self.heartbeat_at = core.now + core.heartbeat();
@@ -300,7 +310,7 @@ impl Leading {
 
     /// Once a majority has promised the epoch, the longest history among theirs holds everything
     /// that may have been committed before it.
-    pub(super) fn count_promises(&mut self, core: &mut Core, epoch: Epoch) {
+    pub(super) fn count_promises(&mut self, core: &mut Core, epoch: Epoch) -> Next {
         let promised: Vec<(Epoch, Zxid, ServerId)> = self
             .followers
             .iter()
@@ -319,19 +329,23 @@ impl Leading {
             .collect();
         let own = (core.disk.accepted == epoch).then(|| core.id());
         if !core.quorum.is_majority(promised.iter().map(|(_, _, id)| *id).chain(own)) {
-            return;
+            return Next::Stay;
         }
         self.since = core.now;
-        match promised.iter().max() {
-            Some((current, last, from))
-                if (*current, *last) > (core.current, core.log.last().zxid) =>
-            {
+        let own = (core.current, core.log.last().zxid);
+        let longer =
+            promised.into_iter().max().filter(|(current, last, _)| (*current, *last) > own);
+        match longer {
+            // What it proposed meanwhile, and the reads that wait, are those of a deposed leader.
+            Some(_) if self.rolls => return Next::Look("another server has led meanwhile"),
+            Some((_, _, from)) => {
                 let after = core.log.last();
-                self.stage = Stage::Fetching { epoch, from: *from, after, begun: false };
+                self.stage = Stage::Fetching { epoch, from, after, begun: false };
                 self.fetch(core);
             }
-            Some(_) | None => self.begin_synchronisation(core, epoch),
+            None => self.begin_synchronisation(core, epoch),
         }
+        Next::Stay
     }
 
     /// Asks for the longer history, again if it was asked before.
@@ -378,7 +392,7 @@ impl Leading {
         }
         for entry in entries {
             if entry.zxid > core.log.last().zxid {
-                if !entry.continues(core.log.last()) {
+                if !entry.continues(core.log.last()) || entry.zxid.epoch() > epoch {
                     return Next::Look("the longer history has a gap");
                 }
                 core.append(entry);
