@@ -1,7 +1,41 @@
-//! The broadcast: makes the logs of all servers one history.
+//! The broadcast: makes the logs of all servers one history. This is Zab.
 //!
-//! A pure state machine: it is given [`Input`]s and leaves what has to be done in a [`Ready`],
-//! whose fields are in the order in which they must be performed.
+//! A pure state machine: [`Peer`] is given [`Input`]s and leaves what has to be done in a
+//! [`Ready`], whose fields are in the order in which they must be performed.
+//!
+//! ```text
+//!   Looking ----> Leading:   gather -> promise -> (fetch) -> synchronise -> broadcast
+//!      \--------> Following: join   -> promise ------------> synchronise -> stream
+//! ```
+//!
+//! 0. **Election** finds a server that a majority can reach, with the longest history among such.
+//!    It is only a candidate; nothing rests on this.
+//! 1. **Discovery.** A majority promises the candidate a new epoch, and so not to follow any
+//!    earlier leader; with the promises come their histories. The longest of them holds everything
+//!    that was ever committed, and becomes the candidate's own.
+//! 2. **Synchronisation.** Each follower's log is made equal to the leader's: what it has that the
+//!    leader has not is removed, what it lacks is sent, or a snapshot of the state. Once a
+//!    majority has that durably, and then the epoch, the leader is established, and its
+//!    history is committed.
+//! 3. **Broadcast.** The leader appends and streams; what a majority has durably is committed.
+//!
+//! Safety rests on three rules. A promise or acknowledgement leaves a server only once it would
+//! survive a crash ([`Ready::send_after_write`]). Any two majorities share a server. And a server
+//! that has promised an epoch acknowledges nothing of an earlier one. Time and chance decide only
+//! how soon something happens.
+//!
+//! | file | what |
+//! |---|---|
+//! | peer | the machine: dispatch, change of roles, the batch |
+//! | core | what a server has in every role: log, epochs, outbox |
+//! | log, quorum | what is appended, durable, committed, delivered; who counts |
+//! | election | phase 0 |
+//! | recovery | phases 1 and 2, from both ends |
+//! | broadcast | phase 3, from both ends |
+//! | following, leading | the roles: their data, what they do with messages and ticks |
+//!
+//! docs/ZAB.md has the pictures, the table of every message in every state, and the differences
+//! from ZooKeeper.
 
 mod broadcast;
 mod core;
