@@ -70,6 +70,9 @@ enum Keys {
     Numbers,
 }
 
+/// Says whether a record, key and value, is right.
+type Accept<'a> = dyn FnMut(&[u8], &[u8]) -> Option<()> + 'a;
+
 /// What a meta page says.
 struct Meta {
     page_size: usize,
@@ -220,12 +223,7 @@ impl Pages {
     }
 
     /// Go through a tree in the order of its keys; `accept` says whether a record is right.
-    fn walk(
-        &mut self,
-        root: &Root,
-        keys: Keys,
-        accept: &mut dyn FnMut(&[u8], &[u8]) -> Option<()>,
-    ) -> Result<(), StoreError> {
+    fn walk(&mut self, root: &Root, keys: Keys, accept: &mut Accept<'_>) -> Result<(), StoreError> {
         let mut counts = Counts::default();
         let mut last: Option<Vec<u8>> = None;
         let mut open = Vec::new();

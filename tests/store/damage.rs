@@ -144,11 +144,11 @@ fn a_damaged_log_is_noticed() {
         let is_last = round % files.len() == files.len() - 1;
         let end =
             if is_last { last_batch(template.path(), file) } else { usize::try_from(len).unwrap() };
-        let damage = match Damage::random(&mut dice, end) {
-            Damage::Truncate(_) | Damage::ZeroPage(_) if is_last => continue,
-            _ if round % 100 == 99 && !is_last => Damage::Remove,
-            damage => damage,
-        };
+        let remove = round % 100 == 99 && !is_last;
+        let damage = if remove { Damage::Remove } else { Damage::random(&mut dice, end) };
+        if is_last && !matches!(damage, Damage::Flip(..)) {
+            continue;
+        }
         let context = format!("{} after {damage:?}", file.display());
         let dir = damaged(template.path(), file, damage);
         let opened = open(dir.path());

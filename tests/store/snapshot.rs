@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use conclave::store::{Opened, StoreError};
-use conclave::tree::{Nodes, SessionRecord, apply};
+use conclave::tree::{Node, Nodes, SessionRecord, apply};
 use conclave::zab::Position;
 use conclave_proto::{Acl, CreateMode, Lifetime, Op, Request, Secret, SessionId, Xid, ZPath, Zxid};
 use tempfile::tempdir;
@@ -102,10 +102,10 @@ impl Tree {
     }
 }
 
+type Session = (SessionId, SessionRecord);
+
 /// Everything that can be read of a state.
-fn dump(
-    nodes: &impl Nodes,
-) -> (Vec<(ZPath, conclave::tree::Node)>, Vec<(SessionId, SessionRecord)>) {
+fn dump(nodes: &impl Nodes) -> (Vec<(ZPath, Node)>, Vec<Session>) {
     let mut found = Vec::new();
     let mut open = VecDeque::from([ZPath::root()]);
     while let Some(path) = open.pop_front() {
