@@ -82,11 +82,11 @@ impl Tree {
         Ok(Update { tree: self, txn })
     }
 
-    /// The bytes in use (freed pages included) and those reserved.
+    /// The bytes in use and those reserved.
     pub(super) fn usage(&self) -> (u64, u64) {
-        let info = self.env.info();
-        let page = self.env.unnamed_database_stat().page_size;
-        ((info.last_page_number as u64 + 1) * u64::from(page), info.map_size as u64)
+        let stat = self.env.unnamed_database_stat();
+        let pages = stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
+        (pages as u64 * u64::from(stat.page_size), self.env.info().map_size as u64)
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Home {
     pub(super) disk: Disk,
     pub(super) segment_bytes: u64,
     pub(super) map_bytes: usize,
+    /// See [`Options::repairable`].
+    pub(super) repairable: bool,
     pub(super) lock: Arc<Lock>,
     next_tree: Arc<AtomicU64>,
 }
@@ -71,6 +73,7 @@ impl Home {
             disk,
             segment_bytes: options.segment_bytes,
             map_bytes: options.map_bytes,
+            repairable: options.repairable,
             lock: Arc::new(Lock { _files: files }),
             next_tree: Arc::new(AtomicU64::new(1)),
         })

@@ -22,7 +22,7 @@ type Map<K, V> = HashMap<K, V>;
 /// What a change of one node costs in memory beside its path and data, in bytes: an estimate.
 const NODE_COST: usize = 400;
 /// The same for a session.
-const SESSION_COST: usize = 200;
+pub(super) const SESSION_COST: usize = 200;
 
 /// The texts of one scope that changed: whether each is there now.
 pub(super) type Names = BTreeMap<Box<str>, bool>;

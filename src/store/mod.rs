@@ -60,13 +60,22 @@ pub struct Options {
     pub map_bytes: usize,
     /// The size of a segment of the log, in bytes. The first ones of a new log are smaller.
     pub segment_bytes: u64,
+    /// Whether there are other members from which damage can be repaired. If not, a damaged
+    /// directory is refused.
+    pub repairable: bool,
     /// Where a test watches the disk.
     pub probe: Option<Probe>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { log_dir: None, map_bytes: 64 << 30, segment_bytes: 64 << 20, probe: None }
+        Options {
+            log_dir: None,
+            map_bytes: 64 << 30,
+            segment_bytes: 64 << 20,
+            repairable: true,
+            probe: None,
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use conclave_proto::{Acl, SessionId, ZPath};
 use super::env::{STARTS, Tree, View};
 use super::error::{StoreError, fatal};
 use super::key::{HashKey, Scope};
-use super::layer::{Layer, NamesAfter, changes};
+use super::layer::{Layer, NamesAfter, SESSION_COST, changes};
 use super::pages;
 use super::snapshot::{Installed, SnapshotReader};
 use super::verify::verify;
@@ -38,6 +38,8 @@ pub struct StoreNodes {
     sessions: BTreeMap<SessionId, Session>,
     /// The sessions that changed or ended since the last freeze.
     touched: BTreeSet<SessionId>,
+    /// The state as a whole at the last freeze.
+    frozen_meta: Meta,
 }
 
 /// A session and whether it has changed since the last freeze.
@@ -67,14 +69,16 @@ impl StoreNodes {
             open: Acl::open().into(),
             sessions,
             touched: BTreeSet::new(),
+            frozen_meta: meta,
         })
     }
 
     /// The bytes of changes that are not on their way to the disk yet: an estimate of the memory
-    /// they take.
+    /// they take. Zero only if there is nothing to freeze.
     pub fn dirty_bytes(&self) -> usize {
         let frozen: usize = self.frozen[self.handed..].iter().map(|layer| layer.bytes()).sum();
-        self.active.bytes() + frozen
+        let meta = usize::from(self.active.meta != self.frozen_meta);
+        frozen + self.active.bytes() + self.touched.len() * SESSION_COST + meta
     }
 
     /// Freeze everything changed since the last freeze, to be written by another thread; `None` if
@@ -124,7 +128,8 @@ impl StoreNodes {
         Scrub { tree: self.view.tree().clone(), open: Arc::clone(&self.open) }
     }
 
-    /// How much of its map the tree fills: used and reserved bytes.
+    /// How much of its map the tree fills: used and reserved bytes. What is free within the file
+    /// does not count.
     pub fn map_usage(&self) -> (u64, u64) {
         self.view.tree().usage()
     }
@@ -136,13 +141,10 @@ impl StoreNodes {
     /// Freeze the active layer, if it holds anything.
     fn rotate(&mut self) {
         let meta = self.active.meta;
-        let before = match self.frozen.last() {
-            Some(layer) => layer.meta,
-            None => alive(self.view.meta()).map_or_else(Meta::default, |(_, meta)| meta),
-        };
-        if self.active.bytes() == 0 && self.touched.is_empty() && meta == before {
+        if self.active.bytes() == 0 && self.touched.is_empty() && meta == self.frozen_meta {
             return;
         }
+        self.frozen_meta = meta;
         let mut layer = std::mem::replace(&mut self.active, Layer::new(meta));
         for id in std::mem::take(&mut self.touched) {
             let record = self.sessions.get_mut(&id).map(|session| {

@@ -18,6 +18,9 @@ use super::{Identity, Opened, Options, RecoveryReport};
 use crate::tree::found;
 use crate::zab::{Durable, Entry, Position};
 
+/// A tree of at most so many bytes is looked at whole at every start, which takes some 50 ms.
+const CHECKED_BYTES: u64 = 64 << 20;
+
 /// After so many starts without a checkpoint the tree is looked at before it is used: damage that
 /// ends the process by a signal must not do so for ever.
 const DOUBTFUL_STARTS: usize = 2;
@@ -167,10 +170,11 @@ impl Recovery {
     fn with_tree(mut self, current: Current, nodes: StoreNodes) -> Result<Opened, StoreError> {
         let applied = nodes.position();
         let mut log = read_log(&self.home, current.log_floor, applied)?;
+        self.damage.extend(log.damage.take());
+        self.note_damage()?;
         for path in std::mem::take(&mut log.void) {
             self.home.disk.remove(&path)?;
         }
-        self.damage.extend(log.damage.take());
         if log.reaches {
             self.go_on(applied, nodes, log)
         } else {
@@ -180,12 +184,11 @@ impl Recovery {
 
     /// The tree and the log fit together, perhaps up to a damaged record.
     fn go_on(
-        mut self,
+        self,
         applied: Position,
         nodes: StoreNodes,
         log: Recovered,
     ) -> Result<Opened, StoreError> {
-        self.note_damage()?;
         set_aside(&self.home, &log.broken)?;
         let mut spares = Spares::open(&self.home)?;
         let active = log.active.expect("a log that reaches the tree has a segment");
@@ -209,13 +212,12 @@ impl Recovery {
     /// The log is of no use for the tree: keep its files for a person to look at, and let a new one
     /// begin where the tree ends.
     fn begin_anew(
-        mut self,
+        self,
         tree: u64,
         applied: Position,
         nodes: StoreNodes,
         generation: u64,
     ) -> Result<Opened, StoreError> {
-        self.note_damage()?;
         let mut spares = Spares::open(&self.home)?;
         let active = spares.begin(generation + 1, applied, true, 0)?;
         let current = Current { tree, log_floor: active.generation };
@@ -243,6 +245,14 @@ impl Recovery {
     /// Remember durably that this server has lost something, before anything is built on the rest.
     fn note_damage(&mut self) -> Result<(), StoreError> {
         let mut promises = self.state.promises();
+        if !self.home.repairable && (promises.needs_repair || !self.damage.is_empty()) {
+            let found = self.damage.join("; ");
+            let why = format_args!(
+                "it is damaged ({found}), and there is no other member to repair it from; restore \
+                 a backup"
+            );
+            return Err(StoreError::unusable(&self.home.dir, why));
+        }
         if !self.damage.is_empty() && !promises.needs_repair {
             promises.needs_repair = true;
             self.state.set(promises)?;
@@ -283,7 +293,9 @@ fn check_tree(path: &Path) -> Result<(), StoreError> {
     let earlier = std::fs::read(&starts).map_or(0, |count| count.len());
     // Not synced, and no harm if it fails: it only has to outlive the process.
     drop(std::fs::write(&starts, vec![b'.'; earlier + 1]));
-    if earlier >= DOUBTFUL_STARTS || pages::is_short(path)? {
+    let data = path.join("data.mdb");
+    let is_small = data.metadata().is_ok_and(|data| data.len() <= CHECKED_BYTES);
+    if is_small || earlier >= DOUBTFUL_STARTS || pages::is_short(path)? {
         pages::check(path, None)?;
     }
     Ok(())
