@@ -12,7 +12,7 @@ use conclave_proto::{ServerId, Zxid};
 use tokio::sync::Notify;
 
 use crate::store::{
-    Checkpointed, Frozen, Installed, LogWriter, Received, SnapshotWriter, StoreError, fatal,
+    Checkpointed, Frozen, Installed, LogWriter, Received, Scrub, SnapshotWriter, StoreError, fatal,
 };
 use crate::zab::{Position, Write, WriteToken};
 
@@ -257,6 +257,19 @@ pub(super) fn checkpoint(
         }
     };
     thread::Builder::new().name("checkpoint".into()).spawn(write).map(drop)
+}
+
+/// Checks the whole tree on a thread of its own; damage ends the process.
+///
+/// # Errors
+/// If there can be no thread.
+pub(super) fn scrub(scrub: Scrub) -> io::Result<()> {
+    let check = move || {
+        if let Err(error) = scrub.run() {
+            fatal(&error);
+        }
+    };
+    thread::Builder::new().name("scrub".into()).spawn(check).map(drop)
 }
 
 /// A chunk for the thread that receives a snapshot.

@@ -27,6 +27,8 @@ use super::{EXIT_DIVERGED, Stop};
 const MAP_ALERT_PERCENT: u64 = 90;
 /// How often the room on the disk is looked at and the gauges are set, in µs.
 const LOOK_AROUND_US: u64 = 1_000_000;
+/// How often the whole tree on disk is checked, the first time at the start, in µs.
+const SCRUB_EVERY_US: u64 = 24 * 3600 * 1_000_000;
 
 /// Everything that the loop owns or can reach.
 pub(super) struct Drive {
@@ -57,6 +59,7 @@ pub(super) struct DriveState {
     checkpointing: bool,
     last_checkpoint_us: u64,
     last_look_us: u64,
+    next_scrub_us: u64,
     low_space: bool,
     free_bytes: u64,
 }
@@ -245,6 +248,12 @@ impl Drive {
             self.state.last_look_us = now;
             self.look_for_room();
             self.set_gauges();
+        }
+        if now >= self.state.next_scrub_us {
+            self.state.next_scrub_us = now + SCRUB_EVERY_US;
+            if let Err(error) = disk::scrub(self.replica.nodes().scrub()) {
+                tracing::error!(%error, "cannot start a thread to check the tree");
+            }
         }
     }
 

@@ -110,6 +110,7 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
         let options = store::Options {
             log_dir: settings.log_dir.clone(),
             map_bytes: settings.storage.map_bytes,
+            repairable: settings.members.len() > 1,
             ..store::Options::default()
         };
         let opened = store::open(&settings.data_dir, &identity, options)?;

@@ -76,14 +76,16 @@ fn nothing_acknowledged_is_lost_by_a_kill() {
         let mut child = spawn(dir.path());
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let wanted = usize::try_from(1 + dice.below(60)).unwrap();
-        let numbers = lines
+        // Read until the process is gone: it must not see its output closed.
+        let mut numbers = lines
             .map_while(Result::ok)
             .filter_map(|line| line.strip_prefix("acknowledged ")?.parse::<u64>().ok());
-        for number in numbers.take(wanted) {
+        for number in numbers.by_ref().take(wanted) {
             acknowledged = number;
         }
         child.kill().unwrap();
         child.wait().unwrap();
+        acknowledged = numbers.last().unwrap_or(acknowledged);
 
         let opened = open(dir.path());
         assert_eq!(opened.report.damage, Vec::<String>::new(), "round {round}");
