@@ -1,6 +1,7 @@
 //! The broadcast, told in scripts: each file of `scripts` is a scenario of commands (`> …`), each
 //! followed by what came of it. Run with `UPDATE_EXPECT=1` to write down what comes of it now.
 
+mod graphs;
 mod world;
 
 use std::fmt::Write as _;

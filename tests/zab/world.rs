@@ -83,6 +83,17 @@ impl World {
         std::mem::take(&mut self.out)
     }
 
+    /// What each running server does.
+    pub(crate) fn roles(&self) -> Vec<(ServerId, RoleView)> {
+        let role = |(id, server): (&ServerId, &Server)| Some((*id, server.peer.as_ref()?.role()));
+        self.servers.iter().filter_map(role).collect()
+    }
+
+    /// The last entry that any server has delivered.
+    pub(crate) fn committed(&self) -> Zxid {
+        self.servers.values().map(|server| server.state.zxid).max().unwrap_or_default()
+    }
+
     fn setting(&self, name: &str, usual: u64) -> u64 {
         self.settings.get(name).copied().unwrap_or(usual)
     }
