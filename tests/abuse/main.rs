@@ -1,6 +1,8 @@
 //! What badly behaved clients, peers and configurations can do to a server: nothing. Each of them
 //! gets a typed error or a closed connection and is counted; a well-behaved client goes on.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod client;
 mod clients;
 mod many;
