@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -19,13 +19,14 @@ use conclave_proto::message::Refused;
 use conclave_proto::{ClientMessage, ErrorCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 use tokio::time::{Sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::Error;
 use crate::detach::detach;
 use crate::dial::{Dialer, dial};
-use crate::limits::{OUTBOX_BYTES, READ_BYTES};
+use crate::limits::{OUTBOX_BYTES, READ_BYTES, WATCH_ITEMS_PRESSING};
 use crate::queue::{Command, Completion};
 use crate::session::{Config, Effect, Failure, Leave, Session};
 use crate::shared::Shared;
@@ -43,6 +44,8 @@ pub(crate) struct Driver {
     ready: Option<oneshot::Sender<Result<(), Error>>>,
     commands: VecDeque<Command>,
     effects: Vec<Effect<Completion, Arc<Inbox>>>,
+    /// A watch with many items waiting, and how many there were when this was last looked at.
+    pressing: Option<(Arc<Inbox>, usize)>,
 }
 
 /// How long one attempt to connect and shake hands may take.
@@ -70,6 +73,16 @@ enum Broken {
     Left(Leave),
 }
 
+/// What a turn calls for.
+enum Turn {
+    /// Another one at once.
+    Again,
+    /// Another one after those who read watches have had theirs.
+    Yield,
+    /// To wait until something comes.
+    Idle,
+}
+
 /// A connection and the bytes that are on their way on it.
 struct Link<S> {
     stream: S,
@@ -95,6 +108,7 @@ impl Driver {
             ready: Some(ready),
             commands: VecDeque::new(),
             effects: Vec::new(),
+            pressing: None,
         }
     }
 
@@ -155,38 +169,65 @@ impl Driver {
             written: 0,
         };
         let mut timer = pin!(sleep_until(self.shared.instant(0)));
-        poll_fn(|cx| {
-            loop {
-                match self.turn(&mut link, cx) {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        if self.poll_timer(timer.as_mut(), cx).is_pending() {
-                            return Poll::Pending;
-                        }
-                    }
-                    Err(broken) => return Poll::Ready(broken),
-                }
+        loop {
+            if let Err(broken) = poll_fn(|cx| self.turns(&mut link, timer.as_mut(), cx)).await {
+                return broken;
             }
-        })
-        .await
+            yield_now().await;
+        }
     }
 
-    /// One turn: take, read, write, tell. True if another one should follow at once.
+    /// Turns until there is nothing to do, or others are to have their turn.
+    fn turns<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        link: &mut Link<S>,
+        mut timer: Pin<&mut Sleep>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            match self.turn(link, cx)? {
+                Turn::Again => {}
+                Turn::Yield => return Poll::Ready(Ok(())),
+                Turn::Idle => ready!(self.poll_timer(timer.as_mut(), cx)),
+            }
+        }
+    }
+
+    /// One turn: take, read, write, tell.
     fn turn<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         link: &mut Link<S>,
         cx: &mut Context<'_>,
-    ) -> Result<bool, Broken> {
+    ) -> Result<Turn, Broken> {
         let now_ms = self.shared.now_ms();
         let has_commands = self.take_commands(now_ms, cx);
-        let has_read = self.read(link, cx)?;
+        let holds_back = self.holds_back();
+        let has_read = !holds_back && self.read(link, now_ms, cx)?;
         self.session.tick(now_ms);
         let has_written = self.write(link, now_ms, cx)?;
         self.settle();
-        match self.session.leaving() {
-            Some(leave) => Err(Broken::Left(leave)),
-            None => Ok(has_commands || has_read || has_written),
+        if let Some(leave) = self.session.leaving() {
+            return Err(Broken::Left(leave));
         }
+        Ok(if holds_back || self.pressing.is_some() {
+            Turn::Yield
+        } else if has_commands || has_read || has_written {
+            Turn::Again
+        } else {
+            Turn::Idle
+        })
+    }
+
+    /// Whether to read nothing for now: a burst of events shall not overflow what waits for a reader
+    /// who reads. One who makes no progress is not waited for: perhaps it waits for an answer.
+    fn holds_back(&mut self) -> bool {
+        let Some((inbox, before)) = self.pressing.take() else { return false };
+        let now = inbox.len();
+        let holds_back = now > WATCH_ITEMS_PRESSING && now < before;
+        if holds_back {
+            self.pressing = Some((inbox, now));
+        }
+        holds_back
     }
 
     /// Takes all commands. False if there were none; then their arrival wakes the task.
@@ -215,6 +256,7 @@ impl Driver {
     fn read<S: AsyncRead + Unpin>(
         &mut self,
         link: &mut Link<S>,
+        now_ms: u64,
         cx: &mut Context<'_>,
     ) -> Result<bool, Broken> {
         link.received.reserve(READ_BYTES / 2);
@@ -225,7 +267,7 @@ impl Driver {
             return Err(Broken::Closed);
         }
         while let Some(frame) = next_frame(&mut link.received, RESPONSE_FRAME_BYTES)? {
-            self.session.receive(detach(decode_server(frame)?));
+            self.session.receive(now_ms, detach(decode_server(frame)?));
         }
         Ok(true)
     }
@@ -279,7 +321,13 @@ impl Driver {
             match effect {
                 // Nobody waits for the outcome any more: that is the caller's choice.
                 Effect::Complete(completion, outcome) => drop(completion.send(outcome)),
-                Effect::Event(inbox, event, value) => inbox.event(event, value),
+                Effect::Event(inbox, event, value) => {
+                    inbox.event(event, value);
+                    let waiting = inbox.len();
+                    if waiting > WATCH_ITEMS_PRESSING {
+                        self.pressing = Some((inbox, waiting + 1));
+                    }
+                }
                 Effect::Gap(inbox, resumed_at) => inbox.gap(resumed_at),
                 Effect::Finish(inbox, failure) => inbox.finish(failure),
                 Effect::State(state) => self.tell_state(state),

@@ -5,12 +5,15 @@ pub(crate) const QUEUE_OPS: usize = 65_536;
 /// The bytes of operations that have been made and not completed. One operation may go beyond.
 pub(crate) const QUEUE_BYTES: usize = 64 << 20;
 /// The items that wait in a watch for a reader who does not read.
-pub(crate) const WATCH_ITEMS: usize = 1024;
+pub(crate) const WATCH_ITEMS: usize = 8192;
 /// The bytes of values that wait in a watch for a reader who does not read.
 pub(crate) const WATCH_BYTES: usize = 8 << 20;
+/// From so many waiting items on, nothing more is read from the connection as long as the reader of
+/// the watch makes progress.
+pub(crate) const WATCH_ITEMS_PRESSING: usize = WATCH_ITEMS / 2;
 /// The bytes encoded for a connection and not yet written, after which requests wait.
 pub(crate) const OUTBOX_BYTES: usize = 256 << 10;
 /// The bytes read from a connection at once.
-pub(crate) const READ_BYTES: usize = 128 << 10;
+pub(crate) const READ_BYTES: usize = 64 << 10;
 /// The servers in a list.
 pub(crate) const SERVERS: usize = 256;

@@ -40,6 +40,11 @@ impl<T> Mailbox<T> {
         Self::wake(inner);
     }
 
+    /// How many items wait.
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.0).items.len()
+    }
+
     /// Whether nothing will be added any more.
     pub(crate) fn is_finished(&self) -> bool {
         lock(&self.0).finished

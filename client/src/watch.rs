@@ -120,6 +120,11 @@ impl Inbox {
         Inbox(Mailbox::new())
     }
 
+    /// How many items wait for the reader.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn event(&self, event: Event, value: Option<Bytes>) {
         self.0.update(|items| {
             // Only values can be large, so that the sum is taken only where there are any.

@@ -10,6 +10,7 @@
 //! Time is given in ms on a clock of the driver's.
 
 mod outcome;
+mod pulse;
 #[cfg(test)]
 mod tests;
 mod watches;
@@ -28,6 +29,7 @@ use crate::queue::op_bytes;
 use crate::state::State;
 
 pub(crate) use outcome::{Answer, Failure, Outcome};
+use pulse::Pulse;
 use watches::{Delivery, Watches};
 
 /// What a session is told when it is made.
@@ -136,10 +138,7 @@ struct Connection {
     prelude_sent: VecDeque<Prelude>,
     /// How many at the front of `in_flight` have been sent on this connection.
     sent: usize,
-    /// When the latest message was sent that has been answered.
-    proof_ms: u64,
-    ping_sent_ms: Option<u64>,
-    ping_due: bool,
+    pulse: Pulse,
 }
 
 impl Connection {
@@ -374,15 +373,17 @@ impl<T, W: Clone> Session<T, W> {
                 self.scratch = self.greeting();
                 Some(&self.scratch)
             }
-            Phase::Open(connection) if connection.ping_due => {
-                connection.ping_due = false;
-                connection.ping_sent_ms = Some(now_ms);
-                self.scratch = ClientMessage::Ping;
-                Some(&self.scratch)
+            Phase::Open(connection) => {
+                if connection.pulse.take_ping(now_ms) {
+                    self.scratch = ClientMessage::Ping;
+                    Some(&self.scratch)
+                } else if connection.has_room() {
+                    self.next_request(now_ms)
+                } else {
+                    None
+                }
             }
-            Phase::Open(connection) if connection.has_room() => self.next_request(now_ms),
-            Phase::Open(_)
-            | Phase::Away
+            Phase::Away
             | Phase::Greeting { sent_ms: Some(_), .. }
             | Phase::Leaving(_)
             | Phase::Ended(_) => None,
@@ -463,14 +464,17 @@ impl<T, W: Clone> Session<T, W> {
 /// Hearing.
 impl<T, W: Clone> Session<T, W> {
     /// The server said something.
-    pub(crate) fn receive(&mut self, message: ServerMessage) {
+    pub(crate) fn receive(&mut self, now_ms: u64, message: ServerMessage) {
+        if let Phase::Open(connection) = &mut self.phase {
+            connection.pulse.heard(now_ms);
+        }
         match (&mut self.phase, message) {
             (
                 Phase::Greeting { sent_ms: Some(sent_ms), .. },
                 ServerMessage::Connected(connected),
             ) => {
-                let sent_ms = *sent_ms;
-                self.open(sent_ms, connected);
+                let pulse = Pulse::new(connected.timeout_ms.max(1), *sent_ms, now_ms);
+                self.open(pulse, connected);
             }
             (Phase::Greeting { .. }, ServerMessage::Refused(refused)) => self.refused(refused),
             (Phase::Open(_), ServerMessage::Response(response)) => self.response(response),
@@ -486,10 +490,10 @@ impl<T, W: Clone> Session<T, W> {
                 }
             }
             (Phase::Open(connection), ServerMessage::Pong { zxid }) => {
-                let Some(sent_ms) = connection.ping_sent_ms.take() else {
+                if !connection.pulse.pong() {
                     return self.leave(Leave::Violation("it answered a ping that was not sent"));
-                };
-                self.proved(sent_ms);
+                }
+                self.renew_certainty();
                 self.seen(zxid);
             }
             (Phase::Open(_) | Phase::Greeting { .. }, ServerMessage::GoAway { backoff_ms }) => {
@@ -506,7 +510,7 @@ impl<T, W: Clone> Session<T, W> {
         }
     }
 
-    fn open(&mut self, sent_ms: u64, connected: Connected) {
+    fn open(&mut self, pulse: Pulse, connected: Connected) {
         let is_new = self.is_new();
         if !is_new && (!connected.resumed || connected.session != self.facts.session) {
             return self.end(Failure::Expired, State::Expired);
@@ -522,11 +526,9 @@ impl<T, W: Clone> Session<T, W> {
             prelude: identities.chain(watches).collect(),
             prelude_sent: VecDeque::new(),
             sent: 0,
-            proof_ms: sent_ms,
-            ping_sent_ms: None,
-            ping_due: false,
+            pulse,
         });
-        self.proved(sent_ms);
+        self.renew_certainty();
         let state = if is_new { State::Connected } else { State::Resumed };
         self.effects.push(Effect::State(state));
     }
@@ -599,7 +601,8 @@ impl<T, W: Clone> Session<T, W> {
         connection.sent -= 1;
         self.timed_out = self.timed_out.saturating_sub(1);
         self.acked = xid.0;
-        self.proved(request.sent_ms);
+        connection.pulse.proved(request.sent_ms);
+        self.renew_certainty();
         self.note_what_was_set(&request.message, zxid, &result);
         self.seen(zxid);
         let is_close = matches!(
@@ -642,13 +645,10 @@ impl<T, W: Clone> Session<T, W> {
         }
     }
 
-    /// A message sent at `sent_ms` has been answered: the session lives from then on.
-    fn proved(&mut self, sent_ms: u64) {
-        let timeout_ms = u64::from(self.facts.timeout_ms);
-        if let Phase::Open(connection) = &mut self.phase {
-            connection.proof_ms = connection.proof_ms.max(sent_ms);
-            let certain_until_ms = connection.proof_ms + timeout_ms;
-            self.facts.certain_until_ms = self.facts.certain_until_ms.max(certain_until_ms);
+    fn renew_certainty(&mut self) {
+        if let Phase::Open(connection) = &self.phase {
+            let until_ms = connection.pulse.certain_until_ms();
+            self.facts.certain_until_ms = self.facts.certain_until_ms.max(until_ms);
         }
     }
 
@@ -668,16 +668,16 @@ impl<T, W: Clone> Session<T, W> {
     /// The time is now `now_ms`.
     pub(crate) fn tick(&mut self, now_ms: u64) {
         self.time_out_operations(now_ms);
-        let patience_ms = self.patience_ms();
+        let waiting_ms = self.waiting_ms();
         match &mut self.phase {
             Phase::Greeting { deadline_ms, .. } if *deadline_ms <= now_ms => {
                 self.leave(Leave::Silent);
             }
-            Phase::Open(connection) => match connection.ping_sent_ms {
-                Some(sent_ms) if sent_ms + patience_ms <= now_ms => self.leave(Leave::Silent),
-                Some(_) => {}
-                None => connection.ping_due = connection.proof_ms + patience_ms <= now_ms,
-            },
+            Phase::Open(connection) => {
+                if !connection.pulse.tick(now_ms, waiting_ms) {
+                    self.leave(Leave::Silent);
+                }
+            }
             Phase::Away | Phase::Greeting { .. } | Phase::Leaving(_) | Phase::Ended(_) => {}
         }
     }
@@ -690,9 +690,7 @@ impl<T, W: Clone> Session<T, W> {
         };
         let connection = match &self.phase {
             Phase::Greeting { deadline_ms, .. } => Some(*deadline_ms),
-            Phase::Open(connection) => {
-                Some(connection.ping_sent_ms.unwrap_or(connection.proof_ms) + self.patience_ms())
-            }
+            Phase::Open(connection) => Some(connection.pulse.next_tick(self.waiting_ms())),
             Phase::Away | Phase::Leaving(_) | Phase::Ended(_) => None,
         };
         match (operation, connection) {
@@ -701,10 +699,13 @@ impl<T, W: Clone> Session<T, W> {
         }
     }
 
-    /// How long without an answer before a ping is sent, and how long to wait for the pong: so
-    /// that a third of the session timeout is left to find another server.
-    fn patience_ms(&self) -> u64 {
-        u64::from(self.facts.timeout_ms / 3).max(1)
+    /// When the oldest request was sent that has no answer on this connection.
+    fn waiting_ms(&self) -> Option<u64> {
+        let Phase::Open(connection) = &self.phase else { return None };
+        if !connection.prelude_sent.is_empty() {
+            return Some(0);
+        }
+        self.in_flight.front().filter(|_| connection.sent > 0).map(|request| request.sent_ms)
     }
 
     /// Deadlines are in the order of the requests, since every operation has the same time.

@@ -277,7 +277,7 @@ impl World {
             if matches!(message, ServerMessage::Response(_)) {
                 wire.asked -= 1;
             }
-            self.session.receive(message);
+            self.session.receive(self.now_ms, message);
         }
     }
 
@@ -384,12 +384,12 @@ fn open() -> Session<u64, u64> {
     let mut session = session(60_000);
     session.connected(1_000);
     session.next_message(0);
-    greet(&mut session);
+    greet(&mut session, 0);
     session
 }
 
-fn greet(session: &mut Session<u64, u64>) {
-    session.receive(ServerMessage::Connected(Connected {
+fn greet(session: &mut Session<u64, u64>, now_ms: u64) {
+    let connected = Connected {
         session: SessionId(1),
         secret: Secret::new([1; 16]),
         timeout_ms: TIMEOUT_MS,
@@ -397,7 +397,8 @@ fn greet(session: &mut Session<u64, u64>) {
         server: ServerId::new(1).unwrap(),
         zxid: z(1),
         limits: ServerLimits { frame_bytes: 1 << 20, in_flight: 5 },
-    }));
+    };
+    session.receive(now_ms, ServerMessage::Connected(connected));
 }
 
 fn next(session: &mut Session<u64, u64>, now_ms: u64) -> Option<ClientMessage> {
@@ -408,9 +409,9 @@ fn get(session: &mut Session<u64, u64>, now_ms: u64, token: u64) {
     session.submit(now_ms, Op::WhoAmI, ReadLevel::Local, None, token);
 }
 
-fn answer(session: &mut Session<u64, u64>, xid: u64) {
+fn answer(session: &mut Session<u64, u64>, now_ms: u64, xid: u64) {
     let response = Response { xid: Xid(xid), zxid: z(1), result: Ok(Reply::Identities(vec![])) };
-    session.receive(ServerMessage::Response(response));
+    session.receive(now_ms, ServerMessage::Response(response));
 }
 
 #[test]
@@ -422,9 +423,30 @@ fn a_quiet_connection_is_tried_in_time_to_find_another_server() {
     session.tick(3_000);
     assert_eq!(next(&mut session, 3_000), Some(ClientMessage::Ping));
     assert_eq!(next(&mut session, 3_000), None);
-    session.tick(5_999);
+    assert_eq!(session.next_tick(), Some(4_500));
+    session.tick(4_499);
     assert_eq!(session.leaving(), None);
-    session.tick(6_000);
+    session.tick(4_500);
+    assert_eq!(session.leaving(), Some(Leave::Silent));
+}
+
+#[test]
+fn a_connection_on_which_a_request_waits_is_tried_sooner() {
+    let mut session = open();
+    get(&mut session, 100, 0);
+    next(&mut session, 100);
+    assert_eq!(session.next_tick(), Some(850));
+    session.tick(850);
+    assert_eq!(next(&mut session, 850), Some(ClientMessage::Ping));
+    // The request takes its time, but the server is alive.
+    session.receive(900, ServerMessage::Pong { zxid: z(1) });
+    assert_eq!(session.next_tick(), Some(1_650));
+    session.tick(1_650);
+    assert_eq!(next(&mut session, 1_650), Some(ClientMessage::Ping));
+    // So it is while it says anything at all.
+    session.receive(3_000, told(WatchId(9), 0, 1));
+    assert_eq!(session.next_tick(), Some(4_500));
+    session.tick(4_500);
     assert_eq!(session.leaving(), Some(Leave::Silent));
 }
 
@@ -435,21 +457,21 @@ fn a_session_is_certain_from_when_the_last_answered_message_was_sent() {
     assert_eq!(session.facts().certain_until_ms, timeout_ms);
     get(&mut session, 100, 0);
     next(&mut session, 150);
-    session.tick(2_000);
+    session.tick(500);
     assert_eq!(session.facts().certain_until_ms, timeout_ms);
-    answer(&mut session, 1);
+    answer(&mut session, 600, 1);
     assert_eq!(session.facts().certain_until_ms, timeout_ms + 150);
     // An answer is as good as a pong: the ping is due later.
     assert_eq!(session.next_tick(), Some(3_150));
     session.tick(3_150);
     assert_eq!(next(&mut session, 3_200), Some(ClientMessage::Ping));
-    session.receive(ServerMessage::Pong { zxid: z(1) });
+    session.receive(3_300, ServerMessage::Pong { zxid: z(1) });
     assert_eq!(session.facts().certain_until_ms, timeout_ms + 3_200);
     session.disconnected();
     assert_eq!(session.facts().certain_until_ms, timeout_ms + 3_200);
     session.connected(60_000);
     next(&mut session, 9_000);
-    greet(&mut session);
+    greet(&mut session, 9_001);
     assert_eq!(session.facts().certain_until_ms, timeout_ms + 9_000);
 }
 
@@ -482,7 +504,7 @@ fn what_has_timed_out_keeps_its_place_among_the_numbers() {
     session.disconnected();
     session.connected(70_000);
     next(&mut session, 60_010);
-    greet(&mut session);
+    greet(&mut session, 60_010);
     let again: Vec<u64> = std::iter::from_fn(|| next(&mut session, 60_010))
         .map(|message| match message {
             ClientMessage::Request { xid, .. } => xid.0,
@@ -490,12 +512,12 @@ fn what_has_timed_out_keeps_its_place_among_the_numbers() {
         })
         .collect();
     assert_eq!(again, [1, 2, 3, 4, 5]);
-    (1..=5).for_each(|xid| answer(&mut session, xid));
+    (1..=5).for_each(|xid| answer(&mut session, 60_010, xid));
     assert!(matches!(
         next(&mut session, 60_010),
         Some(ClientMessage::Request { xid: Xid(6), acked: Xid(5), .. })
     ));
-    answer(&mut session, 6);
+    answer(&mut session, 60_010, 6);
     session.take_effects(&mut effects);
     assert!(matches!(effects.last(), Some(Effect::Complete(7, Ok(_)))), "{effects:?}");
     assert_eq!(session.take_freed().0, 8);

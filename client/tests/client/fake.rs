@@ -128,6 +128,15 @@ impl Peer {
         self.send_bytes(&bytes).await;
     }
 
+    /// Sends all of them at once.
+    pub(crate) async fn send_all(&mut self, messages: impl Iterator<Item = ServerMessage>) {
+        let mut bytes = BytesMut::new();
+        for message in messages {
+            write_frame(&mut bytes, |body| encode_server(&message, body));
+        }
+        self.send_bytes(&bytes).await;
+    }
+
     pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
