@@ -111,7 +111,8 @@ fn from_follower() -> impl Strategy<Value = FromFollower> {
 fn zab() -> impl Strategy<Value = Message> {
     prop_oneof![
         ballot(),
-        (any::<u64>(), epoch()).prop_map(|(join, accepted)| Message::Join { join, accepted }),
+        (any::<u64>(), epoch(), any::<bool>())
+            .prop_map(|(join, accepted, damaged)| Message::Join { join, accepted, damaged }),
         (epoch(), any::<u64>(), from_leader())
             .prop_map(|(epoch, sync, body)| Message::FromLeader { epoch, sync, body }),
         (epoch(), any::<u64>(), from_follower())

@@ -120,7 +120,7 @@ choice!(PeerMessage {
 
 choice!(Message {
     1 => Ballot(ballot),
-    2 => Join { join, accepted },
+    2 => Join { join, accepted, damaged },
     3 => FromLeader { epoch, sync, body },
     4 => FromFollower { epoch, sync, body },
 });

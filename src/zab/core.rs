@@ -48,11 +48,25 @@ pub(super) struct Core {
     join_count: u32,
 }
 
+/// What a server says when it wants to join.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt {
+    pub(super) join: u64,
+    pub(super) accepted: Epoch,
+    pub(super) damaged: bool,
+}
+
+impl Attempt {
+    /// Which life of the server this is an attempt of.
+    pub(super) fn life(&self) -> u64 {
+        self.join >> 32
+    }
+}
+
 /// An attempt to join a server that does not lead (yet).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EarlyJoin {
-    pub(super) join: u64,
-    pub(super) accepted: Epoch,
+    pub(super) attempt: Attempt,
     pub(super) at: u64,
 }
 
@@ -236,7 +250,8 @@ impl Core {
     /// What this server says of itself while a leader is sought.
     pub(super) fn ballot(&mut self, standing: Standing) -> Message {
         self.ballot_count += 1;
-        let heard = self.heard.iter().filter(|(_, tick)| self.is_fresh(**tick));
+        // Who cannot vote is nobody's neighbour, or others would count on it for a majority.
+        let heard = self.heard.iter().filter(|(_, tick)| self.is_fresh(**tick) && !self.damaged);
         Message::Ballot(Ballot {
             life: self.life,
             count: self.ballot_count,

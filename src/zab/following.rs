@@ -86,7 +86,8 @@ impl Following {
 
     fn ask(&mut self, core: &mut Core) {
         self.ask_at = core.now + core.heartbeat();
-        core.send(self.leader, Message::Join { join: self.join, accepted: core.accepted });
+        let (accepted, damaged) = (core.accepted, core.damaged);
+        core.send(self.leader, Message::Join { join: self.join, accepted, damaged });
     }
 
     /// The number of the synchronisation, once the leader has given one.

@@ -3,11 +3,11 @@
 //! How it becomes the established leader is in [`super::recovery`]; the broadcast is in
 //! [`super::broadcast`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use conclave_proto::{Epoch, ServerId, Zxid};
 
-use super::core::Core;
+use super::core::{Attempt, Core};
 use super::log::Position;
 use super::message::{Ballot, FromFollower, FromLeader, Notice, Standing};
 use super::role::Next;
@@ -21,6 +21,8 @@ pub(super) struct Leading {
     /// When this stage last made progress; later, when a majority was last heard from.
     pub(super) since: u64,
     pub(super) followers: BTreeMap<ServerId, Follower>,
+    /// The damaged servers, with their lives, that had asked to join before the epoch began.
+    pub(super) repaired: BTreeSet<(ServerId, u64)>,
     /// The number of the last synchronisation begun in this epoch.
     pub(super) syncs: u64,
     /// The number of the last heartbeat, and when the last ones were sent.
@@ -76,9 +78,7 @@ pub(super) enum Stage {
 /// A server that joined this leader.
 #[derive(Debug)]
 pub(super) struct Follower {
-    /// The number that it gave to its attempt.
-    pub(super) join: u64,
-    pub(super) accepted: Epoch,
+    pub(super) attempt: Attempt,
     /// The number of its synchronisation; 0 before there is an epoch.
     pub(super) sync: u64,
     pub(super) state: Progress,
@@ -164,10 +164,9 @@ impl Stage {
 }
 
 impl Follower {
-    pub(super) fn new(core: &Core, join: u64, accepted: Epoch) -> Follower {
+    pub(super) fn new(core: &Core, attempt: Attempt) -> Follower {
         Follower {
-            join,
-            accepted,
+            attempt,
             sync: 0,
             state: Progress::Joined,
             acked: Zxid::ZERO,
@@ -201,6 +200,7 @@ impl Leading {
             rolls: false,
             since: core.now,
             followers: BTreeMap::new(),
+            repaired: BTreeSet::new(),
             syncs: 0,
             round: 0,
             rounds_sent: VecDeque::new(),

@@ -151,6 +151,9 @@ pub enum Message {
         join: u64,
         /// The sender's accepted epoch.
         accepted: Epoch,
+        /// It has lost part of what it promised or acknowledged: it can only follow in an epoch
+        /// that begins after this, without its help.
+        damaged: bool,
     },
     /// Leader to follower. Epoch and number let nothing that was said over an earlier connection,
     /// or in an earlier role, be taken for something said now.
@@ -306,7 +309,7 @@ pub struct Ballot {
     pub current: Epoch,
     /// The end of the sender's log.
     pub last: Zxid,
-    /// From whom the sender has lately heard.
+    /// From whom the sender has lately heard; nobody, if it must not vote.
     pub hears: Vec<ServerId>,
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use conclave_proto::{Epoch, ServerId, Zxid};
 
-use super::core::{Core, EarlyJoin};
+use super::core::{Attempt, Core, EarlyJoin};
 use super::election::Looking;
 use super::following::Following;
 use super::leading::Leading;
@@ -222,13 +222,16 @@ impl Peer {
         core.heard.insert(from, core.now);
         match message {
             Message::Ballot(ballot) => self.on_ballot(from, ballot),
-            Message::Join { join, accepted } => match &mut self.role {
-                Role::Leading(leading) => leading.on_join(core, from, join, accepted),
-                Role::Looking(_) | Role::Following(_) | Role::Observing(_) => {
-                    core.early.insert(from, EarlyJoin { join, accepted, at: core.now });
-                    Next::Stay
+            Message::Join { join, accepted, damaged } => {
+                let attempt = Attempt { join, accepted, damaged };
+                match &mut self.role {
+                    Role::Leading(leading) => leading.on_join(core, from, attempt),
+                    Role::Looking(_) | Role::Following(_) | Role::Observing(_) => {
+                        core.early.insert(from, EarlyJoin { attempt, at: core.now });
+                        Next::Stay
+                    }
                 }
-            },
+            }
             Message::FromLeader { epoch, sync, body } => self.on_leader(from, epoch, sync, body),
             Message::FromFollower { epoch, sync, body } => {
                 self.on_follower(from, epoch, sync, body)
@@ -394,7 +397,7 @@ impl Peer {
         let mut next = leading.gather(core);
         for (server, early) in std::mem::take(&mut core.early) {
             if next == Next::Stay {
-                next = leading.on_join(core, server, early.join, early.accepted);
+                next = leading.on_join(core, server, early.attempt);
             }
         }
         self.role = Role::Leading(leading);

@@ -21,7 +21,7 @@
 
 use conclave_proto::{Epoch, ServerId, Zxid};
 
-use super::core::Core;
+use super::core::{Attempt, Core};
 use super::following::{Following, Phase, Streaming};
 use super::leading::{Follower, Leading, Progress, Stage};
 use super::log::{Entry, Position};
@@ -206,36 +206,38 @@ impl Streaming {
 
 impl Leading {
     /// A server wants to follow.
-    pub(super) fn on_join(
-        &mut self,
-        core: &mut Core,
-        from: ServerId,
-        join: u64,
-        accepted: Epoch,
-    ) -> Next {
-        if let Some(follower) = self.followers.get(&from) {
-            let same_life = follower.join >> 32 == join >> 32;
-            if follower.join == join {
-                if follower.state == Progress::Asked {
+    pub(super) fn on_join(&mut self, core: &mut Core, from: ServerId, attempt: Attempt) -> Next {
+        if let Some(Follower { attempt: earlier, state, .. }) = self.followers.get(&from) {
+            if earlier.join == attempt.join {
+                if *state == Progress::Asked {
                     self.ask(core, from);
                 }
                 return Next::Stay;
             }
-            if same_life && join < follower.join {
+            if earlier.life() == attempt.life() && attempt.join < earlier.join {
                 return Next::Stay;
             }
         }
         self.forget(core, from);
-        self.followers.insert(from, Follower::new(core, join, accepted));
+        self.followers.insert(from, Follower::new(core, attempt));
         match self.stage.epoch() {
             None => self.gather(core),
-            // It has promised not to follow this epoch; there must be a later one.
-            Some(epoch) if accepted > epoch => self.start_over(core, Some(from)),
+            // It must not follow this epoch; there must be a later one.
+            Some(epoch) if attempt.accepted > epoch || !self.may_repair(from, attempt) => {
+                self.start_over(core, Some(from))
+            }
             Some(_) => {
                 self.ask(core, from);
                 Next::Stay
             }
         }
+    }
+
+    /// A damaged server may have promised, and forgotten, any epoch that was ever tried. In an
+    /// epoch whose discovery began after its damage and without its help, that does no harm: any
+    /// other majority that it was part of had another server in common with this one.
+    fn may_repair(&self, server: ServerId, attempt: Attempt) -> bool {
+        !attempt.damaged || self.repaired.contains(&(server, attempt.life()))
     }
 
     /// Begins a new epoch, with the log as it is. Everyone has to join again, except `keep`, who
@@ -254,10 +256,13 @@ impl Leading {
 
     /// Once a majority has joined, an epoch can be chosen that none of them has promised away.
     pub(super) fn gather(&mut self, core: &mut Core) -> Next {
-        if !core.quorum.is_majority(self.followers.keys().copied().chain([core.id()])) {
+        let fit = self.followers.iter().filter(|(_, follower)| !follower.attempt.damaged);
+        if !core.quorum.is_majority(fit.map(|(id, _)| *id).chain([core.id()])) {
             return Next::Stay;
         }
-        let accepted = self.followers.values().map(|follower| follower.accepted);
+        let damaged = self.followers.iter().filter(|(_, follower)| follower.attempt.damaged);
+        self.repaired = damaged.map(|(id, follower)| (*id, follower.attempt.life())).collect();
+        let accepted = self.followers.values().map(|follower| follower.attempt.accepted);
         let highest = accepted.max().unwrap_or(Epoch::ZERO).max(core.accepted);
         let Some(epoch) = highest.next() else {
             return Next::Look("all epochs are used up");
@@ -282,7 +287,7 @@ impl Leading {
             follower.sync = Zxid::new(epoch, self.syncs).bits();
         }
         follower.state = Progress::Asked;
-        let body = FromLeader::NewEpoch { join: follower.join };
+        let body = FromLeader::NewEpoch { join: follower.attempt.join };
         core.promise(server, Message::FromLeader { epoch, sync: follower.sync, body });
     }
 

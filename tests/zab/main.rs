@@ -1,6 +1,8 @@
 //! The broadcast, told in scripts: each file of `scripts` is a scenario of commands (`> …`), each
 //! followed by what came of it. Run with `UPDATE_EXPECT=1` to write down what comes of it now.
 
+#![expect(clippy::unwrap_used, reason = "a script that cannot go on fails")]
+
 mod graphs;
 mod world;
 
@@ -38,6 +40,7 @@ macro_rules! scripts {
 scripts! {
     alone,
     broadcast,
+    damage,
     diff,
     discovery,
     election,

@@ -36,10 +36,13 @@ struct Server {
     state: Position,
     slow: bool,
     /// Writes not on the disk yet, and what waits for them.
-    pending: VecDeque<(WriteToken, Vec<Write>, Vec<(ServerId, Message)>)>,
+    pending: VecDeque<Pending>,
     /// The snapshot that it is to receive: from whom, number, state.
     receiving: Option<(ServerId, u64, Position)>,
 }
+
+/// A batch of writes, and what is to be sent once they are durable.
+type Pending = (WriteToken, Vec<Write>, Vec<(ServerId, Message)>);
 
 fn id(word: &str) -> ServerId {
     ServerId::new(word.parse().unwrap()).unwrap()
@@ -59,6 +62,7 @@ impl World {
             "observers" => self.observers = ids(rest),
             "set" => drop(self.settings.insert(rest[0].into(), rest[1].parse().unwrap())),
             "disk" => self.set_disk(rest),
+            "damage" => self.damage(id(rest[0])),
             "start" => ids(rest).into_iter().for_each(|id| self.start(id)),
             "kill" => ids(rest).into_iter().for_each(|id| self.kill(id)),
             "tick" => self.tick(rest),
@@ -114,6 +118,13 @@ impl World {
             disk.entries.push(Entry::after(last, zxid, Bytes::from(body.to_owned())));
         }
         self.servers.entry(id(rest[0])).or_default().disk = disk;
+    }
+
+    /// All that the server ever acknowledged and promised is lost, and storage knows it.
+    fn damage(&mut self, id: ServerId) {
+        let server = self.servers.get_mut(&id).unwrap();
+        server.disk = Durable { needs_repair: true, ..Durable::default() };
+        server.delivered.clear();
     }
 
     fn start(&mut self, id: ServerId) {
@@ -288,7 +299,10 @@ impl World {
                 Write::Append(entries) => server.disk.entries.extend(entries),
                 Write::Truncate(to) => server.disk.entries.retain(|e| e.zxid <= to.zxid),
                 Write::AcceptedEpoch(epoch) => server.disk.accepted_epoch = epoch,
-                Write::CurrentEpoch(epoch) => server.disk.current_epoch = epoch,
+                Write::CurrentEpoch(epoch) => {
+                    server.disk.current_epoch = epoch;
+                    server.disk.needs_repair = false;
+                }
             }
         }
         for (to, message) in send {
@@ -415,7 +429,9 @@ fn said(message: &Message) -> String {
             let (current, last) = (ballot.current, ballot.last);
             format!("BALLOT {standing}; has ({current}, {last}), hears [{}]", hears.join(" "))
         }
-        Message::Join { accepted, .. } => format!("JOIN accepted {accepted}"),
+        Message::Join { accepted, damaged, .. } => {
+            format!("JOIN accepted {accepted}{}", if *damaged { ", damaged" } else { "" })
+        }
         Message::FromLeader { epoch, body, .. } => format!("{} (epoch {epoch})", order(body)),
         Message::FromFollower { epoch, body, .. } => format!("{} (epoch {epoch})", answer(body)),
     }
