@@ -1,20 +1,23 @@
 //! Damage on the disk: it is noticed, in every file, and never read as data.
 
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use conclave::store::{EXIT_STORAGE, Opened, StoreError, fatal};
+use conclave::store::{self, EXIT_STORAGE, Opened, Options, Probe, Step, StoreError, fatal};
 use conclave::tree::{Nodes, apply};
 use conclave::zab::{Entry, Position, Write};
 use conclave_proto::ZPath;
 use tempfile::TempDir;
 
-use crate::common::{Dice, create_txn, entries, epoch, next, open, try_open};
+use crate::common::{Dice, create_txn, entries, epoch, identity, next, open, options, try_open};
 use crate::server::scratch;
 
-const LOGGED: usize = 400;
+const LOGGED: usize = 440;
 const APPLIED: usize = 150;
 /// The size of a tree's file that is not looked at whole at each start.
 const LARGE: u64 = 65 << 20;
@@ -201,6 +204,31 @@ fn a_damaged_copy_of_the_promises_takes_nothing_back() {
         let dir = damaged(template.path(), Path::new("state"), damage);
         let error = try_open(dir.path()).map(drop).unwrap_err();
         assert!(matches!(error, StoreError::Unusable { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_copy_of_the_promises_is_repaired_before_the_other_is_touched() {
+    let template = template();
+    for copy in [0, 4096] {
+        let dir = damaged(template.path(), Path::new("state"), Damage::Flip(copy + 20, 1));
+        let torn = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&torn);
+        // The power fails while the first copy is written.
+        let probe = Probe(Arc::new(move |step: &Step<'_>| {
+            if let Step::Write(path, offset, _) = step
+                && path.ends_with("state")
+            {
+                seen.store(*offset, Ordering::Relaxed);
+                return Err(io::ErrorKind::Other.into());
+            }
+            Ok(())
+        }));
+        let options = Options { probe: Some(probe), ..options() };
+        store::open(dir.path(), &identity(), options).map(drop).unwrap_err();
+        let torn = usize::try_from(torn.load(Ordering::Relaxed)).unwrap();
+        Damage::Flip(torn + 30, 1).apply(&dir.path().join("state"));
+        check(&open(dir.path()), "a copy was torn while it was repaired");
     }
 }
 

@@ -1,6 +1,13 @@
 //! Opening, writing, closing and opening again.
 
-use conclave::store::{self, Identity, StoreError};
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use conclave::store::{self, Identity, Options, Probe, Step, StoreError};
 use conclave::tree::{Nodes, SessionRecord};
 use conclave::zab::{Position, Write};
 use conclave_proto::{Secret, ServerId, SessionId, Xid, ZPath};
@@ -108,4 +115,98 @@ fn a_directory_serves_one_process_and_one_server() {
     refused(store::open(dir.path(), &other, options()), "belongs to server 1 and this is server 2");
     let other = Identity { cluster: "other".into(), ..identity() };
     refused(store::open(dir.path(), &other, options()), "belongs to the cluster \"test\"");
+}
+
+#[test]
+fn what_was_cut_off_never_comes_back() {
+    let dir = tempdir().unwrap();
+    let mut opened = open(dir.path());
+    let kept = entries(Position::default(), epoch(1), &[100; 3]);
+    opened.log.apply(&[Write::Append(kept.clone())]).unwrap();
+    opened.log.sync().unwrap();
+    let torn = entries(kept[2].position(), epoch(1), &[1000, 10, 10]);
+    opened.log.apply(&[Write::Append(torn.clone())]).unwrap();
+    opened.log.sync().unwrap();
+    drop(opened);
+    // Let it be that a crash came before the sync, and the first of the three is not whole.
+    let segment = dir.path().join("log/0000000000000001.log");
+    let mut bytes = fs::read(&segment).unwrap();
+    let body = bytes.windows(1000).position(|window| *window == *torn[0].body).unwrap();
+    bytes[body + 300] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+
+    let mut opened = open(dir.path());
+    assert!(opened.report.cut_bytes > 1000, "{:?}", opened.report);
+    assert_eq!(opened.durable.entries, kept);
+    // The very same entry is appended again; what followed it then does not follow it now.
+    opened.log.apply(&[Write::Append(vec![torn[0].clone()])]).unwrap();
+    opened.log.sync().unwrap();
+    drop(opened);
+    assert_eq!(open(dir.path()).durable.entries, [&kept[..], &torn[..1]].concat());
+}
+
+#[test]
+fn a_writer_that_failed_refuses_to_go_on() {
+    let dir = tempdir().unwrap();
+    let fails = Arc::new(AtomicBool::new(false));
+    let probe = Probe(Arc::new({
+        let fails = Arc::clone(&fails);
+        move |step: &Step<'_>| {
+            let fails = fails.load(Ordering::Relaxed) && matches!(step, Step::Sync(_));
+            if fails { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+        }
+    }));
+    let options = Options { probe: Some(probe), ..options() };
+    let mut opened = store::open(dir.path(), &identity(), options).unwrap();
+    let batch = entries(Position::default(), epoch(1), &[100; 3]);
+    opened.log.apply(&[Write::Append(batch)]).unwrap();
+    fails.store(true, Ordering::Relaxed);
+    assert!(matches!(opened.log.sync(), Err(StoreError::Io { what: "sync", .. })));
+    // A sync that succeeds now says nothing about what the failed one was for.
+    fails.store(false, Ordering::Relaxed);
+    opened.log.sync().unwrap_err();
+    opened.log.apply(&[Write::CurrentEpoch(epoch(1))]).unwrap_err();
+}
+
+#[test]
+fn damage_that_nobody_can_repair_is_refused_and_left_as_it_is() {
+    let dir = tempdir().unwrap();
+    drop(open(dir.path()));
+    let current = dir.path().join("CURRENT");
+    fs::write(&current, b"nonsense").unwrap();
+    let alone = Options { repairable: false, ..options() };
+    let error = store::open(dir.path(), &identity(), alone).map(drop).unwrap_err();
+    assert!(error.to_string().contains("restore a backup"), "{error}");
+    assert!(dir.path().join("tree-1/data.mdb").exists());
+    assert_eq!(fs::read(&current).unwrap(), b"nonsense");
+    assert!(open(dir.path()).durable.needs_repair);
+}
+
+#[test]
+fn a_log_directory_that_is_not_mounted_is_refused() {
+    let (dir, log) = (tempdir().unwrap(), tempdir().unwrap());
+    let apart = |log: &Path| Options { log_dir: Some(log.to_owned()), ..options() };
+    drop(store::open(dir.path(), &identity(), apart(log.path())).unwrap());
+    drop(store::open(dir.path(), &identity(), apart(log.path())).unwrap());
+    let unmounted = tempdir().unwrap();
+    let error =
+        store::open(dir.path(), &identity(), apart(unmounted.path())).map(drop).unwrap_err();
+    assert!(error.to_string().contains("mount it"), "{error}");
+    let fresh = tempdir().unwrap();
+    let error = store::open(fresh.path(), &identity(), apart(log.path())).map(drop).unwrap_err();
+    assert!(error.to_string().contains("empty both"), "{error}");
+}
+
+#[test]
+fn only_the_owner_can_read_the_data() {
+    let dir = tempdir().unwrap();
+    let home = dir.path().join("data");
+    drop(open(&home));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for name in ["", "log", "tree-1"] {
+        assert_eq!(mode(&home.join(name)), 0o700, "{name}");
+    }
+    for name in ["identity", "CURRENT", "state", "log/0000000000000001.log", "tree-1/data.mdb"] {
+        assert_eq!(mode(&home.join(name)), 0o600, "{name}");
+    }
 }
