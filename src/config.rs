@@ -57,6 +57,10 @@ pub struct Config {
     pub log_dir: Option<PathBuf>,
     /// Where clients connect, `IP:PORT`.
     pub client: SocketAddr,
+    /// Where clients of ZooKeeper's protocol connect, `IP:PORT`.
+    pub zookeeper: SocketAddr,
+    /// Whether ZooKeeper's protocol is served at all.
+    pub zookeeper_enabled: bool,
     /// Where the other servers connect, `IP:PORT`.
     pub peer: SocketAddr,
     /// Where administration is served, `IP:PORT`.
@@ -136,6 +140,8 @@ impl Default for Config {
             data_dir: None,
             log_dir: None,
             client: local(7400),
+            zookeeper: local(2181),
+            zookeeper_enabled: true,
             peer: local(7401),
             admin: local(7402),
             admin_enabled: true,
@@ -215,6 +221,7 @@ impl Config {
             log_dir: self.log_dir.clone(),
             data_dir,
             client: self.client,
+            zookeeper: self.zookeeper_enabled.then_some(self.zookeeper),
             peer: self.peer,
             admin: self.admin_enabled.then_some(self.admin),
             members,
@@ -274,7 +281,9 @@ impl Config {
     fn exposed(&self, has_peers: bool) -> Result<bool, ConfigError> {
         let peer = has_peers.then_some(("peer", self.peer));
         let admin = self.admin_enabled.then_some(("admin", self.admin));
-        let mut addresses = [Some(("client", self.client)), peer, admin].into_iter().flatten();
+        let zookeeper = self.zookeeper_enabled.then_some(("zookeeper", self.zookeeper));
+        let client = Some(("client", self.client));
+        let mut addresses = [client, zookeeper, peer, admin].into_iter().flatten();
         let Some((key, address)) = addresses.find(|(_, address)| !address.ip().is_loopback())
         else {
             return Ok(false);
@@ -409,6 +418,7 @@ mod tests {
             ("data_dir = '/d'\ncluster = 'a b'", "`cluster`"),
             ("data_dir = '/d'\nclient = 'nowhere'", "client"),
             ("data_dir = '/d'\nclient = '0.0.0.0:1'", "insecure = true"),
+            ("data_dir = '/d'\nzookeeper = '0.0.0.0:1'", "`zookeeper`: 0.0.0.0:1 can be reached"),
             ("data_dir = '/d'\ntiming.tick_ms = 0", "`timing.tick_ms`"),
             ("data_dir = '/d'\ntiming.heartbeat_ms = 1", "`timing.heartbeat_ms`"),
             ("data_dir = '/d'\ntiming.silence_ms = 100", "`timing.silence_ms`"),

@@ -30,6 +30,11 @@ pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 pub const CLIENT_OUTBOX_BYTES: usize = 8 << 20;
 /// The bytes of answers to what a client asked at once that may wait beside that.
 pub const CLIENT_ANSWERS_BYTES: usize = 56 << 20;
+/// The largest frame that a client of the ZooKeeper protocol may send, in bytes: the default of
+/// ZooKeeper's `jute.maxbuffer`.
+pub const JUTE_FRAME_BYTES: usize = 0xf_ffff;
+/// The bytes of names in a listing that has no pages; a longer one is refused.
+pub const WHOLE_LIST_BYTES: usize = 16 << 20;
 /// The watches of one session.
 pub const WATCHES_PER_SESSION: usize = 100_000;
 /// The watches of one server.
@@ -76,4 +81,6 @@ pub const DIGEST_WINDOW: usize = 4096;
 
 const _: () = assert!(BATCH_BYTES + FRAME_BYTES < PEER_FRAME_BYTES);
 const _: () = assert!(FOLLOWER_WINDOW_BYTES + BATCH_BYTES + FRAME_BYTES < PEER_OUTBOX_BYTES);
+const _: () = assert!(JUTE_FRAME_BYTES < FRAME_BYTES && JUTE_FRAME_BYTES <= VALUE_BYTES);
+const _: () = assert!(WHOLE_LIST_BYTES < CLIENT_ANSWERS_BYTES);
 const _: () = assert!(DIFF_WINDOW_BYTES < SNAPSHOT_WINDOW_BYTES);

@@ -59,6 +59,16 @@ impl ZPath {
         Ok(ZPath(text.into()))
     }
 
+    /// What stands before the number in the path of a sequential node: a path, or one that ends
+    /// with a `/`, after which the number is the whole name.
+    ///
+    /// # Errors
+    /// If it is not a path once a digit is appended.
+    pub fn prefix(text: &str) -> Result<ZPath, PathError> {
+        check(&format!("{text}0"))?;
+        Ok(ZPath(text.into()))
+    }
+
     /// The path as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -247,12 +247,24 @@ pub enum Test {
 pub struct Page {
     /// Start after this name (or, in a recursive listing, this relative path); `None`: at the first.
     pub after: Option<String>,
-    /// How many entries at most; 0: as many as a reply may hold.
+    /// How many entries at most; 0: as many as a reply may hold; [`Page::WHOLE`] has all of them.
     pub limit: u32,
     /// Whether entries carry their statistics.
     pub with_stat: bool,
     /// Whether entries carry their data.
     pub with_data: bool,
+}
+
+impl Page {
+    /// All names in one answer, or none if they are too many: ZooKeeper's clients know no pages.
+    /// The native protocol does not offer it.
+    pub const WHOLE: Page =
+        Page { after: None, limit: u32::MAX, with_stat: false, with_data: false };
+
+    /// Whether it is [`Page::WHOLE`], or the same with statistics or data.
+    pub const fn is_whole(&self) -> bool {
+        self.limit == u32::MAX
+    }
 }
 
 /// One entry of a listing.

@@ -11,7 +11,8 @@ use super::say;
 /// Start an ensemble on this machine: real server processes with kept data
 ///
 /// Server i keeps its data, its configuration, its log and its pid in DIR/i. Its ports are
-/// P + 10 (i - 1) for clients, + 1 for the other servers, + 2 for administration. The servers end
+/// P + 10 (i - 1) for clients, + 1 for the other servers, + 2 for administration,
+/// + 3 for clients of ZooKeeper's protocol. The servers end
 /// with this command; started again with the same directory, everything is still there.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: conclave dev --servers 5 --dir /tmp/ensemble")]
@@ -70,7 +71,8 @@ fn greet(ensemble: &Ensemble, leader: u8) {
             layout.admin_address(id)
         );
     }
-    say!("\nClients connect to {servers}. In another terminal:\n");
+    say!("\nClients connect to {servers},");
+    say!("clients of ZooKeeper to {}. In another terminal:\n", layout.zookeeper_string());
     say!("  export CONCLAVE_SERVERS={servers}");
     say!("  conclave create /hello world      # make a node");
     say!("  conclave get /hello               # read it");

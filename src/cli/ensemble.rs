@@ -62,8 +62,17 @@ impl Layout {
 
     /// Where clients connect, separated by commas.
     pub(super) fn connect_string(&self) -> String {
+        self.addresses(0)
+    }
+
+    /// Where clients of ZooKeeper's protocol connect, separated by commas.
+    pub(super) fn zookeeper_string(&self) -> String {
+        self.addresses(3)
+    }
+
+    fn addresses(&self, offset: u16) -> String {
         let addresses: Vec<_> =
-            self.ids().map(|id| format!("127.0.0.1:{}", self.port(id, 0))).collect();
+            self.ids().map(|id| format!("127.0.0.1:{}", self.port(id, offset))).collect();
         addresses.join(",")
     }
 
@@ -97,10 +106,12 @@ impl Layout {
              cluster = \"dev\"\n\
              data_dir = {}\n\
              client = \"127.0.0.1:{}\"\n\
+             zookeeper = \"127.0.0.1:{}\"\n\
              peer = \"127.0.0.1:{}\"\n\
              admin = \"127.0.0.1:{}\"\n",
             toml::Value::from(format!("{data}/data")),
             self.port(id, 0),
+            self.port(id, 3),
             self.port(id, 1),
             self.port(id, 2),
         );

@@ -56,6 +56,12 @@ pub(super) struct Args {
     /// Where clients connect [default: 127.0.0.1:7400]
     #[arg(long, value_name = "IP:PORT")]
     client: Option<SocketAddr>,
+    /// Where clients of ZooKeeper's protocol connect [default: 127.0.0.1:2181]
+    #[arg(long, value_name = "IP:PORT")]
+    zookeeper: Option<SocketAddr>,
+    /// Do not serve ZooKeeper's protocol
+    #[arg(long, conflicts_with = "zookeeper")]
+    no_zookeeper: bool,
     /// Where the other servers connect [default: 127.0.0.1:7401]
     #[arg(long, value_name = "IP:PORT")]
     peer: Option<SocketAddr>,
@@ -158,10 +164,12 @@ fn configure(args: Args) -> Result<Config, ConfigError> {
     set(&mut config.id, args.id);
     set(&mut config.cluster, args.cluster);
     set(&mut config.client, args.client);
+    set(&mut config.zookeeper, args.zookeeper);
     set(&mut config.peer, args.peer);
     set(&mut config.admin, args.admin);
     config.data_dir = args.data_dir.or(config.data_dir);
     config.log_dir = args.log_dir.or(config.log_dir);
+    config.zookeeper_enabled &= !args.no_zookeeper;
     config.admin_enabled &= !args.no_admin;
     config.insecure |= args.insecure;
     if !args.members.is_empty() {

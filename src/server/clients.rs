@@ -13,7 +13,7 @@ use tokio::task::spawn_local;
 
 use crate::limits::HANDSHAKES_PER_ADDRESS;
 use crate::replica::{ConnId, Input, ToClient};
-use crate::wire::native;
+use crate::wire::Wire;
 
 use super::clock::Clock;
 use super::connection::{self, Client, Flushed, SHARED_BYTES, refusal};
@@ -135,7 +135,7 @@ impl Clients {
     }
 
     /// A client has connected.
-    pub(super) fn accept(self: &Rc<Self>, socket: TcpStream, address: IpAddr) {
+    pub(super) fn accept(self: &Rc<Self>, socket: TcpStream, address: IpAddr, mut wire: Wire) {
         let room = self.table.borrow().len() < self.limit;
         let stranger = if room { Stranger::new(self, address) } else { None };
         let Some(stranger) = stranger else {
@@ -146,14 +146,14 @@ impl Clients {
                 NO_ROOM_BACKOFF_MS,
             );
             let mut out = BytesMut::new();
-            native::write(&message, &mut out);
+            wire.write(&message, &mut out);
             // If even this does not fit, the closed connection says it.
             socket.try_write(&out).ok();
             return;
         };
         self.metrics.connections_accepted.inc();
         let (reading, writing) = socket.into_split();
-        let client = self.table.borrow_mut().insert(|id| Client::new(id, writing));
+        let client = self.table.borrow_mut().insert(|id| Client::new(id, writing, wire));
         self.count();
         let identities = vec![Identity { scheme: "ip".into(), id: address.to_string() }];
         let task =

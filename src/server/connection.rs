@@ -18,18 +18,16 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use conclave_proto::message::Refused;
-use conclave_proto::{ClientMessage, ErrorCode, Identity, ServerMessage};
+use conclave_proto::{ClientMessage, ErrorCode, Identity, ServerMessage, Xid};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 use tokio_util::io::poll_read_buf;
 
-use crate::limits::{
-    CLIENT_ANSWERS_BYTES, CLIENT_OUTBOX_BYTES, FRAME_BYTES, HANDSHAKE_FRAME_BYTES, IN_FLIGHT,
-};
+use crate::limits::{CLIENT_ANSWERS_BYTES, CLIENT_OUTBOX_BYTES, IN_FLIGHT};
 use crate::replica::{ConnId, Input};
-use crate::wire::native::{self, Inbound, Malformed};
+use crate::wire::{Inbound, Malformed, Then, Wire};
 
 use super::clients::Clients;
 use super::clock;
@@ -69,6 +67,7 @@ pub(super) struct Client {
 pub(super) struct State {
     /// `None`: nothing more is sent.
     socket: Option<Rc<OwnedWriteHalf>>,
+    wire: Wire,
     waiting: BytesMut,
     /// A task is at it, because the socket was full.
     draining: bool,
@@ -114,9 +113,10 @@ pub(super) enum Flushed {
 }
 
 impl Client {
-    pub(super) fn new(id: ConnId, socket: OwnedWriteHalf) -> Client {
+    pub(super) fn new(id: ConnId, socket: OwnedWriteHalf, wire: Wire) -> Client {
         let state = State {
             socket: Some(Rc::new(socket)),
+            wire,
             waiting: BytesMut::new(),
             draining: false,
             ending: false,
@@ -155,7 +155,9 @@ impl State {
             | ServerMessage::Gap { .. }
             | ServerMessage::GoAway { .. } => {}
         }
-        native::write(message, &mut self.waiting);
+        if self.wire.write(message, &mut self.waiting) == Then::Close {
+            self.ending = true;
+        }
         let size = self.waiting.len() - before;
         if matches!(message, ServerMessage::Response(_)) {
             self.largest = self.largest.max(size);
@@ -235,7 +237,14 @@ impl State {
 
     fn may_read(&self) -> bool {
         self.socket.is_none()
-            || (self.asked.len() + self.pings < self.allowance && self.waiting.len() < PAUSE_BYTES)
+            || (!self.wire.is_leaving()
+                && self.asked.len() + self.pings < self.allowance
+                && self.waiting.len() < PAUSE_BYTES)
+    }
+
+    /// What the client says next, of what has come.
+    fn next(&mut self, received: &mut BytesMut) -> Result<Option<Inbound>, Malformed> {
+        self.wire.next(received)
     }
 
     /// Nothing more is sent: the other end sees the connection's end once it has read the rest.
@@ -336,7 +345,8 @@ async fn greet(
     identities: Vec<Identity>,
 ) -> Result<(), End> {
     let connect = loop {
-        match native::next(&mut reader.received, HANDSHAKE_FRAME_BYTES)? {
+        let said = client.state.borrow_mut().next(&mut reader.received)?;
+        match said {
             Some(Inbound::Message(ClientMessage::Connect(connect))) => break connect,
             Some(_) => return Err(Malformed("the first message is no handshake".into()).into()),
             None => reader.fill(clients).await?,
@@ -345,7 +355,8 @@ async fn greet(
     let conn = client.id;
     let fresh = clock::fresh_session(clients.id);
     client.state.borrow_mut().opened = true;
-    clients.inbox.push(Input::Opened { conn, identities, fresh, numbered: true });
+    let numbered = client.state.borrow().wire.is_numbered();
+    clients.inbox.push(Input::Opened { conn, identities, fresh, numbered });
     clients.inbox.push(Input::Client { conn, message: ClientMessage::Connect(connect) });
     loop {
         {
@@ -373,10 +384,12 @@ async fn listen(clients: &Clients, client: &Client, reader: &mut Reader) -> Resu
         };
         if paused {
             client.resume.notified().await;
-        } else if let Some(inbound) = native::next(&mut reader.received, FRAME_BYTES)? {
-            admit(clients, client, inbound)?;
-        } else {
-            reader.fill(clients).await?;
+            continue;
+        }
+        let said = client.state.borrow_mut().next(&mut reader.received)?;
+        match said {
+            Some(inbound) => admit(clients, client, inbound)?,
+            None => reader.fill(clients).await?,
         }
     }
     reader.discard().await;
@@ -406,6 +419,14 @@ fn admit(clients: &Clients, client: &Client, inbound: Inbound) -> Result<(), Mal
             tracing::debug!(xid = xid.0, detail, "a request is refused");
             clients.metrics.invalid.inc();
             clients.inbox.push(Input::Invalid { conn, xid, fault: code.into() });
+        }
+        Inbound::Known => {
+            ask(None);
+            let fault = ErrorCode::BadArguments.into();
+            clients.inbox.push(Input::Invalid { conn, xid: Xid(0), fault });
+        }
+        Inbound::Word(word) => {
+            return Err(Malformed(format!("the word {} in place of a request", word.as_str())));
         }
     }
     Ok(())

@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::sleep;
 
+use crate::wire::Wire;
+
 use super::clients::Clients;
 
 /// The connections that the system holds for us until we accept them.
@@ -27,14 +29,14 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Accepts clients for ever.
-pub(super) async fn accept(listener: TcpListener, clients: Rc<Clients>) {
+/// Accepts clients for ever; `wire` makes what their connections speak.
+pub(super) async fn accept(listener: TcpListener, clients: Rc<Clients>, wire: impl Fn() -> Wire) {
     loop {
         match listener.accept().await {
             Ok((socket, address)) => {
                 // A connection that is gone already is found out by its task.
                 socket.set_nodelay(true).ok();
-                clients.accept(socket, address.ip());
+                clients.accept(socket, address.ip(), wire());
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a client");

@@ -19,6 +19,8 @@ pub struct Settings {
     pub log_dir: Option<PathBuf>,
     /// Where clients connect.
     pub client: SocketAddr,
+    /// Where clients of ZooKeeper's protocol connect; `None`: nowhere.
+    pub zookeeper: Option<SocketAddr>,
     /// Where the other servers connect; not opened in an ensemble of one.
     pub peer: SocketAddr,
     /// Where administration is served; `None`: nowhere.

@@ -19,6 +19,7 @@ use crate::limits::CONNECTIONS;
 use crate::peers::{self, Event, Frame, Links};
 use crate::replica::{self, Input, Replica};
 use crate::store::{self, EXIT_STORAGE, Identity, Opened, StoreError};
+use crate::wire::Wire;
 use crate::zab;
 
 use super::clients::Clients;
@@ -37,6 +38,10 @@ pub const EXIT_UNAVAILABLE: u8 = 69;
 pub const EXIT_DIVERGED: u8 = 70;
 /// The exit code when the data directory cannot be used (`EX_CANTCREAT`).
 pub const EXIT_DATA: u8 = 73;
+
+/// Who connects to the port of ZooKeeper's protocol.
+const ZOOKEEPER_CLIENTS: &str =
+    "ZooKeeper's clients (key `zookeeper`; zookeeper_enabled = false turns them away)";
 
 /// How long a server that was asked to stop may take to hand over.
 const HAND_OVER_DEADLINE: Duration = Duration::from_millis(700);
@@ -136,6 +141,7 @@ fn raise_file_limit() -> usize {
 /// The ports of a server.
 struct Ports {
     client: TcpListener,
+    zookeeper: Option<TcpListener>,
     peer: Option<TcpListener>,
     admin: Option<TcpListener>,
 }
@@ -148,6 +154,10 @@ impl Ports {
         let alone = settings.members.len() == 1;
         Ok(Ports {
             client: bind(settings.client, "clients")?,
+            zookeeper: settings
+                .zookeeper
+                .map(|address| bind(address, ZOOKEEPER_CLIENTS))
+                .transpose()?,
             peer: if alone { None } else { Some(bind(settings.peer, "the other servers")?) },
             admin: settings.admin.map(|address| bind(address, "administration")).transpose()?,
         })
@@ -156,6 +166,7 @@ impl Ports {
 
 fn announce(settings: &Settings, ports: &Ports, opened: &Opened, clock: Clock) {
     let client = address(&ports.client);
+    let zookeeper = ports.zookeeper.as_ref().map_or_else(|| "none".into(), address);
     let admin = ports.admin.as_ref().map_or_else(|| "none".into(), address);
     let report = &opened.report;
     if report.cut_bytes > 0 {
@@ -172,7 +183,7 @@ fn announce(settings: &Settings, ports: &Ports, opened: &Opened, clock: Clock) {
     }
     let last = opened.durable.entries.last().map_or(opened.durable.base.zxid, |entry| entry.zxid);
     tracing::info!(
-        id = %settings.id, cluster = settings.cluster, client, admin,
+        id = %settings.id, cluster = settings.cluster, client, zookeeper, admin,
         data = %settings.data_dir.display(), zxid = %last, new = report.new,
         recovered_in_ms = clock.millis(),
         "server {} of {} starts", settings.id, settings.members.len(),
@@ -225,7 +236,11 @@ fn start(
     };
     spawn_local(drive.run());
     spawn_local(tick(settings.timing, clock, inbox.clone()));
-    spawn_local(listener::accept(ports.client, clients));
+    if let Some(port) = ports.zookeeper {
+        let wire = || Wire::zookeeper(clock::seed());
+        spawn_local(listener::accept(port, clients.clone(), wire));
+    }
+    spawn_local(listener::accept(ports.client, clients, Wire::native));
     spawn_local(obey(signals()?, inbox.clone(), stop.clone()));
     if let Some(port) = ports.admin {
         let (asking, mut asked) = mpsc::channel(16);

@@ -87,6 +87,9 @@ impl<N: Nodes> View<'_, N> {
                 break;
             }
         }
+        if page.is_whole() && listing.more {
+            return Err(ErrorCode::TooLarge);
+        }
         Ok(Reply::Children { entries: listing.entries, more: listing.more, stat })
     }
 
@@ -204,13 +207,14 @@ impl Listing<'_> {
     fn add(&mut self, name: String, node: Option<&Node>) -> bool {
         let stat = node.filter(|_| self.page.with_stat).map(Node::stat);
         let data = node.filter(|_| self.page.with_data).and_then(|node| node.data.clone());
-        let most = match self.page.limit as usize {
-            0 => limits::PAGE_ENTRIES,
-            limit => limit.min(limits::PAGE_ENTRIES),
+        let (most, most_bytes) = match self.page.limit as usize {
+            _ if self.page.is_whole() => (usize::MAX, limits::WHOLE_LIST_BYTES),
+            0 => (limits::PAGE_ENTRIES, limits::PAGE_BYTES),
+            limit => (limit.min(limits::PAGE_ENTRIES), limits::PAGE_BYTES),
         };
         let entry = Entry { name, stat, data };
         self.bytes += size_of(&entry);
-        let full = self.entries.len() >= most || self.bytes > limits::PAGE_BYTES;
+        let full = self.entries.len() >= most || self.bytes > most_bytes;
         if full && !self.entries.is_empty() {
             self.more = true;
             return false;

@@ -1,43 +1,32 @@
 //! Conclave's own protocol: length-prefixed frames of protobuf, see docs/PROTOCOL.md.
 
 use bytes::{Bytes, BytesMut};
+use conclave_proto::ServerMessage;
 use conclave_proto::convert::{self, DecodeError};
-use conclave_proto::frame::{FrameError, next_frame, write_frame};
-use conclave_proto::{ClientMessage, ErrorCode, ServerMessage, Xid};
+use conclave_proto::frame::{next_frame, write_frame};
 
-/// What came from a client.
-#[derive(Debug)]
-pub enum Inbound {
-    /// Something that can be acted on.
-    Message(ClientMessage),
-    /// A request that can only be refused, in its turn.
-    Invalid {
-        /// Its number.
-        xid: Xid,
-        /// What is wrong.
-        code: ErrorCode,
-        /// What exactly, for a person.
-        detail: String,
-    },
+use crate::limits::{FRAME_BYTES, HANDSHAKE_FRAME_BYTES};
+
+use super::{Inbound, Malformed};
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// There is no session yet.
+    New,
+    /// There is one.
+    Open,
 }
 
-/// Why a connection is of no use any more: its bytes do not follow the protocol.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Malformed(pub String);
-
-impl From<FrameError> for Malformed {
-    fn from(error: FrameError) -> Malformed {
-        Malformed(error.to_string())
-    }
-}
-
-/// Takes the next message from what has been received, whose frames have at most `max` bytes;
-/// `None`: more has to be received first.
+/// Takes the next message from what has been received; `None`: more has to be received first.
 ///
 /// # Errors
 /// If the bytes do not follow the protocol.
-pub fn next(received: &mut BytesMut, max: usize) -> Result<Option<Inbound>, Malformed> {
+pub(super) fn next(stage: Stage, received: &mut BytesMut) -> Result<Option<Inbound>, Malformed> {
+    let max = match stage {
+        Stage::New => HANDSHAKE_FRAME_BYTES,
+        Stage::Open => FRAME_BYTES,
+    };
     next_frame(received, max)?.map(decode).transpose()
 }
 
@@ -52,6 +41,9 @@ fn decode(frame: Bytes) -> Result<Inbound, Malformed> {
 }
 
 /// Appends a message to a client, in its frame.
-pub fn write(message: &ServerMessage, out: &mut BytesMut) {
+pub(super) fn write(stage: &mut Stage, message: &ServerMessage, out: &mut BytesMut) {
+    if matches!(message, ServerMessage::Connected(_)) {
+        *stage = Stage::Open;
+    }
     write_frame(out, |out| convert::encode_server(message, out));
 }

@@ -45,7 +45,7 @@ pub(crate) fn free_port() -> u16 {
 
 fn serve(dir: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_conclave"));
-    command.arg("serve").arg("--data-dir").arg(dir).args(flags);
+    command.arg("serve").arg("--data-dir").arg(dir).arg("--no-zookeeper").args(flags);
     command.env_remove("CONCLAVE_LOG").stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(Stdio::piped());
     command

@@ -205,6 +205,7 @@ impl Cluster {
         let server = &self.servers[usize::from(id) - 1];
         let mut text = format!(
             "id = {id}\ncluster = \"test\"\ndata_dir = {:?}\nclient = \"127.0.0.1:{}\"\n\
+             zookeeper_enabled = false\n\
              peer = \"127.0.0.1:{}\"\nadmin = \"127.0.0.1:{}\"\n",
             self.dir(id).join("data"),
             server.client,

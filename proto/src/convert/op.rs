@@ -17,8 +17,8 @@ use crate::request::{Condition, Op, Page, ReadLevel, Test};
 
 use super::DecodeError;
 use super::value::{
-    Invalid, acl, acl_to_wire, at_most, data, needed, path, path_to_wire, secret, secret_to_wire,
-    text, text_to_wire,
+    Invalid, acl, acl_to_wire, at_most, data, needed, new_path, path, path_to_wire, secret,
+    secret_to_wire, text, text_to_wire,
 };
 
 pub(super) fn client_to_wire(message: &ClientMessage) -> wire::ClientMessage {
@@ -260,7 +260,7 @@ fn create(create: wire::Create) -> Result<Op, Invalid> {
         }
     };
     Ok(Op::Create {
-        path: path(&create.path)?,
+        path: new_path(&create.path, create.sequential)?,
         data: data(create.data)?,
         acl: acl(create.acl)?,
         mode: CreateMode { lifetime, sequential: create.sequential },
@@ -354,6 +354,8 @@ fn page(page: Option<wire::Page>) -> Result<Page, Invalid> {
         Some(after) => Some(text("a page's start", &after, limits::PATH_BYTES)?.into()),
         None => None,
     };
+    // The whole is not for this protocol, whose frames are bounded.
+    let limit = limit.min(limits::PAGE_ENTRIES_MAX);
     Ok(Page { after, limit, with_stat, with_data })
 }
 

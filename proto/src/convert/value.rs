@@ -57,8 +57,20 @@ pub(super) fn path_to_wire(path: &ZPath) -> Bytes {
 }
 
 pub(super) fn path(bytes: &[u8]) -> Result<ZPath, Invalid> {
+    checked_path(bytes, ZPath::new)
+}
+
+/// The path of a node that is to be created.
+pub(super) fn new_path(bytes: &[u8], sequential: bool) -> Result<ZPath, Invalid> {
+    checked_path(bytes, if sequential { ZPath::prefix } else { ZPath::new })
+}
+
+fn checked_path(
+    bytes: &[u8],
+    check: impl FnOnce(&str) -> Result<ZPath, PathError>,
+) -> Result<ZPath, Invalid> {
     let text = text("a path", bytes, limits::PATH_BYTES)?;
-    ZPath::new(text).map_err(|error| {
+    check(text).map_err(|error| {
         let code = match error {
             PathError::TooLong(_) | PathError::TooDeep(_) => ErrorCode::TooLarge,
             PathError::NotAbsolute

@@ -1,0 +1,118 @@
+//! Jute, the encoding: big-endian numbers, and lengths before everything that has one.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use conclave_proto::Stat;
+
+use super::numbers::Code;
+
+/// The bytes of a body, taken off the front. Whatever is missing, too long or negative is a
+/// [`Code::MARSHALLING_ERROR`]; nothing is reserved for what has not come.
+#[derive(Clone, Debug)]
+pub(super) struct Body(Bytes);
+
+impl Body {
+    pub(super) fn new(bytes: Bytes) -> Body {
+        Body(bytes)
+    }
+
+    pub(super) fn int(&mut self) -> Result<i32, Code> {
+        self.0.try_get_i32().map_err(|_| Code::MARSHALLING_ERROR)
+    }
+
+    pub(super) fn long(&mut self) -> Result<i64, Code> {
+        self.0.try_get_i64().map_err(|_| Code::MARSHALLING_ERROR)
+    }
+
+    pub(super) fn unsigned_long(&mut self) -> Result<u64, Code> {
+        self.0.try_get_u64().map_err(|_| Code::MARSHALLING_ERROR)
+    }
+
+    pub(super) fn bool(&mut self) -> Result<bool, Code> {
+        self.0.try_get_u8().map(|byte| byte != 0).map_err(|_| Code::MARSHALLING_ERROR)
+    }
+
+    /// A buffer; `None` is null.
+    pub(super) fn buffer(&mut self) -> Result<Option<Bytes>, Code> {
+        let length = match self.int()? {
+            -1 => return Ok(None),
+            length => usize::try_from(length).map_err(|_| Code::MARSHALLING_ERROR)?,
+        };
+        if length > self.0.len() {
+            return Err(Code::MARSHALLING_ERROR);
+        }
+        Ok(Some(self.0.split_to(length)))
+    }
+
+    /// A text; null is the empty one.
+    pub(super) fn text(&mut self) -> Result<Text, Code> {
+        let bytes = self.buffer()?.unwrap_or_default();
+        match std::str::from_utf8(&bytes) {
+            Ok(_) => Ok(Text(bytes)),
+            Err(_) => Err(Code::MARSHALLING_ERROR),
+        }
+    }
+
+    /// The number of elements of a vector, each of which has `smallest` bytes at least; null has
+    /// none.
+    pub(super) fn count(&mut self, smallest: usize) -> Result<usize, Code> {
+        let count = match self.int()? {
+            -1 => 0,
+            count => usize::try_from(count).map_err(|_| Code::MARSHALLING_ERROR)?,
+        };
+        if count > self.0.len() / smallest {
+            return Err(Code::MARSHALLING_ERROR);
+        }
+        Ok(count)
+    }
+
+    /// Nothing must be left.
+    pub(super) fn end(&self) -> Result<(), Code> {
+        if self.0.is_empty() { Ok(()) } else { Err(Code::MARSHALLING_ERROR) }
+    }
+}
+
+/// The least that a text takes.
+pub(super) const TEXT_BYTES: usize = 4;
+
+/// A text that shares the memory of its frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Text(Bytes);
+
+impl Text {
+    pub(super) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("it was checked when it was read")
+    }
+}
+
+pub(super) fn put_buffer(out: &mut BytesMut, bytes: Option<&[u8]>) {
+    match bytes {
+        Some(bytes) => {
+            put_length(out, bytes.len());
+            out.put_slice(bytes);
+        }
+        None => out.put_i32(-1),
+    }
+}
+
+pub(super) fn put_text(out: &mut BytesMut, text: &str) {
+    put_buffer(out, Some(text.as_bytes()));
+}
+
+/// The length of what follows, or the number of its elements.
+pub(super) fn put_length(out: &mut BytesMut, length: usize) {
+    out.put_i32(i32::try_from(length).expect("whatever is sent is far below 2 GiB"));
+}
+
+pub(super) fn put_stat(out: &mut BytesMut, stat: &Stat) {
+    out.put_u64(stat.czxid.bits());
+    out.put_u64(stat.mzxid.bits());
+    out.put_i64(stat.ctime_ms);
+    out.put_i64(stat.mtime_ms);
+    out.put_i32(stat.version);
+    out.put_i32(stat.cversion);
+    out.put_i32(stat.aversion);
+    out.put_u64(stat.ephemeral_owner.0);
+    out.put_u32(stat.data_length);
+    out.put_u32(stat.num_children);
+    out.put_u64(stat.pzxid.bits());
+}

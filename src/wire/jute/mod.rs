@@ -1,0 +1,381 @@
+//! ZooKeeper's client protocol.
+//!
+//! It is translated and nothing more: what a request becomes is an [`Op`] that the native protocol
+//! has too, and what it is answered comes from the replica, so that there is one set of rules. What
+//! this protocol says in another way is kept here, connection by connection:
+//!
+//! * Requests are answered in their order, and an answer can be read only by who knows the question:
+//!   there is a queue of what the answers will look like. A request that needs no replica, or that
+//!   cannot be understood, stands in the queue with the others.
+//! * One request may be several operations (to set many watches again, to remove watches of any
+//!   kind); the answer to the last one is the answer to all.
+//! * Watches have no numbers, but paths and kinds ([`watches`]); what would be told by several
+//!   watches of one client is told once.
+//! * The answer to a failed request has no body, and a failed multi is a success with failures
+//!   inside.
+//!
+//! docs/COMPATIBILITY.md says what differs from ZooKeeper, and why.
+
+mod codec;
+mod numbers;
+mod reply;
+mod request;
+mod watches;
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use conclave_proto::frame::{HEADER_BYTES, next_frame};
+use conclave_proto::message::{Connect, PROTOCOL_VERSION};
+use conclave_proto::request::{ReadLevel, Response};
+use conclave_proto::{
+    ClientMessage, ErrorCode, Event, EventKind, Fault, Op, Reply, Secret, ServerMessage, SessionId,
+    WatchId, Xid, ZPath, Zxid,
+};
+
+use crate::limits::{HANDSHAKE_FRAME_BYTES, JUTE_FRAME_BYTES};
+
+use super::{Inbound, Malformed, Then, words};
+use codec::Body;
+use numbers::{Code, PING_XID};
+use request::{Answer, Asked, Rearm};
+use watches::{Slot, Watches};
+
+/// The length of a handshake; newer clients send one more byte.
+const CONNECT_BYTES: usize = 44;
+
+/// What there is to know of a connection in order to understand and to be understood.
+#[derive(Debug)]
+pub struct Connection {
+    stage: Stage,
+    /// What waits for an answer, in order.
+    pending: VecDeque<Pending>,
+    /// A request of many operations, some of which are still to be asked.
+    rest: Option<Rest>,
+    watches: Watches,
+    /// The event that was sent last, unless something else was sent since then.
+    last_event: Option<(Zxid, EventKind, ZPath)>,
+    /// Whether the watch that is being set again had something to tell.
+    told: bool,
+    /// What went wrong with a request of many operations.
+    failed: Option<Code>,
+    /// Whether one of its operations succeeded.
+    succeeded: bool,
+    /// The server is about to stop: the connection ends when everything is answered.
+    leaving: bool,
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing has come.
+    New,
+    /// The handshake has come.
+    Greeted { with_read_only: bool },
+    /// There is a session.
+    Open,
+}
+
+#[derive(Debug)]
+struct Pending {
+    xid: i32,
+    answer: Answer,
+}
+
+/// What is left of a request of many operations.
+#[derive(Debug)]
+enum Rest {
+    Rearm { xid: i32, rearm: Rearm },
+    Unwatch { xid: i32, path: ZPath, slots: Vec<Slot> },
+}
+
+impl Connection {
+    /// A new one; the key makes the numbers of its watches impossible to guess.
+    pub fn new(key: u64) -> Connection {
+        Connection {
+            stage: Stage::New,
+            pending: VecDeque::new(),
+            rest: None,
+            watches: Watches::new(key),
+            last_event: None,
+            told: false,
+            failed: None,
+            succeeded: false,
+            leaving: false,
+        }
+    }
+
+    /// Takes the next thing that the client says from what has been received; `None`: more has to
+    /// be received first.
+    ///
+    /// # Errors
+    /// If the bytes do not follow the protocol.
+    pub fn next(&mut self, received: &mut BytesMut) -> Result<Option<Inbound>, Malformed> {
+        match self.stage {
+            Stage::New => {
+                if let Some(word) = words::in_front(received) {
+                    return Ok(Some(Inbound::Word(word)));
+                }
+                let Some(frame) = next_frame(received, HANDSHAKE_FRAME_BYTES)? else {
+                    return Ok(None);
+                };
+                self.greet(frame).map(Some)
+            }
+            Stage::Greeted { .. } => Ok(None),
+            Stage::Open => {
+                if let Some(inbound) = self.go_on() {
+                    return Ok(Some(inbound));
+                }
+                let Some(frame) = next_frame(received, JUTE_FRAME_BYTES)? else { return Ok(None) };
+                self.request(frame).map(Some)
+            }
+        }
+    }
+
+    fn greet(&mut self, frame: Bytes) -> Result<Inbound, Malformed> {
+        let length = frame.len();
+        if !(CONNECT_BYTES..=CONNECT_BYTES + 1).contains(&length) {
+            return Err(Malformed(format!("a handshake of {length} bytes")));
+        }
+        let connect = read_connect(Body::new(frame), length > CONNECT_BYTES)
+            .map_err(|_| Malformed("a handshake that cannot be understood".into()))?;
+        self.stage = Stage::Greeted { with_read_only: length > CONNECT_BYTES };
+        Ok(Inbound::Message(ClientMessage::Connect(connect)))
+    }
+
+    fn request(&mut self, frame: Bytes) -> Result<Inbound, Malformed> {
+        let length = frame.len();
+        let mut body = Body::new(frame);
+        let (Ok(xid), Ok(kind)) = (body.int(), body.int()) else {
+            return Err(Malformed(format!("a request of {length} bytes")));
+        };
+        let asked = request::understand(kind, &mut body, &self.watches)
+            .unwrap_or_else(|code| Asked::Known(Answer::Error { code, close: false }));
+        let rest = match asked {
+            Asked::Op(op, answer) => return Ok(self.ask(xid, op, answer)),
+            Asked::Known(answer) => return Ok(self.take_turn(xid, answer)),
+            Asked::Ping => return Ok(Inbound::Message(ClientMessage::Ping)),
+            Asked::Rearm(rearm) => Rest::Rearm { xid, rearm },
+            Asked::Unwatch(path, slots) => Rest::Unwatch { xid, path, slots },
+        };
+        self.rest = Some(rest);
+        Ok(self.go_on().expect("such a request has one operation at least"))
+    }
+
+    /// The next operation of a request of many.
+    fn go_on(&mut self) -> Option<Inbound> {
+        match self.rest.take()? {
+            Rest::Rearm { xid, mut rearm } => Some(match rearm.next(&self.watches) {
+                Ok(Some((op, wanted))) => {
+                    self.rest = Some(Rest::Rearm { xid, rearm });
+                    self.ask(xid, op, Answer::Rearmed(wanted))
+                }
+                Ok(None) => self.take_turn(xid, Answer::AllRearmed),
+                Err(code) => self.take_turn(xid, Answer::Error { code, close: false }),
+            }),
+            Rest::Unwatch { xid, path, mut slots } => {
+                let slot = slots.pop()?;
+                let last = slots.is_empty();
+                let op = Op::Unwatch { id: self.watches.id(&path, slot) };
+                if !last {
+                    self.rest = Some(Rest::Unwatch { xid, path: path.clone(), slots });
+                }
+                Some(self.ask(xid, op, Answer::Unwatched { path, slot, last }))
+            }
+        }
+    }
+
+    fn ask(&mut self, xid: i32, op: Op, answer: Answer) -> Inbound {
+        self.pending.push_back(Pending { xid, answer });
+        let (xid, acked, level) = (Xid(0), Xid(0), ReadLevel::Local);
+        Inbound::Message(ClientMessage::Request { xid, acked, level, op })
+    }
+
+    fn take_turn(&mut self, xid: i32, answer: Answer) -> Inbound {
+        self.pending.push_back(Pending { xid, answer });
+        Inbound::Known
+    }
+
+    /// Appends what a client is to be told.
+    pub fn write(&mut self, message: &ServerMessage, out: &mut BytesMut) -> Then {
+        match message {
+            ServerMessage::Connected(connected) => {
+                reply::put_connected(Some(connected), self.knows_read_only(), out);
+                self.stage = Stage::Open;
+            }
+            ServerMessage::Refused(refused) => {
+                let greeted = matches!(self.stage, Stage::Greeted { .. });
+                if greeted && refused.code == ErrorCode::SessionExpired {
+                    reply::put_connected(None, self.knows_read_only(), out);
+                }
+                // Any other refusal is a closed connection: the client tries the next server.
+                return Then::Close;
+            }
+            ServerMessage::Response(response) => {
+                self.last_event = None;
+                return self.respond(response, out);
+            }
+            ServerMessage::Event { watch, event, .. } => self.tell(*watch, event, out),
+            ServerMessage::Pong { zxid } => reply::put_header(PING_XID, *zxid, Code::OK, out),
+            // There is no word for either.
+            ServerMessage::Gap { .. } => {}
+            ServerMessage::GoAway { .. } => self.leaving = true,
+        }
+        self.then()
+    }
+
+    /// Whether nothing more is to be read from the client.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    fn then(&self) -> Then {
+        if self.leaving && self.pending.is_empty() { Then::Close } else { Then::GoOn }
+    }
+
+    fn knows_read_only(&self) -> bool {
+        self.stage == Stage::Greeted { with_read_only: true }
+    }
+
+    fn tell(&mut self, watch: WatchId, event: &Event, out: &mut BytesMut) {
+        if let Some(Pending { answer: Answer::Rearmed(wanted), .. }) = self.pending.front()
+            && wanted.path == event.path
+            && Some(Slot::of(wanted.kind)) == Slot::in_number(watch)
+        {
+            self.told = true;
+        }
+        self.watches.fired(watch, &event.path);
+        let told = (event.zxid, event.kind, event.path.clone());
+        if self.last_event.as_ref() != Some(&told) {
+            reply::put_event(event, out);
+            self.last_event = Some(told);
+        }
+    }
+
+    fn respond(&mut self, response: &Response, out: &mut BytesMut) -> Then {
+        let zxid = response.zxid;
+        let Some(Pending { xid, answer }) = self.pending.pop_front() else { return Then::Close };
+        if self.pending.is_empty() {
+            // A queue that was long once is not kept for ever.
+            self.pending.shrink_to(QUEUE_KEPT);
+        }
+        let code = match (&answer, &response.result) {
+            (Answer::Error { code, close }, _) => {
+                reply::put_header(xid, zxid, *code, out);
+                return if *close { Then::Close } else { self.then() };
+            }
+            (Answer::HasWatch(path, slots), _) => {
+                let found = slots.iter().any(|slot| self.watches.has(path, *slot));
+                if found { Code::OK } else { Code::NO_WATCHER }
+            }
+            (Answer::Sasl, _) => {
+                reply::put_reply(xid, zxid, &answer, &Reply::Done, out);
+                return self.then();
+            }
+            (Answer::Rearmed(_) | Answer::AllRearmed | Answer::Unwatched { .. }, result) => {
+                match self.part_done(answer, result) {
+                    Some(code) => code,
+                    None => return self.then(),
+                }
+            }
+            (_, Ok(reply)) => {
+                reply::put_reply(xid, zxid, &answer, reply, out);
+                self.watch(answer);
+                return self.then();
+            }
+            (Answer::Multi(kinds), Err(fault)) if is_of_one_part(fault.code) => {
+                reply::put_failed_multi(xid, zxid, kinds, *fault, out);
+                return self.then();
+            }
+            (_, Err(fault)) => self.failed(&answer, *fault),
+        };
+        reply::put_header(xid, zxid, code, out);
+        let closes = code.ends_connection() || code == Code::AUTH_FAILED;
+        if closes { Then::Close } else { self.then() }
+    }
+
+    /// One operation of a request of many is done: the answer to the request, if it was the last.
+    fn part_done(&mut self, answer: Answer, result: &Result<Reply, Fault>) -> Option<Code> {
+        match (answer, result) {
+            (Answer::Rearmed(wanted), Ok(_)) => {
+                let told = std::mem::take(&mut self.told);
+                if !told || !wanted.kind.is_one_shot() {
+                    self.watches.add(wanted);
+                }
+                None
+            }
+            (Answer::Rearmed(_), Err(fault)) => {
+                self.told = false;
+                // A node that may not be read is as silent as it is to a new watch.
+                if fault.code != ErrorCode::NoAuth {
+                    self.failed = Some(Code::of(fault.code));
+                }
+                None
+            }
+            (Answer::Unwatched { path, slot, last }, result) => {
+                self.watches.remove(&path, slot);
+                self.succeeded |= result.is_ok();
+                if !last {
+                    return None;
+                }
+                let any = std::mem::take(&mut self.succeeded);
+                Some(if any { Code::OK } else { Code::NO_WATCHER })
+            }
+            _ => Some(self.failed.take().unwrap_or(Code::OK)),
+        }
+    }
+
+    /// A watch that was wanted is set.
+    fn watch(&mut self, answer: Answer) {
+        if let Answer::Stat(Some(wanted))
+        | Answer::Data(Some(wanted))
+        | Answer::Children { watch: Some(wanted), .. }
+        | Answer::Watching(wanted) = answer
+        {
+            self.watches.add(wanted);
+        }
+    }
+
+    fn failed(&mut self, answer: &Answer, fault: Fault) -> Code {
+        // To ask for a node that does not exist sets the watch all the same.
+        if let (Answer::Stat(Some(wanted)), ErrorCode::NoNode) = (answer, fault.code) {
+            self.watches.add(wanted.clone());
+        }
+        Code::of(fault.code)
+    }
+}
+
+/// The most places for requests that an idle connection keeps.
+const QUEUE_KEPT: usize = 64;
+
+/// Whether an error says something of one operation of a multi, not of the whole.
+fn is_of_one_part(code: ErrorCode) -> bool {
+    !matches!(
+        code,
+        ErrorCode::SessionExpired
+            | ErrorCode::SessionMoved
+            | ErrorCode::Throttled
+            | ErrorCode::Unavailable
+            | ErrorCode::OutcomeUnknown
+            | ErrorCode::NoSpace
+            | ErrorCode::NotReadOnly
+    )
+}
+
+fn read_connect(mut body: Body, with_read_only: bool) -> Result<Connect, Code> {
+    // The version of the protocol: there is only one.
+    body.int()?;
+    let last_zxid = Zxid::from_bits(body.unsigned_long()?);
+    let timeout_ms = u32::try_from(body.int()?).unwrap_or(0);
+    let session = SessionId(body.unsigned_long()?);
+    let password = body.buffer()?.unwrap_or_default();
+    let read_only = with_read_only && body.bool()?;
+    body.end()?;
+    // A password of another length is a wrong one.
+    let secret = Secret::new(password[..].try_into().unwrap_or([0; 16]));
+    let session = (session != SessionId::NONE).then_some((session, secret));
+    Ok(Connect { version: PROTOCOL_VERSION, session, timeout_ms, last_zxid, read_only })
+}
+
+/// The bytes of a frame's length, which a four-letter word takes the place of.
+const _: () = assert!(HEADER_BYTES == words::WORD_BYTES);

@@ -1,0 +1,180 @@
+//! What clients are answered and told.
+
+use bytes::{BufMut, BytesMut};
+use conclave_proto::frame::write_frame;
+use conclave_proto::message::Connected;
+use conclave_proto::request::Entry;
+use conclave_proto::{ErrorCode, Event, Fault, Identity, Reply, Zxid};
+
+use super::codec::{put_buffer, put_length, put_stat, put_text};
+use super::numbers::{Code, NOTIFICATION_XID, SYNC_CONNECTED, event_type, opcode};
+use super::request::Answer;
+
+/// The bytes of a session's password.
+const PASSWORD_BYTES: usize = 16;
+
+/// The answer to a handshake. `None`: the session has ended, or never was. Clients of before 3.4
+/// neither send nor expect the last field.
+pub(super) fn put_connected(
+    connected: Option<&Connected>,
+    with_read_only: bool,
+    out: &mut BytesMut,
+) {
+    write_frame(out, |out| {
+        // The version of the protocol.
+        out.put_i32(0);
+        out.put_u32(connected.map_or(0, |connected| connected.timeout_ms));
+        out.put_u64(connected.map_or(0, |connected| connected.session.0));
+        let none = [0; PASSWORD_BYTES];
+        put_buffer(out, Some(connected.map_or(&none, |connected| connected.secret.expose())));
+        if with_read_only {
+            out.put_u8(0);
+        }
+    });
+}
+
+/// An answer without a body.
+pub(super) fn put_header(xid: i32, zxid: Zxid, code: Code, out: &mut BytesMut) {
+    write_frame(out, |out| header(xid, zxid, code, out));
+}
+
+/// An answer.
+pub(super) fn put_reply(xid: i32, zxid: Zxid, answer: &Answer, reply: &Reply, out: &mut BytesMut) {
+    write_frame(out, |out| {
+        header(xid, zxid, Code::OK, out);
+        body(answer, reply, out);
+    });
+}
+
+/// The answer to a multi that has failed: what became of each of its operations.
+pub(super) fn put_failed_multi(
+    xid: i32,
+    zxid: Zxid,
+    kinds: &[i32],
+    fault: Fault,
+    out: &mut BytesMut,
+) {
+    write_frame(out, |out| {
+        header(xid, zxid, Code::OK, out);
+        for (place, _) in (0..).zip(kinds) {
+            let code = match u32::cmp(&place, &fault.index) {
+                std::cmp::Ordering::Less => ErrorCode::RolledBack,
+                std::cmp::Ordering::Equal => fault.code,
+                std::cmp::Ordering::Greater => ErrorCode::NotTried,
+            };
+            failure(Code::of(code), out);
+        }
+        end_of_multi(out);
+    });
+}
+
+/// An event.
+pub(super) fn put_event(event: &Event, out: &mut BytesMut) {
+    write_frame(out, |out| {
+        header(NOTIFICATION_XID, event.zxid, Code::OK, out);
+        out.put_i32(event_type(event.kind));
+        out.put_i32(SYNC_CONNECTED);
+        put_text(out, event.path.as_str());
+    });
+}
+
+fn header(xid: i32, zxid: Zxid, code: Code, out: &mut BytesMut) {
+    out.put_i32(xid);
+    out.put_u64(zxid.bits());
+    out.put_i32(code.0);
+}
+
+/// The body of an answer; the replica has given the reply that belongs to the request.
+fn body(answer: &Answer, reply: &Reply, out: &mut BytesMut) {
+    if let Reply::Created { path, stat } = reply {
+        put_text(out, path.as_str());
+        if matches!(answer, Answer::Created { with_stat: true }) {
+            put_stat(out, stat);
+        }
+    } else if let Reply::Stat(stat) = reply {
+        put_stat(out, stat);
+    } else if let Reply::Data { data, stat } = reply {
+        put_buffer(out, data.as_deref());
+        put_stat(out, stat);
+    } else if let Reply::Acl { acl, stat } = reply {
+        put_length(out, acl.len());
+        for line in acl {
+            out.put_i32(line.perms.0.into());
+            put_text(out, &line.identity.scheme);
+            put_text(out, &line.identity.id);
+        }
+        put_stat(out, stat);
+    } else if let Reply::Children { entries, stat, .. } = reply {
+        names(entries, out);
+        if matches!(answer, Answer::Children { with_stat: true, .. }) {
+            put_stat(out, stat);
+        }
+    } else if let Reply::Paths(paths) = reply {
+        put_length(out, paths.len());
+        for path in paths {
+            put_text(out, path.as_str());
+        }
+    } else if let Reply::Count(count) = reply {
+        out.put_i32(i32::try_from(*count).unwrap_or(i32::MAX));
+    } else if let Reply::Identities(identities) = reply {
+        put_length(out, identities.len());
+        for identity in identities {
+            put_text(out, &identity.scheme);
+            put_text(out, user(identity));
+        }
+    } else if let (Answer::Multi(kinds), Reply::Multi { replies, .. }) = (answer, reply) {
+        for (kind, reply) in kinds.iter().zip(replies) {
+            multi_header(*kind, false, Code::OK, out);
+            let with_stat = *kind != opcode::CREATE;
+            body(&Answer::Created { with_stat }, reply, out);
+        }
+        end_of_multi(out);
+    } else if let (Answer::MultiRead(kinds), Reply::MultiRead(replies)) = (answer, reply) {
+        for (kind, reply) in kinds.iter().zip(replies) {
+            match reply {
+                Ok(reply) => {
+                    multi_header(*kind, false, Code::OK, out);
+                    body(&Answer::Children { with_stat: false, watch: None }, reply, out);
+                }
+                Err(fault) => failure(Code::of(fault.code), out),
+            }
+        }
+        end_of_multi(out);
+    } else if let Answer::Synced(path) = answer {
+        put_text(out, path.as_str());
+    } else if let Answer::Watching(_) = answer {
+        out.put_i32(Code::OK.0);
+    } else if let Answer::Sasl = answer {
+        put_buffer(out, None);
+    }
+}
+
+fn names(entries: &[Entry], out: &mut BytesMut) {
+    put_length(out, entries.len());
+    for entry in entries {
+        put_text(out, &entry.name);
+    }
+}
+
+/// The name of whoever this is: without the hash of the password.
+fn user(identity: &Identity) -> &str {
+    match identity.scheme.as_str() {
+        "digest" => identity.id.split(':').next().unwrap_or_default(),
+        _ => &identity.id,
+    }
+}
+
+fn multi_header(kind: i32, done: bool, code: Code, out: &mut BytesMut) {
+    out.put_i32(kind);
+    out.put_u8(done.into());
+    out.put_i32(code.0);
+}
+
+fn failure(code: Code, out: &mut BytesMut) {
+    multi_header(opcode::ERROR, false, code, out);
+    out.put_i32(code.0);
+}
+
+fn end_of_multi(out: &mut BytesMut) {
+    multi_header(opcode::ERROR, true, Code(-1), out);
+}

@@ -1,0 +1,130 @@
+//! The watches of one connection, as ZooKeeper's clients know them: by path and kind.
+//!
+//! A client has at most one watch of a kind on a path, so its number follows from the two: a hash
+//! with a key of its own, which nobody can aim at. What is set is known from what the replica says,
+//! in the order in which it says it.
+
+use std::collections::BTreeMap;
+use std::hash::Hasher;
+
+use conclave_proto::{WatchId, WatchKind, ZPath};
+use siphasher::sip::SipHasher13;
+
+/// The kinds of watch that a client can have beside each other on one path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Slot {
+    /// Set by getData or exists.
+    Data,
+    /// Set by getChildren.
+    Children,
+    /// Set by addWatch.
+    Persistent,
+}
+
+impl Slot {
+    pub(super) const ALL: [Slot; 3] = [Slot::Data, Slot::Children, Slot::Persistent];
+
+    pub(super) fn of(kind: WatchKind) -> Slot {
+        match kind {
+            WatchKind::Data | WatchKind::Exists => Slot::Data,
+            WatchKind::Children => Slot::Children,
+            WatchKind::Persistent | WatchKind::PersistentRecursive => Slot::Persistent,
+        }
+    }
+
+    /// The slot of the watch with that number.
+    pub(super) fn in_number(id: WatchId) -> Option<Slot> {
+        Slot::ALL.into_iter().find(|slot| slot.number() == id.0 & SLOT_BITS)
+    }
+
+    fn number(self) -> u64 {
+        match self {
+            Slot::Data => 0,
+            Slot::Children => 1,
+            Slot::Persistent => 2,
+        }
+    }
+}
+
+/// The bits of a [`WatchId`] that hold the slot.
+const SLOT_BITS: u64 = 3;
+
+/// A watch that is asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) path: ZPath,
+    pub(super) kind: WatchKind,
+}
+
+/// The watches that are set.
+#[derive(Debug)]
+pub(super) struct Watches {
+    key: (u64, u64),
+    set: BTreeMap<ZPath, Set>,
+}
+
+/// Those on one path.
+#[derive(Clone, Copy, Debug, Default)]
+struct Set {
+    data: bool,
+    children: bool,
+    persistent: Option<WatchKind>,
+}
+
+impl Watches {
+    pub(super) fn new(key: u64) -> Watches {
+        Watches { key: (key, !key), set: BTreeMap::new() }
+    }
+
+    /// The number of a watch.
+    pub(super) fn id(&self, path: &ZPath, slot: Slot) -> WatchId {
+        let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
+        hasher.write(path.as_str().as_bytes());
+        WatchId(hasher.finish() & !SLOT_BITS | slot.number())
+    }
+
+    /// A watch is set now.
+    pub(super) fn add(&mut self, Wanted { path, kind }: Wanted) {
+        let set = self.set.entry(path).or_default();
+        match Slot::of(kind) {
+            Slot::Data => set.data = true,
+            Slot::Children => set.children = true,
+            Slot::Persistent => set.persistent = Some(kind),
+        }
+    }
+
+    /// A watch is gone.
+    pub(super) fn remove(&mut self, path: &ZPath, slot: Slot) {
+        let Some(set) = self.set.get_mut(path) else { return };
+        match slot {
+            Slot::Data => set.data = false,
+            Slot::Children => set.children = false,
+            Slot::Persistent => set.persistent = None,
+        }
+        if !set.data && !set.children && set.persistent.is_none() {
+            self.set.remove(path);
+        }
+    }
+
+    /// The watch of that number on that path has fired; if it was to do so once, it is gone.
+    pub(super) fn fired(&mut self, id: WatchId, path: &ZPath) {
+        match Slot::in_number(id) {
+            Some(slot @ (Slot::Data | Slot::Children)) => self.remove(path, slot),
+            Some(Slot::Persistent) | None => {}
+        }
+    }
+
+    /// Whether there is a watch in that slot.
+    pub(super) fn has(&self, path: &ZPath, slot: Slot) -> bool {
+        self.set.get(path).is_some_and(|set| match slot {
+            Slot::Data => set.data,
+            Slot::Children => set.children,
+            Slot::Persistent => set.persistent.is_some(),
+        })
+    }
+
+    /// The persistent watch there.
+    pub(super) fn persistent(&self, path: &ZPath) -> Option<WatchKind> {
+        self.set.get(path)?.persistent
+    }
+}
