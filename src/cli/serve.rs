@@ -106,6 +106,11 @@ enum LogFormat {
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     start_logging(&args)?;
+    // A server with a broken part must not go on without it: whatever panics ends the process.
+    std::panic::set_hook(Box::new(|bug| {
+        tracing::error!("the server stops because of a bug: {bug}");
+        std::process::abort();
+    }));
     if let Some(file) = &args.pid_file {
         fs::write(file, format!("{}\n", std::process::id()))
             .with_context(|| format!("writing the process id to {}", file.display()))?;

@@ -321,6 +321,14 @@ fn keep_alive(socket: &TcpStream) -> std::io::Result<()> {
     options.set_tcp_keepalive(&probes)
 }
 
+/// Makes room for what comes next. Entries keep the memory that they came in, so it is filled to
+/// its end before new memory is taken.
+fn make_room(received: &mut BytesMut) {
+    if received.capacity() - received.len() < frame::READ_BYTES / 4 {
+        received.reserve(frame::READ_BYTES.max(received.len()));
+    }
+}
+
 /// Reads frames from a link until it breaks, handing each to `hear`.
 async fn read_frames(
     socket: &mut (impl AsyncRead + Unpin),
@@ -328,7 +336,7 @@ async fn read_frames(
 ) -> Result<(), String> {
     let mut received = BytesMut::new();
     loop {
-        received.reserve(frame::READ_BYTES);
+        make_room(&mut received);
         match socket.read_buf(&mut received).await {
             Ok(0) => return Ok(()),
             Err(error) => {
