@@ -172,6 +172,9 @@ impl<N: Nodes> Replica<N> {
         if let Part::Leading(lead) = &mut self.part {
             lead.epoch = epoch;
             lead.blocked = false;
+            for (_, askers) in std::mem::take(&mut lead.rounds) {
+                lead.asking.extend(askers);
+            }
             return;
         }
         self.look();
