@@ -100,6 +100,13 @@ impl Sessions {
         self.live.len()
     }
 
+    /// Give everybody the full timeout from now on.
+    pub fn restart(&mut self) {
+        for live in self.live.values_mut() {
+            live.seen_ms = self.clock_ms;
+        }
+    }
+
     /// Whether there is such a session.
     pub fn knows(&self, session: SessionId) -> bool {
         self.live.contains_key(&session)

@@ -60,6 +60,7 @@ impl<N: Nodes> Replica<N> {
                 // Nothing that was sent is lost; what the leader ignored, because it was said in
                 // the earlier epoch, it will miss and ask for.
                 follow.epoch = epoch;
+                self.mark_all_unreported();
             }
             Part::Looking { .. } | Part::Following(_) | Part::Leading(_) => {
                 self.look();

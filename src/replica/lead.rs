@@ -170,8 +170,10 @@ impl<N: Nodes> Replica<N> {
     /// This server leads, or has begun a new epoch as leader.
     pub(super) fn lead(&mut self, epoch: Epoch) {
         if let Part::Leading(lead) = &mut self.part {
+            // What was said in the earlier epoch, and is still on its way, is not listened to.
             lead.epoch = epoch;
             lead.blocked = false;
+            lead.sessions.restart();
             for (_, askers) in std::mem::take(&mut lead.rounds) {
                 lead.asking.extend(askers);
             }
