@@ -102,8 +102,12 @@ impl Sessions {
 
     /// Give everybody the full timeout from now on.
     pub fn restart(&mut self) {
-        for live in self.live.values_mut() {
+        self.alarms.clear();
+        self.suspects.clear();
+        for (&session, live) in &mut self.live {
             live.seen_ms = self.clock_ms;
+            live.closing = false;
+            self.alarms.entry(live.deadline()).or_default().push(session);
         }
     }
 

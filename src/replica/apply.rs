@@ -38,6 +38,9 @@ impl Digests {
 impl<N: Nodes> Replica<N> {
     pub(super) fn apply(&mut self, entry: zab::Entry) {
         let zab::Entry { zxid, chain, body } = entry;
+        if matches!(&self.part, Part::Leading(lead) if lead.is_bypassed(zxid)) {
+            self.look();
+        }
         let proposed = match &mut self.part {
             Part::Leading(lead) => lead.take_committed(zxid),
             Part::Looking { .. } | Part::Following(_) => None,

@@ -99,11 +99,7 @@ impl<N: Nodes> Replica<N> {
                     PeerMessage::Attach { epoch: follow.epoch, conn: conn.0, session, secret };
                 self.out.send.push((follow.leader, message));
             }
-            Part::Leading(_) => {
-                let id = self.config.zab.id;
-                let (claim, zxid) = self.grant(id, session, secret);
-                self.granted(conn, session, claim, zxid);
-            }
+            Part::Leading(_) => self.attach_own(conn, session, secret),
         }
     }
 

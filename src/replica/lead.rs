@@ -15,12 +15,13 @@ use crate::tree::{self, Nodes};
 use crate::zab::ProposeError;
 
 use super::client::Answer;
+use super::lead_sessions::Candidate;
 use super::machine::{Part, Replica};
 use super::pending::Work;
-use super::{Forward, Notice, PeerMessage, Touch};
+use super::{Forward, PeerMessage};
 
 /// The mark of a write that nobody waits for: the system's own.
-const SYSTEM: u64 = 0;
+pub(super) const SYSTEM: u64 = 0;
 
 /// What a leader remembers.
 pub(super) struct Lead {
@@ -31,18 +32,21 @@ pub(super) struct Lead {
     in_flight: VecDeque<Proposal>,
     in_flight_bytes: usize,
     /// What is admitted but cannot be proposed yet.
-    waiting: VecDeque<Waiting>,
+    pub(super) waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     /// The streams of writes from the followers.
-    streams: BTreeMap<ServerId, Stream>,
+    pub(super) streams: BTreeMap<ServerId, Stream>,
     /// The servers that are short of disk space.
     low_space: BTreeSet<ServerId>,
     /// How often sessions have moved.
-    moves: u64,
+    pub(super) moves: u64,
+    /// Those who want to resume sessions unknown to this leader, and what it must have applied to
+    /// be certain of that.
+    pub(super) candidates: VecDeque<(Zxid, Candidate)>,
     /// The last time stamped into a transaction.
-    time_ms: i64,
+    pub(super) time_ms: i64,
     /// Who asks for a read index, since the last round.
-    asking: Vec<Asker>,
+    pub(super) asking: Vec<Asker>,
     /// Whether the broadcast begins no round for the moment.
     mute: bool,
     /// The rounds that a quorum has to confirm, with those who asked.
@@ -50,8 +54,8 @@ pub(super) struct Lead {
     /// What to tell followers of their writes that are refused.
     rejected: BTreeMap<ServerId, Vec<(u64, Fault)>>,
     /// Where the search for nodes to reap goes on, and when.
-    reap_after: Option<ZPath>,
-    reap_at_ms: u64,
+    pub(super) reap_after: Option<ZPath>,
+    pub(super) reap_at_ms: u64,
     /// Whether the broadcast takes no proposals for the moment.
     blocked: bool,
 }
@@ -64,30 +68,32 @@ struct Proposal {
 }
 
 /// A write that waits until it can be proposed.
-struct Waiting {
+pub(super) struct Waiting {
     origin: (ServerId, u64),
     work: Work,
 }
 
 /// A stream of forwarded writes, as its receiver sees it.
 #[derive(Debug, Default)]
-struct Stream {
-    name: Option<u64>,
+pub(super) struct Stream {
+    pub(super) name: Option<u64>,
     /// The stream that came before it from the same server.
-    retired: Option<u64>,
+    pub(super) retired: Option<u64>,
     /// The number of the next write.
-    next: u64,
+    pub(super) next: u64,
     /// Whether it was asked to begin again from `next`.
-    asked: bool,
+    pub(super) asked: bool,
 }
 
 /// Who asks for a read index.
 #[derive(Clone, Copy, Debug)]
-enum Asker {
+pub(super) enum Asker {
     /// This server, for its clients.
     Own(u64),
     /// A follower.
     Follower(ServerId, u64),
+    /// This server, to judge somebody who wants to resume a session.
+    Judge(Candidate),
 }
 
 impl Lead {
@@ -98,11 +104,14 @@ impl Lead {
             || !self.rejected.is_empty()
     }
 
+    /// Whether the commit of that zxid shows that something this leader proposed is lost.
+    pub(super) fn is_bypassed(&self, zxid: Zxid) -> bool {
+        self.in_flight.front().is_some_and(|first| first.zxid < zxid)
+    }
+
     /// The transaction that is committed at that zxid, if this leader proposed it.
     pub(super) fn take_committed(&mut self, zxid: Zxid) -> Option<Txn> {
-        let first = self.in_flight.front()?;
-        if first.zxid != zxid {
-            assert!(zxid < first.zxid, "{zxid} is committed, but {} comes first", first.zxid);
+        if self.in_flight.front()?.zxid != zxid {
             return None;
         }
         let proposal = self.in_flight.pop_front().expect("there is a first");
@@ -135,7 +144,7 @@ impl Lead {
     }
 
     /// The secret of a session that is proposed and not applied here yet.
-    fn proposed_secret(&self, session: SessionId) -> Option<Secret> {
+    pub(super) fn proposed_secret(&self, session: SessionId) -> Option<Secret> {
         if !self.sessions.knows(session) {
             return None;
         }
@@ -148,14 +157,14 @@ impl Lead {
         })
     }
 
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         !self.blocked
             && self.in_flight.len() < limits::UNCOMMITTED_ENTRIES
             && self.in_flight_bytes < limits::UNCOMMITTED_BYTES
     }
 
     /// The end of what this leader has proposed.
-    fn last_proposed(&self, applied: Zxid) -> Zxid {
+    pub(super) fn last_proposed(&self, applied: Zxid) -> Zxid {
         self.in_flight.back().map_or(applied, |proposal| proposal.zxid)
     }
 
@@ -167,13 +176,18 @@ impl Lead {
 }
 
 impl<N: Nodes> Replica<N> {
-    /// This server leads, or has begun a new epoch as leader.
+    /// This server leads, or has begun a new epoch as leader. If it has done so with another's
+    /// history, what it had proposed is lost, and it is a new leader like any other.
     pub(super) fn lead(&mut self, epoch: Epoch) {
-        if let Part::Leading(lead) = &mut self.part {
+        if let Part::Leading(lead) = &mut self.part
+            && lead.in_flight.is_empty()
+        {
             // What was said in the earlier epoch, and is still on its way, is not listened to.
             lead.epoch = epoch;
             lead.blocked = false;
             lead.sessions.restart();
+            lead.waiting.retain(|waiting| waiting.origin.1 != SYSTEM);
+            lead.waiting_bytes = lead.waiting.iter().map(|waiting| waiting.work.bytes()).sum();
             for (_, askers) in std::mem::take(&mut lead.rounds) {
                 lead.asking.extend(askers);
             }
@@ -192,6 +206,7 @@ impl<N: Nodes> Replica<N> {
             streams: BTreeMap::new(),
             low_space: BTreeSet::new(),
             moves: 0,
+            candidates: VecDeque::new(),
             time_ms: self.nodes.meta().time_ms,
             asking: Vec::new(),
             mute: false,
@@ -262,14 +277,14 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    fn wait_for_room(&mut self, origin: (ServerId, u64), work: Work) {
+    pub(super) fn wait_for_room(&mut self, origin: (ServerId, u64), work: Work) {
         let Part::Leading(lead) = &mut self.part else { return };
         lead.waiting_bytes += work.bytes();
         lead.waiting.push_back(Waiting { origin, work });
     }
 
     /// Stamp a write and propose it, or refuse it. It comes back if it cannot be proposed now.
-    fn propose(&mut self, origin: (ServerId, u64), work: Work) -> Option<Work> {
+    pub(super) fn propose(&mut self, origin: (ServerId, u64), work: Work) -> Option<Work> {
         if origin.1 != SYSTEM
             && let Err(code) = self.check_admission(origin.0, &work.request)
         {
@@ -402,6 +417,11 @@ impl<N: Nodes> Replica<N> {
             for asker in askers {
                 match asker {
                     Asker::Own(question) => self.read_at(question, commit),
+                    Asker::Judge(candidate) => {
+                        if let Part::Leading(lead) = &mut self.part {
+                            lead.candidates.push_back((commit, candidate));
+                        }
+                    }
                     Asker::Follower(server, read) => {
                         let message = PeerMessage::ReadAt { epoch, read, commit };
                         self.out.send.push((server, message));
@@ -448,148 +468,7 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// A follower's report.
-    pub(super) fn take_touch(&mut self, from: ServerId, touch: Touch) {
-        let Part::Leading(lead) = &mut self.part else { return };
-        if lead.epoch != touch.epoch {
-            return;
-        }
-        lead.set_low_space(from, touch.low_space);
-        let epoch = touch.epoch;
-        for touched in touch.sessions {
-            let session = touched.session;
-            let standing = lead.sessions.touch(session, from, touched.age_ms, touched.claim);
-            if let Standing::Moved(claim) = standing {
-                self.out.send.push((from, PeerMessage::Moved { epoch, session, claim }));
-            }
-        }
-        lead.sessions.report(from, touch.polled_ms);
-        let stream = lead.streams.entry(from).or_default();
-        let received = if stream.name == Some(touch.stream) { stream.next } else { 0 };
-        if touch.forwarded > received && stream.retired != Some(touch.stream) {
-            stream.asked = true;
-            let message = PeerMessage::Resend { epoch, stream: touch.stream, first: received };
-            self.out.send.push((from, message));
-        }
-    }
-
-    /// A follower's client wants to resume a session.
-    pub(super) fn take_attach(
-        &mut self,
-        from: ServerId,
-        epoch: Epoch,
-        conn: u64,
-        session: SessionId,
-        secret: Secret,
-    ) {
-        if self.leading(epoch).is_some() {
-            let (claim, zxid) = self.grant(from, session, secret);
-            let message = PeerMessage::Attached { epoch, conn, session, claim, zxid };
-            self.out.send.push((from, message));
-        }
-    }
-
-    /// Let a session move to a server, if the secret is right; the server believes its own list
-    /// of sessions once it has applied the zxid that comes with the claim.
-    pub(super) fn grant(
-        &mut self,
-        server: ServerId,
-        session: SessionId,
-        secret: Secret,
-    ) -> (Option<Claim>, Zxid) {
-        let Part::Leading(lead) = &mut self.part else { return (None, self.applied) };
-        let applied = self.nodes.session(session).map(|record| record.secret);
-        let right = applied.or_else(|| lead.proposed_secret(session)) == Some(secret);
-        // The server waits for whatever the session has asked for elsewhere, and for its end if
-        // that is proposed.
-        let zxid = lead.last_proposed(self.applied);
-        if !right {
-            return (None, zxid);
-        }
-        lead.moves += 1;
-        // Later than any claim of an earlier leader, even if nothing has been proposed since.
-        let since = zxid.max(Zxid::new(lead.epoch, 0));
-        let claim = Claim { zxid: since, count: lead.moves };
-        let epoch = lead.epoch;
-        match lead.sessions.attach(session, server, claim) {
-            Some(left) if left == self.config.zab.id => self.moved(session, claim),
-            Some(left) => {
-                self.out.send.push((left, PeerMessage::Moved { epoch, session, claim }));
-            }
-            None => {}
-        }
-        (Some(claim), zxid)
-    }
-
-    pub(super) fn tick_of_leader(&mut self, elapsed_ms: u64) {
-        self.touch_own();
-        let Part::Leading(lead) = &mut self.part else { return };
-        // A server that was stopped could not hear anybody meanwhile: that time does not count.
-        lead.sessions.advance(elapsed_ms.min(4 * u64::from(self.config.tick_ms)));
-        let now_ms = lead.sessions.clock_ms();
-        lead.sessions.report(self.config.zab.id, now_ms);
-        let due = lead.sessions.due(limits::EXPIRIES_PER_TICK);
-        let epoch = lead.epoch;
-        for server in due.poll {
-            self.out.send.push((server, PeerMessage::Poll { epoch, now_ms }));
-        }
-        if !due.expired.is_empty() {
-            self.out.notices.push(Notice::Expired { sessions: due.expired.len() });
-        }
-        for session in due.expired {
-            self.admit_system(session, Op::CloseSession);
-        }
-        self.reap();
-    }
-
-    /// The signs of life of this server's own clients.
-    fn touch_own(&mut self) {
-        let touched = self.take_unreported();
-        let id = self.config.zab.id;
-        let mut moved = Vec::new();
-        if let Part::Leading(lead) = &mut self.part {
-            for alive in touched {
-                let standing = lead.sessions.touch(alive.session, id, alive.age_ms, alive.claim);
-                if let Standing::Moved(claim) = standing {
-                    moved.push((alive.session, claim));
-                }
-            }
-        }
-        for (session, claim) in moved {
-            self.moved(session, claim);
-        }
-    }
-
-    /// Ask for the end of container and TTL nodes that have outlived their purpose.
-    fn reap(&mut self) {
-        let Part::Leading(lead) = &mut self.part else { return };
-        let now_ms = lead.sessions.clock_ms();
-        if !lead.waiting.is_empty() || !lead.has_room() || now_ms < lead.reap_at_ms {
-            return;
-        }
-        lead.reap_at_ms = now_ms + limits::REAP_INTERVAL_MS;
-        let time_ms = self.time_ms.max(lead.time_ms);
-        let paths = self.nodes.mortals(lead.reap_after.as_ref(), limits::REAPS);
-        lead.reap_after = if paths.len() < limits::REAPS { None } else { paths.last().cloned() };
-        for path in paths {
-            let node = self.nodes.node(&path).expect("a mortal node exists");
-            if node.is_due(time_ms) {
-                let seen = (node.pzxid, node.mzxid);
-                self.admit_system(SessionId::NONE, Op::Reap { path, seen });
-            }
-        }
-    }
-
-    fn admit_system(&mut self, session: SessionId, op: Op) {
-        let request = Request { session, xid: Xid(0), acked: Xid(0), op };
-        let work = Work { identities: [].into(), request };
-        let id = self.config.zab.id;
-        if let Some(work) = self.propose((id, SYSTEM), work) {
-            self.wait_for_room((id, SYSTEM), work);
-        }
-    }
-
-    fn leading(&mut self, epoch: Epoch) -> Option<&mut Lead> {
+    pub(super) fn leading(&mut self, epoch: Epoch) -> Option<&mut Lead> {
         match &mut self.part {
             Part::Leading(lead) if lead.epoch == epoch => Some(lead),
             Part::Leading(_) | Part::Following(_) | Part::Looking { .. } => None,

@@ -284,6 +284,7 @@ impl<N: Nodes> Replica<N> {
             self.notice(&notice);
             ready.notices.push(Notice::Zab(notice));
         }
+        self.judge_again();
     }
 
     fn notice(&mut self, notice: &zab::Notice) {

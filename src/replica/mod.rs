@@ -8,6 +8,7 @@ mod client;
 mod connect;
 mod follow;
 mod lead;
+mod lead_sessions;
 mod machine;
 mod message;
 mod pending;

@@ -1,0 +1,185 @@
+//! A leader's duties to sessions: to know who is alive and where, and to end those who are not.
+
+use conclave_proto::{Epoch, Op, Request, Secret, ServerId, SessionId, Xid, Zxid};
+
+use crate::limits;
+use crate::session::{Claim, Standing};
+use crate::tree::Nodes;
+
+use super::lead::{Asker, SYSTEM};
+use super::machine::{Part, Replica};
+use super::pending::Work;
+use super::{ConnId, Notice, PeerMessage, Touch};
+
+/// A connection that wants to resume a session.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    /// Its server.
+    server: ServerId,
+    /// The server's mark for it.
+    conn: u64,
+    session: SessionId,
+    secret: Secret,
+}
+
+impl<N: Nodes> Replica<N> {
+    /// A follower's report.
+    pub(super) fn take_touch(&mut self, from: ServerId, touch: Touch) {
+        let Part::Leading(lead) = &mut self.part else { return };
+        if lead.epoch != touch.epoch {
+            return;
+        }
+        lead.set_low_space(from, touch.low_space);
+        let epoch = touch.epoch;
+        for touched in touch.sessions {
+            let session = touched.session;
+            let standing = lead.sessions.touch(session, from, touched.age_ms, touched.claim);
+            if let Standing::Moved(claim) = standing {
+                self.out.send.push((from, PeerMessage::Moved { epoch, session, claim }));
+            }
+        }
+        lead.sessions.report(from, touch.polled_ms);
+        let stream = lead.streams.entry(from).or_default();
+        let received = if stream.name == Some(touch.stream) { stream.next } else { 0 };
+        if touch.forwarded > received && stream.retired != Some(touch.stream) {
+            stream.asked = true;
+            let message = PeerMessage::Resend { epoch, stream: touch.stream, first: received };
+            self.out.send.push((from, message));
+        }
+    }
+
+    /// A follower's client wants to resume a session.
+    pub(super) fn take_attach(
+        &mut self,
+        from: ServerId,
+        epoch: Epoch,
+        conn: u64,
+        session: SessionId,
+        secret: Secret,
+    ) {
+        if self.leading(epoch).is_some() {
+            self.judge(Candidate { server: from, conn, session, secret }, false);
+        }
+    }
+
+    /// One of this server's own clients wants to resume a session.
+    pub(super) fn attach_own(&mut self, conn: ConnId, session: SessionId, secret: Secret) {
+        let server = self.config.zab.id;
+        self.judge(Candidate { server, conn: conn.0, session, secret }, false);
+    }
+
+    /// Judge those again for whom this server has asked whether it still leads, now that it has
+    /// applied everything that was committed at that time.
+    pub(super) fn judge_again(&mut self) {
+        while let Part::Leading(lead) = &mut self.part
+            && lead.candidates.front().is_some_and(|&(commit, _)| commit <= self.applied)
+            && let Some((_, candidate)) = lead.candidates.pop_front()
+        {
+            self.judge(candidate, true);
+        }
+    }
+
+    /// Let a session move, or say that there is no such session. For the latter the leader must be
+    /// certain that it knows the latest state: it may have been replaced without its knowledge.
+    fn judge(&mut self, candidate: Candidate, certain: bool) {
+        let Candidate { server, conn, session, secret } = candidate;
+        let Part::Leading(lead) = &mut self.part else { return };
+        let applied = self.nodes.session(session).map(|record| record.secret);
+        let right = applied.or_else(|| lead.proposed_secret(session)) == Some(secret);
+        if !right && !certain {
+            lead.asking.push(Asker::Judge(candidate));
+            return;
+        }
+        // The server waits for whatever the session has asked for elsewhere, and for its end if
+        // that is proposed.
+        let zxid = lead.last_proposed(self.applied);
+        let epoch = lead.epoch;
+        let claim = right.then(|| {
+            // Later than any claim of an earlier leader, even if nothing was proposed since.
+            lead.moves += 1;
+            Claim { zxid: zxid.max(Zxid::new(epoch, 0)), count: lead.moves }
+        });
+        let left = claim.and_then(|claim| lead.sessions.attach(session, server, claim));
+        if let (Some(claim), Some(left)) = (claim, left) {
+            if left == self.config.zab.id {
+                self.moved(session, claim);
+            } else {
+                self.out.send.push((left, PeerMessage::Moved { epoch, session, claim }));
+            }
+        }
+        if server == self.config.zab.id {
+            self.granted(ConnId(conn), session, claim, zxid);
+        } else {
+            let message = PeerMessage::Attached { epoch, conn, session, claim, zxid };
+            self.out.send.push((server, message));
+        }
+    }
+
+    pub(super) fn tick_of_leader(&mut self, elapsed_ms: u64) {
+        self.touch_own();
+        let Part::Leading(lead) = &mut self.part else { return };
+        // A server that was stopped could not hear anybody meanwhile: that time does not count.
+        lead.sessions.advance(elapsed_ms.min(4 * u64::from(self.config.tick_ms)));
+        let now_ms = lead.sessions.clock_ms();
+        lead.sessions.report(self.config.zab.id, now_ms);
+        let due = lead.sessions.due(limits::EXPIRIES_PER_TICK);
+        let epoch = lead.epoch;
+        for server in due.poll {
+            self.out.send.push((server, PeerMessage::Poll { epoch, now_ms }));
+        }
+        if !due.expired.is_empty() {
+            self.out.notices.push(Notice::Expired { sessions: due.expired.len() });
+        }
+        for session in due.expired {
+            self.admit_system(session, Op::CloseSession);
+        }
+        self.reap();
+    }
+
+    /// The signs of life of this server's own clients.
+    pub(super) fn touch_own(&mut self) {
+        let touched = self.take_unreported();
+        let id = self.config.zab.id;
+        let mut moved = Vec::new();
+        if let Part::Leading(lead) = &mut self.part {
+            for alive in touched {
+                let standing = lead.sessions.touch(alive.session, id, alive.age_ms, alive.claim);
+                if let Standing::Moved(claim) = standing {
+                    moved.push((alive.session, claim));
+                }
+            }
+        }
+        for (session, claim) in moved {
+            self.moved(session, claim);
+        }
+    }
+
+    /// Ask for the end of container and TTL nodes that have outlived their purpose.
+    fn reap(&mut self) {
+        let Part::Leading(lead) = &mut self.part else { return };
+        let now_ms = lead.sessions.clock_ms();
+        if !lead.waiting.is_empty() || !lead.has_room() || now_ms < lead.reap_at_ms {
+            return;
+        }
+        lead.reap_at_ms = now_ms + limits::REAP_INTERVAL_MS;
+        let time_ms = self.time_ms.max(lead.time_ms);
+        let paths = self.nodes.mortals(lead.reap_after.as_ref(), limits::REAPS);
+        lead.reap_after = if paths.len() < limits::REAPS { None } else { paths.last().cloned() };
+        for path in paths {
+            let node = self.nodes.node(&path).expect("a mortal node exists");
+            if node.is_due(time_ms) {
+                let seen = (node.pzxid, node.mzxid);
+                self.admit_system(SessionId::NONE, Op::Reap { path, seen });
+            }
+        }
+    }
+
+    fn admit_system(&mut self, session: SessionId, op: Op) {
+        let request = Request { session, xid: Xid(0), acked: Xid(0), op };
+        let work = Work { identities: [].into(), request };
+        let id = self.config.zab.id;
+        if let Some(work) = self.propose((id, SYSTEM), work) {
+            self.wait_for_room((id, SYSTEM), work);
+        }
+    }
+}
