@@ -50,8 +50,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             _ = terminate.recv() => break,
         }
     }
-    say!("Stopping. The data stays in {}.", args.dir.display());
     ensemble.stop().await;
+    say!("Stopped. The data stays in {}.", args.dir.display());
     Ok(ExitCode::SUCCESS)
 }
 

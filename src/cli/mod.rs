@@ -26,7 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// that read and change nodes find their servers in --servers or CONCLAVE_SERVERS; paths look like
 /// /app/config. Every command explains itself: `conclave get --help`.
 #[derive(Debug, Parser)]
-#[command(name = "conclave", version, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "conclave", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
