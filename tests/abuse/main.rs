@@ -5,6 +5,7 @@
 
 mod client;
 mod clients;
+mod links;
 mod many;
 mod peers;
 mod server;

@@ -1,0 +1,166 @@
+//! Links between servers that break, come back, or are not drained.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use conclave::limits::{PEER_OUTBOX_BYTES, SNAPSHOT_CHUNK_BYTES};
+use conclave::peers::handshake::{Hello, Welcome};
+use conclave::peers::{Chunk, Event, Frame, Links, Settings};
+use conclave::replica::PeerMessage;
+use conclave_proto::{Epoch, ServerId};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::timeout;
+
+use crate::server::DEADLINE;
+
+fn on_one_thread(test: impl Future<Output = ()>) {
+    let runtime =
+        Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+    runtime.block_on(async { timeout(DEADLINE, test).await.expect("it took too long") });
+}
+
+fn id(number: u8) -> ServerId {
+    ServerId::new(number).unwrap()
+}
+
+async fn port() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+/// The links of server `me`, and what happens on them.
+fn start(me: u8, listener: TcpListener, other: (u8, &str)) -> (Links, UnboundedReceiver<Event>) {
+    let settings = Settings {
+        cluster: "links".into(),
+        me: id(me),
+        others: vec![(id(other.0), other.1.to_owned())],
+        seed: me.into(),
+    };
+    let (tell, events) = unbounded_channel();
+    let links = Links::start(settings, Some(listener), move |event| tell.send(event).unwrap_or(()));
+    (links, events)
+}
+
+fn message(number: u64) -> PeerMessage {
+    PeerMessage::Poll { epoch: Epoch::ZERO, now_ms: number }
+}
+
+async fn hears(events: &mut UnboundedReceiver<Event>, wanted: &str) {
+    loop {
+        let event = events.recv().await.expect("the links live");
+        if format!("{event:?}").starts_with(wanted) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn what_is_said_arrives_in_order() {
+    on_one_thread(async {
+        let ((first, one), (second, two)) = (port().await, port().await);
+        let (links, mut events) = start(1, first, (2, &two));
+        let (_other, mut heard) = start(2, second, (1, &one));
+        hears(&mut events, "Up").await;
+        hears(&mut heard, "Up").await;
+        for number in 0..100_000 {
+            links.send(id(2), &message(number));
+            if number % 1000 == 0 {
+                links.flush();
+            }
+        }
+        links.flush();
+        for number in 0..100_000 {
+            let Some(Event::Said { from, frame: Frame::Message(said) }) = heard.recv().await else {
+                panic!("the link broke")
+            };
+            assert_eq!((from, said), (id(1), message(number)));
+        }
+    });
+}
+
+#[test]
+fn a_server_that_comes_back_is_linked_again() {
+    on_one_thread(async {
+        let ((first, one), (second, two)) = (port().await, port().await);
+        let (links, mut events) = start(1, first, (2, &two));
+        // The other server is played by hand: it dials and is dialled, and dies.
+        for number in 0..3 {
+            let (mut dialled, _) = second.accept().await.unwrap();
+            let hello = Hello::read(&mut dialled).await.unwrap();
+            let welcome = Welcome::to(&hello, id(2), "links", |_| true);
+            dialled.write_all(&welcome.encode()).await.unwrap();
+            let mut dialling = tokio::net::TcpStream::connect(&one).await.unwrap();
+            let hello = Hello::new(id(2), id(1), "links");
+            dialling.write_all(&hello.encode()).await.unwrap();
+            Welcome::read(&mut dialling, &hello).await.unwrap();
+            hears(&mut events, "Up").await;
+            links.send(id(2), &message(number));
+            links.flush();
+            dialled.readable().await.unwrap();
+            if number == 1 {
+                drop(dialling);
+                hears(&mut events, "Down").await;
+            } else {
+                drop(dialled);
+                hears(&mut events, "Down").await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_server_that_takes_nothing_is_cut_off() {
+    on_one_thread(async {
+        let ((first, one), (second, two)) = (port().await, port().await);
+        let (links, mut events) = start(1, first, (2, &two));
+        let (mut deaf, _) = second.accept().await.unwrap();
+        let hello = Hello::read(&mut deaf).await.unwrap();
+        deaf.write_all(&Welcome::to(&hello, id(2), "links", |_| true).encode()).await.unwrap();
+        let mut dialling = tokio::net::TcpStream::connect(&one).await.unwrap();
+        let hello = Hello::new(id(2), id(1), "links");
+        dialling.write_all(&hello.encode()).await.unwrap();
+        hears(&mut events, "Up").await;
+        let bytes = Bytes::from(vec![7; SNAPSHOT_CHUNK_BYTES]);
+        let mut index = 0;
+        while links.counters().cut.get() == 0 {
+            assert!(links.waiting(id(2)) <= PEER_OUTBOX_BYTES, "the outbox has no bound");
+            links.send_chunk(id(2), &Chunk { sync: 1, index, last: false, bytes: bytes.clone() });
+            links.flush();
+            index += 1;
+            tokio::task::yield_now().await;
+        }
+        hears(&mut events, "Down").await;
+        assert_eq!(links.waiting(id(2)), 0);
+        // It is dialled again.
+        timeout(Duration::from_secs(10), second.accept()).await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn two_links_from_the_same_server_are_one() {
+    on_one_thread(async {
+        let ((first, one), (second, two)) = (port().await, port().await);
+        let (_links, mut events) = start(1, first, (2, &two));
+        let mut kept = Vec::new();
+        let (mut dialled, _) = second.accept().await.unwrap();
+        let hello = Hello::read(&mut dialled).await.unwrap();
+        dialled.write_all(&Welcome::to(&hello, id(2), "links", |_| true).encode()).await.unwrap();
+        for round in 0..3 {
+            let mut dialling = tokio::net::TcpStream::connect(&one).await.unwrap();
+            let hello = Hello::new(id(2), id(1), "links");
+            dialling.write_all(&hello.encode()).await.unwrap();
+            Welcome::read(&mut dialling, &hello).await.unwrap();
+            if round > 0 {
+                // The earlier one counts as broken: what was sent on it may be lost.
+                hears(&mut events, "Down").await;
+            }
+            hears(&mut events, "Up").await;
+            kept.push(dialling);
+        }
+    });
+}
