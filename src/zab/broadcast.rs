@@ -277,6 +277,7 @@ impl Follower {
             let body = FromLeader::Propose { previous, entries, commit };
             core.send_as_leader(server, self.sync, body);
         }
+        self.catching_up &= sent.zxid < last.zxid;
         if commit > self.told_commit {
             self.told_commit = commit;
             core.send_as_leader(server, self.sync, FromLeader::Commit { commit });

@@ -94,6 +94,9 @@ pub(super) struct Follower {
     pub(super) round: u64,
     /// What was sent to it that it may not have received: a heartbeat and what went before.
     pub(super) probe: Option<(u64, Zxid)>,
+    /// Whether it has yet to be sent the log's end for the first time: until then, the log is kept
+    /// for it.
+    pub(super) catching_up: bool,
     /// What it was told is committed.
     pub(super) told_commit: Zxid,
     /// Messages not acknowledged: where they end, and their bytes.
@@ -175,6 +178,7 @@ impl Follower {
             heard: core.now,
             round: 0,
             probe: None,
+            catching_up: true,
             told_commit: Zxid::ZERO,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -188,6 +192,21 @@ impl Follower {
             Progress::Promised { .. } | Progress::Snapshot { .. } | Progress::Streaming { .. } => {
                 true
             }
+        }
+    }
+
+    /// What it is yet to be sent follows this, if it cannot do without.
+    pub(super) fn needs_log_after(&self) -> Option<Zxid> {
+        match self.state {
+            Progress::Snapshot { at, .. } => Some(at.zxid),
+            Progress::Streaming { start, .. } if self.catching_up => {
+                Some(start.zxid.max(self.acked))
+            }
+            Progress::Streaming { .. }
+            | Progress::Joined
+            | Progress::Asked
+            | Progress::Promised { .. }
+            | Progress::NeedsSnapshot => None,
         }
     }
 }

@@ -558,29 +558,21 @@ impl Leading {
         }
     }
 
-    /// Gives up transfers that take so long that the log kept for them grows over its limit.
+    /// Gives up followers that take so long to catch up that the log kept for them grows over its
+    /// limit.
     pub(super) fn limit_window(&mut self, core: &mut Core) {
         if core.log.kept_bytes() <= SNAPSHOT_WINDOW_BYTES {
             return;
         }
-        let sending = self.followers.iter();
-        let sending = sending.filter(|(_, f)| matches!(f.state, Progress::Snapshot { .. }));
-        let sending: Vec<ServerId> = sending.map(|(id, _)| *id).collect();
-        for server in sending {
+        let slow = self.followers.iter().filter(|(_, f)| f.needs_log_after().is_some());
+        let slow: Vec<ServerId> = slow.map(|(id, _)| *id).collect();
+        for server in slow {
             self.restart(core, server);
         }
     }
 
-    /// After this, the log is still needed for those who get a snapshot.
+    /// After this, the log is still needed for those who are catching up.
     pub(super) fn needs_log_after(&self) -> Zxid {
-        let pinned = self.followers.values().filter_map(|follower| match follower.state {
-            Progress::Snapshot { at, .. } => Some(at.zxid),
-            Progress::Joined
-            | Progress::Asked
-            | Progress::Promised { .. }
-            | Progress::NeedsSnapshot
-            | Progress::Streaming { .. } => None,
-        });
-        pinned.min().unwrap_or(Zxid::MAX)
+        self.followers.values().filter_map(Follower::needs_log_after).min().unwrap_or(Zxid::MAX)
     }
 }

@@ -51,6 +51,7 @@ scripts! {
     partial_partition,
     reads,
     snap,
+    snap_under_load,
     star,
     trunc,
 }

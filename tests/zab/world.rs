@@ -39,6 +39,8 @@ struct Server {
     pending: VecDeque<Pending>,
     /// The snapshot that it is to receive: from whom, number, state.
     receiving: Option<(ServerId, u64, Position)>,
+    /// The snapshot takes its time.
+    stalled: bool,
 }
 
 /// A batch of writes, and what is to be sent once they are durable.
@@ -67,6 +69,7 @@ impl World {
             "kill" => ids(rest).into_iter().for_each(|id| self.kill(id)),
             "tick" => self.tick(rest),
             "propose" => self.propose(id(rest[0]), &rest[1..]),
+            "load" => self.load(id(rest[0]), rest[1].parse().unwrap(), rest[2].parse().unwrap()),
             "read" => self.read(id(rest[0])),
             "hand-over" => self.step(id(rest[0]), Input::HandOver),
             "break" => self.break_link(id(rest[0]), id(rest[1])),
@@ -77,6 +80,8 @@ impl World {
             "release" => drop(self.held.remove(&(id(rest[0]), id(rest[2])))),
             "slow" => self.servers.get_mut(&id(rest[0])).unwrap().slow = true,
             "write" => self.servers.get_mut(&id(rest[0])).unwrap().slow = false,
+            "stall" => self.servers.get_mut(&id(rest[0])).unwrap().stalled = true,
+            "install" => self.servers.get_mut(&id(rest[0])).unwrap().stalled = false,
             "checkpoint" => self.checkpoint(id(rest[0])),
             "trace" => self.traced = rest[0] == "on",
             "show" => self.show(),
@@ -184,6 +189,16 @@ impl World {
             });
         }
         self.perform(id);
+    }
+
+    /// `load 1 40 1000`: 40 proposals of a thousand bytes.
+    fn load(&mut self, id: ServerId, count: usize, bytes: usize) {
+        for _ in 0..count {
+            let peer = self.servers.get_mut(&id).unwrap().peer.as_mut().unwrap();
+            peer.propose(Bytes::from(vec![b'x'; bytes])).unwrap();
+            self.perform(id);
+            self.settle();
+        }
     }
 
     fn read(&mut self, id: ServerId) {
@@ -316,7 +331,7 @@ impl World {
 
     fn install(&mut self, id: ServerId) -> bool {
         let server = self.servers.get_mut(&id).unwrap();
-        if !server.pending.is_empty() {
+        if !server.pending.is_empty() || server.stalled {
             return false;
         }
         let Some((from, sync, at)) = server.receiving.take() else { return false };
