@@ -124,12 +124,21 @@ impl Home {
 
     /// Remove what interrupted transfers and earlier trees left; with `None`, every tree.
     pub(super) fn remove_trees_but(&self, kept: Option<u64>) -> Result<(), StoreError> {
+        self.remove_trees(|number| Some(number) != kept)
+    }
+
+    /// Remove what earlier trees left. A later one belongs to a transfer that is under way.
+    pub(super) fn remove_trees_before(&self, kept: u64) -> Result<(), StoreError> {
+        self.remove_trees(|number| number < kept)
+    }
+
+    fn remove_trees(&self, doomed: impl Fn(u64) -> bool) -> Result<(), StoreError> {
         for name in list(&self.dir)? {
             let Some(number) = name.strip_prefix("tree-").and_then(|n| n.parse().ok()) else {
                 continue;
             };
             self.next_tree.fetch_max(number + 1, Ordering::Relaxed);
-            if Some(number) != kept {
+            if doomed(number) {
                 self.disk.remove(&self.dir.join(&name))?;
             }
         }

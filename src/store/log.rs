@@ -135,7 +135,7 @@ impl LogWriter {
             while let Some(segment) = log.older.pop_front() {
                 log.spares.recycle(&segment)?;
             }
-            log.home.remove_trees_but(Some(tree))?;
+            log.home.remove_trees_before(tree)?;
             Ok(installed)
         })
     }

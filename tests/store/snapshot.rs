@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
-use conclave::store::{Opened, StoreError};
+use conclave::store::{Opened, SnapshotWriter, StoreError};
 use conclave::tree::{Node, Nodes, SessionRecord, apply};
 use conclave::zab::Position;
 use conclave_proto::{Acl, CreateMode, Lifetime, Op, Request, Secret, SessionId, Xid, ZPath, Zxid};
@@ -154,6 +154,26 @@ fn a_snapshot_is_the_state_of_its_moment() {
         assert_eq!(own.ephemerals(SESSION), other.ephemerals(SESSION));
         assert_eq!(own.mortals(None, usize::MAX), other.mortals(None, usize::MAX));
     }
+    assert_eq!(trees(to.path()), 1);
+}
+
+#[test]
+fn a_transfer_that_begins_while_another_is_put_in_force_is_left_alone() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let mut source = Tree::new(from.path());
+    source.grow(300);
+    let (at, chunks) = source.chunks();
+    let mut target = open(to.path());
+    let receive = |mut writer: SnapshotWriter| {
+        chunks.iter().for_each(|chunk| writer.chunk(chunk).unwrap());
+        writer.finish(at)
+    };
+    let first = receive(target.home.receive().unwrap()).unwrap();
+    // The leader breaks off and begins anew, which the thread of the log does not know.
+    let second = target.home.receive().unwrap();
+    target.log.install(first).unwrap();
+    let second = receive(second).unwrap();
+    target.log.install(second).unwrap();
     assert_eq!(trees(to.path()), 1);
 }
 
