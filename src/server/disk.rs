@@ -239,7 +239,7 @@ impl Batch {
 /// # Errors
 /// If there can be no thread.
 pub(super) fn checkpoint(
-    frozen: Frozen,
+    frozen: Arc<Frozen>,
     clock: Clock,
     outcomes: Outcomes,
     metrics: Arc<Metrics>,

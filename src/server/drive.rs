@@ -236,10 +236,13 @@ impl Drive {
         if due && !self.state.checkpointing {
             self.state.last_checkpoint_us = now;
             if let Some(frozen) = self.replica.nodes_mut().freeze() {
+                let frozen = Arc::new(frozen);
                 self.state.checkpointing = true;
                 let (outcomes, metrics) = (self.outcomes.clone(), self.metrics.clone());
-                if let Err(error) = disk::checkpoint(frozen, self.clock, outcomes, metrics) {
+                if let Err(error) = disk::checkpoint(frozen.clone(), self.clock, outcomes, metrics)
+                {
                     tracing::error!(%error, "cannot start a thread for a checkpoint");
+                    self.replica.nodes_mut().not_written(&frozen);
                     self.state.checkpointing = false;
                 }
             }

@@ -94,6 +94,13 @@ impl StoreNodes {
         Some(Frozen { layers, tree: self.view.tree().clone(), hash_key: self.hash_key, open })
     }
 
+    /// What was frozen last will not be written after all: the next freeze takes it along.
+    pub fn not_written(&mut self, frozen: &Frozen) {
+        let layers = frozen.layers.len();
+        assert!(layers <= self.handed, "a checkpoint is given up that was not begun");
+        self.handed -= layers;
+    }
+
     /// The checkpoint is written: its layers are taken out and reads go to the disk.
     pub fn checkpointed(&mut self, checkpoint: &Checkpointed) {
         if *checkpoint.tree != *self.view.tree().path() {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use conclave::store::{self, Identity, Options, Probe, Step, StoreError};
+use conclave::store::{self, Identity, Opened, Options, Probe, Step, StoreError};
 use conclave::tree::{Nodes, SessionRecord};
 use conclave::zab::{Position, Write};
 use conclave_proto::{Secret, ServerId, SessionId, Xid, ZPath};
@@ -98,6 +98,38 @@ fn a_checkpoint_holds_nodes_sessions_and_position() {
     assert!(opened.durable.base.zxid > log[0].zxid, "the log was trimmed");
     let first = log.iter().position(|entry| entry.position() == opened.durable.base).unwrap() + 1;
     assert_eq!(opened.durable.entries, log[first..]);
+}
+
+#[test]
+fn what_a_checkpoint_did_not_write_the_next_one_does() {
+    let dir = tempdir().unwrap();
+    let mut opened = open(dir.path());
+    let log = entries(Position::default(), epoch(1), &[10; 2]);
+    opened.log.apply(&[Write::Append(log.clone())]).unwrap();
+    opened.log.sync().unwrap();
+    let session = || SessionRecord {
+        timeout_ms: 5000,
+        secret: Secret::new([7; 16]),
+        last_xid: Xid(4),
+        outcomes: [].into(),
+    };
+    let change = |opened: &mut Opened, id, at: Position| {
+        opened.nodes.insert_session(SessionId(id), session());
+        let mut meta = opened.nodes.meta();
+        (meta.applied_zxid, meta.applied_chain) = (at.zxid, at.chain);
+        opened.nodes.set_meta(meta);
+        opened.nodes.freeze().unwrap()
+    };
+    let first = change(&mut opened, 8, log[0].position());
+    opened.nodes.not_written(&first);
+    let second = change(&mut opened, 9, log[1].position());
+    let checkpoint = second.write().unwrap();
+    opened.nodes.checkpointed(&checkpoint);
+    drop((opened, first, second));
+    let opened = open(dir.path());
+    assert_eq!(opened.durable.applied, log[1].position());
+    assert_eq!(opened.nodes.session(SessionId(8)), Some(&session()));
+    assert_eq!(opened.nodes.session(SessionId(9)), Some(&session()));
 }
 
 #[test]
