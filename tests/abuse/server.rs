@@ -106,6 +106,14 @@ impl Server {
         self.running.log.lock().unwrap().clone()
     }
 
+    /// Asks the server to stop, and waits until it has.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        let pid = i32::try_from(self.running.child.id()).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        wait_for("the server to stop", || self.running.child.try_wait().unwrap())
+    }
+
     /// The body of a page of the administration.
     pub(crate) fn get(&self, page: &str) -> String {
         let mut socket = TcpStream::connect(self.admin).unwrap();
@@ -139,7 +147,8 @@ impl Server {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.child.kill().unwrap();
+        // One that has stopped already needs not be killed.
+        self.child.kill().ok();
         self.child.wait().unwrap();
     }
 }

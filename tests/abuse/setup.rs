@@ -3,6 +3,9 @@
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
+use conclave_proto::ServerMessage;
+
+use crate::client::{Client, create};
 use crate::server::{Server, fail};
 
 fn lines(said: &str) -> usize {
@@ -89,4 +92,16 @@ fn plaintext_over_a_network() {
     let (status, said) = fail(dir.path(), &["--client", "0.0.0.0:0", "--no-admin"]);
     assert_eq!(status.code(), Some(78), "{said}");
     assert!(said.contains("insecure"), "{said}");
+}
+
+#[test]
+fn a_server_that_is_asked_to_stop_says_goodbye() {
+    let mut server = Server::start();
+    let mut client = Client::open(server.client);
+    client.call(create("/kept", 100)).unwrap();
+    assert_eq!(server.stop().code(), Some(0), "{}", server.log());
+    let Some(ServerMessage::GoAway { .. }) = client.last_words() else {
+        panic!("the client was not told to go elsewhere")
+    };
+    assert!(server.log().contains("stopped"), "{}", server.log());
 }
