@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, btree_map};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use conclave_proto::{Acl, Lifetime, SessionId, ZPath};
 
 use super::codec;
@@ -23,6 +24,8 @@ type Map<K, V> = HashMap<K, V>;
 const NODE_COST: usize = 400;
 /// The same for a session.
 pub(super) const SESSION_COST: usize = 200;
+/// Values shorter than this do not share the memory of the message they came in.
+const COPIED_BYTES: usize = 4096;
 
 /// The texts of one scope that changed: whether each is there now.
 pub(super) type Names = BTreeMap<Box<str>, bool>;
@@ -57,7 +60,13 @@ impl Layer {
         self.nodes.get(path)
     }
 
-    pub(super) fn put(&mut self, path: &ZPath, node: Node) {
+    pub(super) fn put(&mut self, path: &ZPath, mut node: Node) {
+        // A value is a part of the message it came in. A small one is copied, lest it hold the
+        // whole message in memory until the next checkpoint.
+        node.data = node.data.map(|data| match data.len() {
+            0..COPIED_BYTES => Bytes::copy_from_slice(&data),
+            _ => data,
+        });
         let (owner, lifetime) = (node.owner, node.lifetime);
         let data = node.data.as_ref().map_or(0, |data| data.len());
         let is_new = match self.nodes.get_mut(path) {
