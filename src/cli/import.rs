@@ -25,8 +25,8 @@ const BYTES_IN_FLIGHT: usize = 8 << 20;
 ///
 /// A directory becomes a node without data, a file a node with the file's contents. What is there
 /// already is brought up to date, and nothing is deleted: started again after an interruption, it
-/// goes on. Files that cannot become nodes (too large, unreadable, a name that no node can have,
-/// symbolic links) are named at the end and left out.
+/// goes on. Symbolic links are skipped. What cannot become a node (too large, unreadable, a name that
+/// no node can have) is named at the end, and the exit code is 3.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: conclave import /etc /config")]
 pub(super) struct Import {
@@ -96,9 +96,12 @@ impl Import {
         if kind.is_dir() {
             return import.put(path, None).await;
         }
+        if kind.is_symlink() {
+            import.tally.links += 1;
+            return Ok(());
+        }
         if !kind.is_file() {
-            let what = if kind.is_symlink() { "a symbolic link (see --follow)" } else { "no file" };
-            import.leave_out(&format!("{name}: {what}"));
+            import.leave_out(&format!("{name}: neither a file nor a directory"));
             return Ok(());
         }
         match read(entry.path()) {
@@ -118,6 +121,7 @@ impl Import {
                     "created": tally.created,
                     "changed": tally.changed,
                     "unchanged": tally.unchanged,
+                    "links": tally.links,
                     "left_out": tally.left_out,
                 })
             );
@@ -133,6 +137,9 @@ impl Import {
             tally.unchanged,
             tally.left_out.len()
         );
+        if tally.links > 0 {
+            say!("{} symbolic links were not followed; --follow loads their targets", tally.links);
+        }
     }
 }
 
@@ -157,6 +164,8 @@ struct Tally {
     created: u64,
     changed: u64,
     unchanged: u64,
+    /// Symbolic links that were not followed.
+    links: u64,
     left_out: Vec<String>,
 }
 

@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// Show every server: its role, how far it is, what it holds
 ///
 /// Each server is asked on its administration port: 2 after the port for clients, unless --admin
-/// names others.
+/// names others. The exit code is 3 if none of those that answer leads.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -121,8 +121,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         say!("{}", table(&answers));
     }
-    let all_answer = answers.iter().all(|(_, answer)| answer.is_ok());
-    Ok(if all_answer { ExitCode::SUCCESS } else { ExitCode::from(3) })
+    let led = answers.iter().flat_map(|(_, answer)| answer).any(|(status, _)| status.leads());
+    Ok(if led { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
 fn ask_all(addresses: &[String]) -> Vec<Answer> {

@@ -220,7 +220,8 @@ fn what_cannot_become_a_node_is_named_and_the_rest_is_loaded() {
     let output = dev.run(&["import", from.to_str().unwrap(), "/in", "--json"]);
     assert_eq!(output.status.code(), Some(3));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["left_out"].as_array().unwrap().len(), 3, "{report}");
+    assert_eq!(report["left_out"].as_array().unwrap().len(), 2, "{report}");
+    assert_eq!(report["links"], 1, "{report}");
     assert_eq!(dev.ask(&["get", "/in/good"]), "good");
 }
 
