@@ -80,6 +80,11 @@ pub enum Standing {
     Gone,
 }
 
+impl Claim {
+    /// Later than any other: nobody serves the session any more.
+    pub const LAST: Claim = Claim { zxid: Zxid::MAX, count: u64::MAX };
+}
+
 impl Sessions {
     /// The clocks of these sessions, all starting now. A server is lost after `silence_ms`.
     pub fn new(silence_ms: u64, sessions: impl IntoIterator<Item = (SessionId, u32)>) -> Sessions {
@@ -161,6 +166,10 @@ impl Sessions {
         claim: Claim,
     ) -> Standing {
         let Some(live) = self.live.get_mut(&session) else { return Standing::Gone };
+        if live.closing && live.deadline() <= self.clock_ms {
+            // Its end is proposed, and this comes too late.
+            return Standing::Moved(Claim::LAST);
+        }
         match live.owner {
             Some((owner, later)) if owner != server && later > claim => {
                 return Standing::Moved(later);

@@ -123,8 +123,9 @@ impl Client {
     }
 
     /// Until when the session is alive for certain, whatever happens to the connection: a session
-    /// timeout after the client sent the last message that a server has answered. It moves on as
-    /// long as the connection is well.
+    /// timeout after the latest sign of life of which the client knows that the leader counts from
+    /// it, as a majority followed it. It moves on as long as the connection is well, and not while
+    /// the server at the other end is cut off from the others.
     ///
     /// What must not be done twice (by the holder of a lock, by a leader) may be done until then,
     /// as far as the clocks of this machine and of the servers run at the same speed.

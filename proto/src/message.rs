@@ -82,6 +82,10 @@ pub enum ServerMessage {
     Pong {
         /// Every event up to here that the connection's watches wait for has been sent before.
         zxid: Zxid,
+        /// At most so long ago, in ms, the session gave the latest sign of life that the servers
+        /// are known to count from: until its timeout after that it does not expire. `None`: none
+        /// is known on this connection.
+        counted_ms_ago: Option<u32>,
     },
     /// The server is about to close: go to another one, after this many ms at least.
     GoAway {

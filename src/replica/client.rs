@@ -28,6 +28,8 @@ pub(super) struct Client {
     pub(super) spoke: bool,
     /// Whether the leader is still to be told of the last sign of life.
     pub(super) unreported: bool,
+    /// The last sign of life of which it is known that the servers count from it.
+    pub(super) counted_ms: Option<u64>,
 }
 
 /// How far a connection has come.

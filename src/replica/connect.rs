@@ -33,6 +33,7 @@ impl<N: Nodes> Replica<N> {
             seen_ms: self.now_ms(),
             spoke: false,
             unreported: false,
+            counted_ms: None,
         };
         let before = self.clients.insert(conn, client);
         assert!(before.is_none(), "connection {} was opened twice", conn.0);

@@ -245,9 +245,10 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// The signs of life that the leader has not been told of.
+    /// The signs of life that the leader has not been told of; it is to be told of them now.
     pub(super) fn take_unreported(&mut self) -> Vec<Touched> {
         let now_ms = self.now_ms();
+        let mut signs = Vec::with_capacity(self.unreported.len());
         let mut sessions = Vec::with_capacity(self.unreported.len());
         for conn in std::mem::take(&mut self.unreported) {
             let Some(client) = self.clients.get_mut(&conn) else { continue };
@@ -255,7 +256,9 @@ impl<N: Nodes> Replica<N> {
             let Some(open) = client.open() else { continue };
             let age_ms = u32::try_from(now_ms - client.seen_ms).unwrap_or(u32::MAX);
             sessions.push(Touched { session: open.session, age_ms, claim: open.claim });
+            signs.push((conn, client.seen_ms));
         }
+        self.reading.reported(signs);
         sessions
     }
 

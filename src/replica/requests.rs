@@ -31,6 +31,10 @@ pub(super) struct Reading {
     asked: VecDeque<(u64, ConnId, u64)>,
     /// When reads that wait, for whatever, are given up.
     deadlines: VecDeque<(u64, ConnId, u64)>,
+    /// The signs of life that were reported before a question, with its number. Who answers the
+    /// question has taken note of them, and was the leader of a quorum when it did: from then on
+    /// the session has its whole timeout, since a later leader starts with every clock full.
+    reported: VecDeque<(u64, Vec<(ConnId, u64)>)>,
 }
 
 impl Reading {
@@ -50,7 +54,23 @@ impl Reading {
 
     /// There is a new leader, or a new link to it: ask again.
     pub(super) fn ask_again(&mut self) {
-        self.dirty |= !self.asked.is_empty();
+        self.dirty |= !self.asked.is_empty() || !self.reported.is_empty();
+    }
+
+    /// These clients' signs of life, and when they were given, have just been reported.
+    pub(super) fn reported(&mut self, signs: Vec<(ConnId, u64)>) {
+        if signs.is_empty() {
+            return;
+        }
+        if self.reported.len() == limits::REPORTS {
+            self.reported.pop_front();
+        }
+        self.reported.push_back((self.next, signs));
+        self.dirty = true;
+    }
+
+    fn take_counted(&mut self, question: u64) -> Option<Vec<(ConnId, u64)>> {
+        self.reported.pop_front_if(|(asked, _)| *asked <= question).map(|(_, signs)| signs)
     }
 
     fn take_answered(&mut self, question: u64) -> Option<(ConnId, u64)> {
@@ -80,8 +100,12 @@ impl<N: Nodes> Replica<N> {
                 self.request(conn, xid, acked, level, op);
             }
             ClientMessage::Ping => {
-                if self.heard_from(conn, 0).is_some() {
-                    self.tell(conn, ServerMessage::Pong { zxid: self.applied });
+                // The clock stands still between two ticks.
+                let now_ms = self.now_ms() + u64::from(self.config.tick_ms);
+                if let Some(client) = self.heard_from(conn, 0) {
+                    let ago = client.counted_ms.map(|counted_ms| now_ms - counted_ms);
+                    let counted_ms_ago = ago.and_then(|ago| u32::try_from(ago).ok());
+                    self.tell(conn, ServerMessage::Pong { zxid: self.applied, counted_ms_ago });
                 }
             }
         }
@@ -248,6 +272,13 @@ impl<N: Nodes> Replica<N> {
             if let Some(client) = self.clients.get_mut(&conn) {
                 client.queue.set_need(slot, Need::Applied(commit));
                 self.drain(conn);
+            }
+        }
+        while let Some(signs) = self.reading.take_counted(question) {
+            for (conn, seen_ms) in signs {
+                if let Some(client) = self.clients.get_mut(&conn) {
+                    client.counted_ms = client.counted_ms.max(Some(seen_ms));
+                }
             }
         }
     }

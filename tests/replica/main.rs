@@ -28,6 +28,7 @@ macro_rules! scripts {
 }
 
 scripts! {
+    certainty
     expiry
     forwarding
     hub

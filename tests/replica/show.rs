@@ -27,7 +27,10 @@ pub(crate) fn message(message: &ServerMessage) -> String {
         ServerMessage::Gap { watch, resumed_at } => {
             format!("watch {}: gap up to {resumed_at}", watch.0)
         }
-        ServerMessage::Pong { zxid } => format!("pong {zxid}"),
+        ServerMessage::Pong { zxid, counted_ms_ago: None } => format!("pong {zxid}"),
+        ServerMessage::Pong { zxid, counted_ms_ago: Some(ago) } => {
+            format!("pong {zxid}, alive for certain {ago} ms ago")
+        }
         ServerMessage::GoAway { .. } => "go away".to_owned(),
     }
 }

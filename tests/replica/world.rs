@@ -496,7 +496,7 @@ impl Client {
             }
             ServerMessage::Response(response) => response.zxid,
             ServerMessage::Event { event, .. } => event.zxid,
-            ServerMessage::Pong { zxid } | ServerMessage::Gap { resumed_at: zxid, .. } => *zxid,
+            ServerMessage::Pong { zxid, .. } | ServerMessage::Gap { resumed_at: zxid, .. } => *zxid,
             ServerMessage::Refused(_) | ServerMessage::GoAway { .. } => Zxid::ZERO,
         };
         self.last_zxid = self.last_zxid.max(seen);

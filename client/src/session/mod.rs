@@ -473,8 +473,10 @@ impl<T, W: Clone> Session<T, W> {
                 Phase::Greeting { sent_ms: Some(sent_ms), .. },
                 ServerMessage::Connected(connected),
             ) => {
-                let pulse = Pulse::new(connected.timeout_ms.max(1), *sent_ms, now_ms);
-                self.open(pulse, connected);
+                let (sent_ms, so_far_ms) = (*sent_ms, self.facts.certain_until_ms);
+                let certain_ms = Some(so_far_ms).filter(|_| !self.is_new());
+                let timeout_ms = connected.timeout_ms.max(1);
+                self.open(Pulse::new(timeout_ms, sent_ms, now_ms, certain_ms), connected);
             }
             (Phase::Greeting { .. }, ServerMessage::Refused(refused)) => self.refused(refused),
             (Phase::Open(_), ServerMessage::Response(response)) => self.response(response),
@@ -489,11 +491,11 @@ impl<T, W: Clone> Session<T, W> {
                     self.effects.push(Effect::Gap(sink, resumed_at));
                 }
             }
-            (Phase::Open(connection), ServerMessage::Pong { zxid }) => {
-                if !connection.pulse.pong() {
+            (Phase::Open(connection), ServerMessage::Pong { zxid, counted_ms_ago }) => {
+                if !connection.pulse.pong(counted_ms_ago) {
                     return self.leave(Leave::Violation("it answered a ping that was not sent"));
                 }
-                self.renew_certainty();
+                self.facts.certain_until_ms = connection.pulse.certain_until_ms();
                 self.seen(zxid);
             }
             (Phase::Open(_) | Phase::Greeting { .. }, ServerMessage::GoAway { backoff_ms }) => {
@@ -519,6 +521,7 @@ impl<T, W: Clone> Session<T, W> {
         self.facts.session = connected.session;
         self.facts.timeout_ms = connected.timeout_ms.max(1);
         self.facts.server = Some(connected.server);
+        self.facts.certain_until_ms = pulse.certain_until_ms();
         let identities = (0..self.identities.len()).map(Prelude::Identity);
         let watches = self.watches.resume().into_iter().map(Prelude::Watch);
         self.phase = Phase::Open(Connection {
@@ -528,7 +531,6 @@ impl<T, W: Clone> Session<T, W> {
             sent: 0,
             pulse,
         });
-        self.renew_certainty();
         let state = if is_new { State::Connected } else { State::Resumed };
         self.effects.push(Effect::State(state));
     }
@@ -601,8 +603,6 @@ impl<T, W: Clone> Session<T, W> {
         connection.sent -= 1;
         self.timed_out = self.timed_out.saturating_sub(1);
         self.acked = xid.0;
-        connection.pulse.proved(request.sent_ms);
-        self.renew_certainty();
         self.note_what_was_set(&request.message, zxid, &result);
         self.seen(zxid);
         let is_close = matches!(
@@ -642,13 +642,6 @@ impl<T, W: Clone> Session<T, W> {
             if !self.identities.contains(&identity) {
                 self.identities.push(identity);
             }
-        }
-    }
-
-    fn renew_certainty(&mut self) {
-        if let Phase::Open(connection) = &self.phase {
-            let until_ms = connection.pulse.certain_until_ms();
-            self.facts.certain_until_ms = self.facts.certain_until_ms.max(until_ms);
         }
     }
 

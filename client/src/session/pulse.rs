@@ -1,32 +1,46 @@
-//! Whether the server at the other end of a connection is alive, and for how long the session is.
+//! Whether the server at the other end of a connection is alive, and until when the session is.
 //!
-//! A ping is sent when a third of the session timeout has passed since the last proof of life, so
-//! that the session stays certain; and earlier when a request waits for its answer while nothing
-//! is heard: a server answers a ping at once, whatever its requests wait for, unless it is frozen
-//! or cut off. Then it is left soon, while there is time to find another one.
+//! An answer shows that this server is alive. It does not show that the session is: a server that
+//! is cut off from the others answers as well, while they may let the session expire. So a pong
+//! says which sign of life the servers count from, and only that extends the certainty.
+//!
+//! A ping is sent every quarter of the session timeout, more often while the session is certain for
+//! less than half of it, and when a request waits for its answer while nothing is heard: a server
+//! answers a ping at once, whatever its requests wait for, unless it is frozen or cut off. Then it
+//! is left soon, while there is time to find another one.
 
 /// The signs of life on one connection. Times are in ms.
 pub(super) struct Pulse {
     timeout_ms: u64,
-    /// When the latest message was sent that has been answered: the session lives from then on.
-    proof_ms: u64,
+    /// Until when the session is alive for certain.
+    certain_until_ms: u64,
     /// When anything was heard last.
     heard_ms: u64,
-    /// When the ping was sent that has not been answered.
-    ping_sent_ms: Option<u64>,
-    ping_due: bool,
+    /// When a ping, or the handshake, was sent last.
+    asked_ms: u64,
+    /// Whether it has not been answered.
+    is_waiting: bool,
+    is_due: bool,
 }
 
 impl Pulse {
-    /// A connection on which a handshake sent at `sent_ms` was answered at `now_ms`.
-    pub(super) fn new(timeout_ms: u32, sent_ms: u64, now_ms: u64) -> Pulse {
+    /// A connection on which a handshake sent at `sent_ms` was answered at `now_ms`. The session is
+    /// new, or has been certain until `certain_until_ms` so far: its servers count from no later
+    /// time before a pong says so.
+    pub(super) fn new(
+        timeout_ms: u32,
+        sent_ms: u64,
+        now_ms: u64,
+        certain_until_ms: Option<u64>,
+    ) -> Pulse {
         let timeout_ms = timeout_ms.into();
         Pulse {
             timeout_ms,
-            proof_ms: sent_ms,
+            certain_until_ms: certain_until_ms.unwrap_or(sent_ms + timeout_ms),
             heard_ms: now_ms,
-            ping_sent_ms: None,
-            ping_due: false,
+            asked_ms: sent_ms,
+            is_waiting: false,
+            is_due: false,
         }
     }
 
@@ -35,56 +49,57 @@ impl Pulse {
         self.heard_ms = self.heard_ms.max(now_ms);
     }
 
-    /// A message sent at `sent_ms` was answered.
-    pub(super) fn proved(&mut self, sent_ms: u64) {
-        self.proof_ms = self.proof_ms.max(sent_ms);
-    }
-
-    /// A pong was heard. False if no ping was sent.
-    pub(super) fn pong(&mut self) -> bool {
-        let Some(sent_ms) = self.ping_sent_ms.take() else { return false };
-        self.proved(sent_ms);
+    /// A pong was heard: when it was sent, the servers counted from a sign of life so long before.
+    /// False if no ping was sent.
+    pub(super) fn pong(&mut self, counted_ms_ago: Option<u32>) -> bool {
+        if !std::mem::take(&mut self.is_waiting) {
+            return false;
+        }
+        if let Some(ago) = counted_ms_ago {
+            // The pong was sent after the ping was.
+            let until_ms = (self.asked_ms + self.timeout_ms).saturating_sub(ago.into());
+            self.certain_until_ms = self.certain_until_ms.max(until_ms);
+        }
         true
     }
 
     /// Until when the session is alive for certain.
     pub(super) fn certain_until_ms(&self) -> u64 {
-        self.proof_ms + self.timeout_ms
+        self.certain_until_ms
     }
 
     /// Whether a ping is to be sent now, which the caller does.
     pub(super) fn take_ping(&mut self, now_ms: u64) -> bool {
-        if !self.ping_due {
-            return false;
+        let is_due = std::mem::take(&mut self.is_due);
+        if is_due {
+            self.asked_ms = now_ms;
+            self.is_waiting = true;
         }
-        self.ping_due = false;
-        self.ping_sent_ms = Some(now_ms);
-        true
+        is_due
     }
 
     /// The time is `now_ms`, and the oldest request without an answer was sent at `waiting_ms`.
     /// False if the server is to be given up.
     pub(super) fn tick(&mut self, now_ms: u64, waiting_ms: Option<u64>) -> bool {
-        let is_due = self.next_tick(waiting_ms) <= now_ms;
-        if self.ping_sent_ms.is_some() {
-            return !is_due;
+        let has_come = self.next_tick(waiting_ms) <= now_ms;
+        if self.is_waiting {
+            return !has_come;
         }
-        self.ping_due = is_due;
+        self.is_due = has_come;
         true
     }
 
     /// When there is something to do next.
     pub(super) fn next_tick(&self, waiting_ms: Option<u64>) -> u64 {
-        if let Some(sent_ms) = self.ping_sent_ms {
-            return sent_ms.max(self.heard_ms) + self.patience_ms();
+        if self.is_waiting {
+            return self.asked_ms.max(self.heard_ms) + self.patience_ms();
         }
-        let renewal_ms = self.proof_ms + (self.timeout_ms / 3).max(1);
-        match waiting_ms {
-            Some(sent_ms) => {
-                renewal_ms.min(sent_ms.max(self.heard_ms) + (self.timeout_ms / 12).max(1))
-            }
-            None => renewal_ms,
-        }
+        let soon_ms = (self.timeout_ms / 12).max(1);
+        let low_ms = self.certain_until_ms.saturating_sub(self.timeout_ms / 2);
+        let regular_ms = self.asked_ms + self.timeout_ms / 4;
+        let renewal_ms = regular_ms.min(low_ms).max(self.asked_ms + soon_ms);
+        let doubt_ms = waiting_ms.map(|sent_ms| sent_ms.max(self.heard_ms) + soon_ms);
+        doubt_ms.map_or(renewal_ms, |doubt_ms| doubt_ms.min(renewal_ms))
     }
 
     /// How long to wait for a pong.

@@ -99,7 +99,7 @@ impl Servers {
             }
             Some(ClientMessage::Ping) => {
                 let zxid = z(self.now());
-                self.say(ServerMessage::Pong { zxid });
+                self.say(ServerMessage::Pong { zxid, counted_ms_ago: Some(0) });
             }
             Some(ClientMessage::Request { xid, acked, op, .. }) => {
                 wire.asked += 1;
@@ -414,19 +414,28 @@ fn answer(session: &mut Session<u64, u64>, now_ms: u64, xid: u64) {
     session.receive(now_ms, ServerMessage::Response(response));
 }
 
+fn pong(session: &mut Session<u64, u64>, now_ms: u64, counted_ms_ago: Option<u32>) {
+    session.receive(now_ms, ServerMessage::Pong { zxid: z(1), counted_ms_ago });
+}
+
+/// The time comes, and a ping is sent.
+fn ping(session: &mut Session<u64, u64>, at_ms: u64) {
+    assert_eq!(session.next_tick(), Some(at_ms));
+    session.tick(at_ms - 1);
+    assert_eq!(next(session, at_ms - 1), None);
+    session.tick(at_ms);
+    assert_eq!(next(session, at_ms), Some(ClientMessage::Ping));
+    assert_eq!(next(session, at_ms), None);
+}
+
 #[test]
 fn a_quiet_connection_is_tried_in_time_to_find_another_server() {
     let mut session = open();
-    assert_eq!(session.next_tick(), Some(3_000));
-    session.tick(2_999);
-    assert_eq!(next(&mut session, 2_999), None);
-    session.tick(3_000);
-    assert_eq!(next(&mut session, 3_000), Some(ClientMessage::Ping));
-    assert_eq!(next(&mut session, 3_000), None);
-    assert_eq!(session.next_tick(), Some(4_500));
-    session.tick(4_499);
+    ping(&mut session, 2_250);
+    assert_eq!(session.next_tick(), Some(3_750));
+    session.tick(3_749);
     assert_eq!(session.leaving(), None);
-    session.tick(4_500);
+    session.tick(3_750);
     assert_eq!(session.leaving(), Some(Leave::Silent));
 }
 
@@ -435,14 +444,10 @@ fn a_connection_on_which_a_request_waits_is_tried_sooner() {
     let mut session = open();
     get(&mut session, 100, 0);
     next(&mut session, 100);
-    assert_eq!(session.next_tick(), Some(850));
-    session.tick(850);
-    assert_eq!(next(&mut session, 850), Some(ClientMessage::Ping));
+    ping(&mut session, 850);
     // The request takes its time, but the server is alive.
-    session.receive(900, ServerMessage::Pong { zxid: z(1) });
-    assert_eq!(session.next_tick(), Some(1_650));
-    session.tick(1_650);
-    assert_eq!(next(&mut session, 1_650), Some(ClientMessage::Ping));
+    pong(&mut session, 900, Some(0));
+    ping(&mut session, 1_650);
     // So it is while it says anything at all.
     session.receive(3_000, told(WatchId(9), 0, 1));
     assert_eq!(session.next_tick(), Some(4_500));
@@ -451,28 +456,38 @@ fn a_connection_on_which_a_request_waits_is_tried_sooner() {
 }
 
 #[test]
-fn a_session_is_certain_from_when_the_last_answered_message_was_sent() {
+fn a_session_is_certain_as_far_as_the_servers_count() {
     let mut session = open();
-    let timeout_ms = u64::from(TIMEOUT_MS);
-    assert_eq!(session.facts().certain_until_ms, timeout_ms);
+    let until_ms = |session: &Session<u64, u64>| session.facts().certain_until_ms;
+    assert_eq!(until_ms(&session), 9_000);
+    // An answer does not show that the servers count from this request on.
     get(&mut session, 100, 0);
     next(&mut session, 150);
-    session.tick(500);
-    assert_eq!(session.facts().certain_until_ms, timeout_ms);
     answer(&mut session, 600, 1);
-    assert_eq!(session.facts().certain_until_ms, timeout_ms + 150);
-    // An answer is as good as a pong: the ping is due later.
-    assert_eq!(session.next_tick(), Some(3_150));
-    session.tick(3_150);
-    assert_eq!(next(&mut session, 3_200), Some(ClientMessage::Ping));
-    session.receive(3_300, ServerMessage::Pong { zxid: z(1) });
-    assert_eq!(session.facts().certain_until_ms, timeout_ms + 3_200);
+    assert_eq!(until_ms(&session), 9_000);
+    ping(&mut session, 2_250);
+    pong(&mut session, 2_300, Some(1_000));
+    assert_eq!(until_ms(&session), 2_250 - 1_000 + 9_000);
+    ping(&mut session, 4_500);
+    pong(&mut session, 4_600, None);
+    assert_eq!(until_ms(&session), 10_250);
+    // There is less than half of the timeout left: it is asked more often, and with all there is
+    // at hand again less often.
+    ping(&mut session, 5_750);
+    pong(&mut session, 5_800, Some(4_500));
+    ping(&mut session, 6_500);
+    pong(&mut session, 6_600, Some(100));
+    assert_eq!(until_ms(&session), 6_500 - 100 + 9_000);
+    assert_eq!(session.next_tick(), Some(8_750));
+    // A later connection changes nothing before its first pong.
     session.disconnected();
-    assert_eq!(session.facts().certain_until_ms, timeout_ms + 3_200);
     session.connected(60_000);
     next(&mut session, 9_000);
     greet(&mut session, 9_001);
-    assert_eq!(session.facts().certain_until_ms, timeout_ms + 9_000);
+    assert_eq!(until_ms(&session), 15_400);
+    ping(&mut session, 10_900);
+    pong(&mut session, 10_950, Some(0));
+    assert_eq!(until_ms(&session), 19_900);
 }
 
 #[test]

@@ -184,7 +184,9 @@ impl Peer {
                 Some(ClientMessage::Request { xid, acked, level, op }) => {
                     return Asked { xid: xid.0, acked: acked.0, level, op };
                 }
-                Some(ClientMessage::Ping) => self.send(ServerMessage::Pong { zxid: z(0) }).await,
+                Some(ClientMessage::Ping) => {
+                    self.send(ServerMessage::Pong { zxid: z(0), counted_ms_ago: Some(0) }).await
+                }
                 other => panic!("a request was expected, not {other:?}"),
             }
         }

@@ -52,7 +52,9 @@ impl Wrong {
                 let refused = Refused { code: ErrorCode::Throttled, message, backoff_ms: 0 };
                 peer.send(ServerMessage::Refused(refused)).await;
             }
-            Wrong::PongWithoutPing => peer.send(ServerMessage::Pong { zxid: z(1) }).await,
+            Wrong::PongWithoutPing => {
+                peer.send(ServerMessage::Pong { zxid: z(1), counted_ms_ago: None }).await
+            }
         }
     }
 }

@@ -47,7 +47,9 @@ pub(super) fn server_to_wire(message: &ServerMessage) -> wire::ServerMessage {
         ServerMessage::Gap { watch, resumed_at } => {
             MessageKind::Gap(wire::Gap { watch: watch.0, resumed_at: resumed_at.bits() })
         }
-        ServerMessage::Pong { zxid } => MessageKind::Pong(wire::Pong { zxid: zxid.bits() }),
+        ServerMessage::Pong { zxid, counted_ms_ago } => {
+            MessageKind::Pong(wire::Pong { zxid: zxid.bits(), counted_ms_ago: *counted_ms_ago })
+        }
         ServerMessage::GoAway { backoff_ms } => {
             MessageKind::GoAway(wire::GoAway { backoff_ms: *backoff_ms })
         }
@@ -68,8 +70,8 @@ pub(super) fn server_from_wire(message: wire::ServerMessage) -> Result<ServerMes
         MessageKind::Gap(wire::Gap { watch, resumed_at }) => {
             ServerMessage::Gap { watch: WatchId(watch), resumed_at: Zxid::from_bits(resumed_at) }
         }
-        MessageKind::Pong(wire::Pong { zxid }) => {
-            ServerMessage::Pong { zxid: Zxid::from_bits(zxid) }
+        MessageKind::Pong(wire::Pong { zxid, counted_ms_ago }) => {
+            ServerMessage::Pong { zxid: Zxid::from_bits(zxid), counted_ms_ago }
         }
         MessageKind::GoAway(wire::GoAway { backoff_ms }) => ServerMessage::GoAway { backoff_ms },
     })

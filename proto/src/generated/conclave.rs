@@ -112,6 +112,10 @@ pub struct Pong {
     /// Every event up to here that the connection's watches wait for has been sent before.
     #[prost(uint64, tag = "1")]
     pub zxid: u64,
+    /// At most so long ago the session gave the latest sign of life that the servers are known to
+    /// count from; absent: none is known on this connection.
+    #[prost(uint32, optional, tag = "2")]
+    pub counted_ms_ago: ::core::option::Option<u32>,
 }
 /// The server is about to close.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -82,7 +82,8 @@ pub(crate) fn server_message() -> impl Strategy<Value = ServerMessage> {
         event,
         (watch_id(), zxid())
             .prop_map(|(watch, resumed_at)| ServerMessage::Gap { watch, resumed_at }),
-        zxid().prop_map(|zxid| ServerMessage::Pong { zxid }),
+        (zxid(), any::<Option<u32>>())
+            .prop_map(|(zxid, counted_ms_ago)| ServerMessage::Pong { zxid, counted_ms_ago }),
         any::<u32>().prop_map(|backoff_ms| ServerMessage::GoAway { backoff_ms }),
     ]
 }

@@ -216,7 +216,7 @@ impl Connection {
                 return self.respond(response, out);
             }
             ServerMessage::Event { watch, event, .. } => self.tell(*watch, event, out),
-            ServerMessage::Pong { zxid } => reply::put_header(PING_XID, *zxid, Code::OK, out),
+            ServerMessage::Pong { zxid, .. } => reply::put_header(PING_XID, *zxid, Code::OK, out),
             // There is no word for either.
             ServerMessage::Gap { .. } => {}
             ServerMessage::GoAway { .. } => self.leaving = true,
