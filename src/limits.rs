@@ -56,8 +56,8 @@ pub const SESSION_TIMEOUT_MAX_MS: u32 = 600_000;
 /// The writes of one server's clients that have no answer yet; a client that asks beyond it is sent
 /// to another server.
 pub const PENDING_REQUESTS: usize = 200_000;
-/// The bytes of such writes.
-pub const PENDING_BYTES: usize = 64 << 20;
+/// The bytes of such writes. A new leader is sent all of them at once.
+pub const PENDING_BYTES: usize = 32 << 20;
 /// The writes that wait at the leader because too much is in flight; more are refused.
 pub const WAITING_REQUESTS: usize = 100_000;
 /// The bytes of such writes.
@@ -85,4 +85,5 @@ const _: () = assert!(BATCH_BYTES + FRAME_BYTES < PEER_FRAME_BYTES);
 const _: () = assert!(FOLLOWER_WINDOW_BYTES + BATCH_BYTES + FRAME_BYTES < PEER_OUTBOX_BYTES);
 const _: () = assert!(JUTE_FRAME_BYTES < FRAME_BYTES && JUTE_FRAME_BYTES <= VALUE_BYTES);
 const _: () = assert!(WHOLE_LIST_BYTES < CLIENT_ANSWERS_BYTES);
+const _: () = assert!(PENDING_BYTES <= PEER_OUTBOX_BYTES / 2);
 const _: () = assert!(DIFF_WINDOW_BYTES < SNAPSHOT_WINDOW_BYTES);

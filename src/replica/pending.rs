@@ -46,7 +46,8 @@ pub(super) struct Work {
 impl Work {
     /// About how many bytes it takes on its way.
     pub(super) fn bytes(&self) -> usize {
-        64 + op_bytes(&self.request.op)
+        let identity_bytes = |one: &Identity| 8 + one.scheme.len() + one.id.len();
+        64 + self.identities.iter().map(identity_bytes).sum::<usize>() + op_bytes(&self.request.op)
     }
 }
 

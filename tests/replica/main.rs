@@ -11,7 +11,12 @@ mod sessions;
 mod show;
 mod world;
 
+use bytes::Bytes;
+use conclave_proto::request::ReadLevel;
+use conclave_proto::{Identity, Op, ZPath};
+
 use expect_test::{ExpectFile, expect_file};
+use world::{World, server};
 
 fn check(script: &str, expected: &ExpectFile) {
     expected.assert_eq(&script::run(script));
@@ -49,4 +54,44 @@ fn a_client_may_have_as_many_requests_in_flight_as_it_was_told_and_still_ping() 
     assert!(full.ends_with("> a ping\na: pong 1.1\n"), "{full}");
     let too_full = script::run(&format!("{setting}> a {requests}\n> a set / x\n"));
     assert!(too_full.ends_with("> a set / x\na: closed\n"), "{too_full}");
+}
+
+/// What has gathered at server 1 while it had no leader fits the links once it has one: see
+/// `World::perform`.
+fn gather(clients: usize, requests: usize, value: usize, identities: usize) {
+    let mut world = World::new(3);
+    world.elect();
+    let names: Vec<String> = (0..clients).map(|number| format!("client {number}")).collect();
+    let one = server(1);
+    for name in &names {
+        let identity = Identity { scheme: "x509".into(), id: "n".repeat(200) };
+        world.client(name).identities = vec![identity; identities];
+        world.dial(name, one, 60_000);
+        world.settle();
+    }
+    world.cut(one, server(2));
+    world.cut(one, server(3));
+    world.pass(2_000);
+    let value = Bytes::from(vec![0; value]);
+    for name in &names {
+        for _ in 0..requests {
+            let op = Op::SetData { path: ZPath::root(), data: Some(value.clone()), version: None };
+            world.ask(name, ReadLevel::Local, op);
+        }
+    }
+    world.settle();
+    world.log.clear();
+    world.heal(one, server(2));
+    world.heal(one, server(3));
+    world.elect();
+}
+
+#[test]
+fn writes_that_gather_without_a_leader_fit_the_frames() {
+    gather(6, 1000, 10, 16);
+}
+
+#[test]
+fn writes_that_gather_without_a_leader_fit_the_link() {
+    gather(8, 12, conclave::limits::VALUE_BYTES, 1);
 }

@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bytes::BytesMut;
+use conclave::limits;
+use conclave::peers::codec;
 use conclave::replica::{
     Config, ConnId, Input, Notice, PeerMessage, Ready, Replica, Role, Status, ToClient,
 };
@@ -308,8 +311,15 @@ impl World {
 
     fn perform(&mut self, id: ServerId, ready: Ready) -> bool {
         let mut busy = !ready.clients.is_empty();
+        let mut burst = BTreeMap::new();
         for (to, message) in ready.send {
             busy = true;
+            let mut frame = BytesMut::new();
+            codec::encode(&message, &mut frame);
+            assert!(frame.len() < limits::PEER_FRAME_BYTES, "a frame of {} bytes", frame.len());
+            let burst: &mut usize = burst.entry(to).or_default();
+            *burst += frame.len();
+            assert!(*burst < limits::PEER_OUTBOX_BYTES, "{burst} bytes at once break the link");
             self.post(id, to, Parcel::Message(message));
         }
         let server = self.servers.get_mut(&id).unwrap();
