@@ -55,9 +55,22 @@ impl Disk {
         self.probe.as_ref().map_or(Ok(()), |probe| (probe.0)(step))
     }
 
-    /// Create a directory that only this user can enter, unless it exists.
+    /// Create a directory that only this user can enter, unless it exists. That it is there is
+    /// durable on return.
     pub(super) fn create_dir(&self, path: &Path) -> Result<(), StoreError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path).at("create", path)
+        if path.is_dir() {
+            return Ok(());
+        }
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        self.create_dir(parent)?;
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result.at("create", path)?,
+        }
+        self.sync_dir(parent)
     }
 
     /// Create an empty file that only this user can read, replacing one that exists.

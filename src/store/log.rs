@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use conclave_proto::Zxid;
 
 use super::Home;
-use super::error::StoreError;
+use super::error::{IoContext, StoreError};
 use super::files::{Current, StateFile};
 use super::segment::{BODY_BYTES, HEADER_BYTES, Header, encode_record, record_bytes};
 use super::snapshot::{Installed, Received};
@@ -146,7 +147,9 @@ impl LogWriter {
         act: impl FnOnce(&mut LogWriter) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         if self.failed {
-            return Err(StoreError::damaged(&self.active.segment.path, "an earlier write failed"));
+            let source =
+                io::Error::other("an earlier write failed, and what is durable is unknown");
+            return Err(source).at("write", &self.active.segment.path);
         }
         let result = act(self);
         self.failed = result.is_err();

@@ -34,7 +34,11 @@ const DOUBTFUL_STARTS: usize = 2;
 /// it is open already, or if it is damaged in a way that only a person can judge; the others if the
 /// disk fails. Damage that the other members can repair is not an error: see
 /// [`Durable::needs_repair`].
+///
+/// # Panics
+/// If a segment of the log is to be 4 GiB or more.
 pub fn open(dir: &Path, identity: &Identity, options: Options) -> Result<Opened, StoreError> {
+    assert!(u32::try_from(options.segment_bytes).is_ok(), "offsets in a segment have 32 bits");
     let home = Home::claim(dir, identity, options)?;
     match owner(&home)? {
         Some(owner) if owner.formed => recover(home),

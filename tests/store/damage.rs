@@ -320,3 +320,29 @@ fn a_damaged_tree_is_noticed() {
     }
     assert!(noticed > 40 && ended > 12, "only {noticed}, {ended}");
 }
+
+#[test]
+fn a_tree_of_noise_is_noticed() {
+    let template = template();
+    let file = Path::new("tree-1/data.mdb");
+    let len = usize::try_from(fs::metadata(template.path().join(file)).unwrap().len()).unwrap();
+    let mut dice = Dice(78);
+    let mut noticed = 0;
+    for _ in 0..200 {
+        let dir = damaged(template.path(), file, Damage::random(&mut dice, len));
+        let data = dir.path().join(file);
+        let left = fs::metadata(&data).unwrap().len();
+        for _ in 0..dice.below(40) {
+            let page = dice.below(left.max(1)) / 4096 * 4096;
+            // The heads of pages and nodes, rather than the values.
+            let place = usize::try_from(page + dice.below(64)).unwrap();
+            if place < usize::try_from(left).unwrap() {
+                Damage::Flip(place, 1 << dice.below(8)).apply(&data);
+            }
+        }
+        let opened = open(dir.path());
+        check(&opened, "a tree of noise");
+        noticed += u32::from(opened.durable.needs_repair);
+    }
+    assert!(noticed > 150, "only {noticed}");
+}
