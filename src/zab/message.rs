@@ -23,8 +23,9 @@ pub enum Input {
     /// Everything up to and including this [`Ready::token`] is on the disk.
     Written(WriteToken),
     /// A snapshot that was received from the leader is on the disk and is the state now; the log
-    /// is empty and starts at this position. Every earlier write is done or void, and no later
-    /// [`Ready`] has been performed yet: whoever installs a snapshot tells so before anything else.
+    /// is empty and starts at this position. A snapshot is put in force in its turn among the
+    /// writes: those ordered before are done, and this is told before any later one is reported.
+    /// It holds even if the synchronisation has been cancelled meanwhile.
     SnapshotInstalled {
         /// The number of the synchronisation, from [`SnapshotOrder::Receive`].
         sync: u64,
