@@ -294,9 +294,9 @@ impl Following {
         previous: Position,
         entries: Vec<Entry>,
         commit: Zxid,
-    ) -> Next {
+    ) {
         let leader = self.leader;
-        let Phase::Streaming(streaming) = &mut self.phase else { return Next::Stay };
+        let Phase::Streaming(streaming) = &mut self.phase else { return };
         streaming.commit = streaming.commit.max(commit);
         let mut before = previous;
         for entry in entries {
@@ -309,31 +309,29 @@ impl Following {
                         let body = FromFollower::Gap { last: core.log.last() };
                         core.send_as_follower(leader, streaming.sync, body);
                     }
-                    return Next::Stay;
+                    return;
                 }
                 core.append(entry);
             }
             before = here;
         }
         streaming.ack_due = true;
-        Next::Stay
     }
 
-    pub(super) fn on_commit(&mut self, _core: &mut Core, commit: Zxid) -> Next {
+    pub(super) fn on_commit(&mut self, commit: Zxid) {
         if let Phase::Streaming(streaming) = &mut self.phase {
             streaming.commit = streaming.commit.max(commit);
         }
-        Next::Stay
     }
 
     /// Answers at once: as long as this is said, no later leader has this server's promise.
-    pub(super) fn on_heartbeat(&mut self, core: &mut Core, round: u64, commit: Zxid) -> Next {
+    pub(super) fn on_heartbeat(&mut self, core: &mut Core, round: u64, commit: Zxid) {
         let (sync, received, durable, synced, active) = match &self.phase {
-            Phase::Joining => return Next::Stay,
+            Phase::Joining => return,
             Phase::Promised { sync, counts } => {
                 // It waits for the leader to say how to get in sync.
                 self.show_history(core, *sync, *counts);
-                return Next::Stay;
+                return;
             }
             Phase::Receiving { sync, .. } => (*sync, Zxid::ZERO, Zxid::ZERO, false, false),
             Phase::Streaming(streaming) => (
@@ -346,6 +344,6 @@ impl Following {
         };
         let body = FromFollower::HeartbeatAck { round, received, durable, synced, active };
         core.send_as_follower(self.leader, sync, body);
-        self.on_commit(core, commit)
+        self.on_commit(commit);
     }
 }

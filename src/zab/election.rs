@@ -80,10 +80,9 @@ impl Looking {
         self.consider(core)
     }
 
-    pub(super) fn on_link_up(&mut self, core: &mut Core, server: ServerId) -> Next {
+    pub(super) fn on_link_up(&self, core: &mut Core, server: ServerId) {
         let ballot = self.ballot(core);
         core.send(server, ballot);
-        Next::Stay
     }
 
     pub(super) fn on_link_down(&mut self, core: &mut Core, server: ServerId) -> Next {

@@ -116,26 +116,27 @@ impl Following {
             return self.on_stranger(core, epoch);
         }
         match body {
-            FromLeader::NewEpoch { join } => self.on_new_epoch(core, epoch, sync, join),
-            FromLeader::Fetch { after } => self.on_fetch(core, after),
-            FromLeader::Sync { start, upto } => self.on_sync(core, start, upto),
-            FromLeader::UpToDate { commit } => self.on_up_to_date(core, commit),
-            FromLeader::Propose { previous, entries, commit } => {
-                self.on_propose(core, previous, entries, commit)
+            FromLeader::NewEpoch { join } => return self.on_new_epoch(core, epoch, sync, join),
+            FromLeader::Sync { start, upto } => return self.on_sync(core, start, upto),
+            FromLeader::Restart => return Next::Follow(self.leader),
+            FromLeader::HandOver { to } if to != core.id() => return Next::Follow(to),
+            FromLeader::HandOver { .. } if core.may_lead() => return Next::Lead,
+            FromLeader::HandOver { .. } => {
+                return Next::Look("leadership was handed over to a server that cannot lead");
             }
-            FromLeader::Commit { commit } => self.on_commit(core, commit),
+            FromLeader::Fetch { after } => self.on_fetch(core, after),
+            FromLeader::UpToDate { commit } => self.on_up_to_date(commit),
+            FromLeader::Propose { previous, entries, commit } => {
+                self.on_propose(core, previous, entries, commit);
+            }
+            FromLeader::Commit { commit } => self.on_commit(commit),
             FromLeader::Heartbeat { round, commit } => self.on_heartbeat(core, round, commit),
-            FromLeader::Restart => Next::Follow(self.leader),
-            FromLeader::HandOver { to } if to == core.id() => match core.may_lead() {
-                true => Next::Lead,
-                false => Next::Look("leadership was handed over to a server that cannot lead"),
-            },
-            FromLeader::HandOver { to } => Next::Follow(to),
         }
+        Next::Stay
     }
 
     /// The leader speaks of another synchronisation than ours: an echo, unless ours is dead.
-    pub(super) fn on_stranger(&mut self, core: &Core, epoch: Epoch) -> Next {
+    pub(super) fn on_stranger(&self, core: &Core, epoch: Epoch) -> Next {
         if self.is_neglected(core) && epoch >= core.accepted {
             Next::Follow(self.leader)
         } else {
@@ -149,7 +150,7 @@ impl Following {
     }
 
     /// A ballot: the leader's own says whether it still leads; others are told who does.
-    pub(super) fn on_ballot(&mut self, core: &mut Core, from: ServerId, ballot: &Ballot) -> Next {
+    pub(super) fn on_ballot(&self, core: &mut Core, from: ServerId, ballot: &Ballot) -> Next {
         if from == self.leader && self.life.is_some_and(|life| life != ballot.life) {
             // An echo of an earlier life; and if the leader has just restarted, its silence tells.
             return Next::Stay;
@@ -190,19 +191,18 @@ impl Following {
         Next::Stay
     }
 
-    pub(super) fn on_link_up(&mut self, core: &mut Core, server: ServerId) -> Next {
+    pub(super) fn on_link_up(&mut self, core: &mut Core, server: ServerId) {
         if server == self.leader && matches!(self.phase, Phase::Joining) {
             self.ask(core);
         }
-        Next::Stay
     }
 
-    pub(super) fn on_link_down(&mut self, server: ServerId) -> Next {
+    pub(super) fn on_link_down(&self, server: ServerId) -> Next {
         if server == self.leader { Next::Look("the link to the leader broke") } else { Next::Stay }
     }
 
     /// The role is over.
-    pub(super) fn leave(&mut self, core: &mut Core) {
+    pub(super) fn leave(&self, core: &mut Core) {
         match &self.phase {
             Phase::Receiving { sync, .. } => core.cancel_snapshot(self.leader, *sync),
             Phase::Joining | Phase::Promised { .. } | Phase::Streaming(_) => {}

@@ -285,7 +285,7 @@ impl Leading {
     }
 
     /// Those who look for a leader are told that there is one.
-    pub(super) fn on_ballot(&mut self, core: &mut Core, from: ServerId, ballot: &Ballot) -> Next {
+    pub(super) fn on_ballot(&self, core: &mut Core, from: ServerId, ballot: &Ballot) -> Next {
         match ballot.standing {
             Standing::Looking { .. } => {
                 self.show_standing(core, from);
@@ -389,18 +389,12 @@ impl Leading {
         }
     }
 
-    pub(super) fn on_link_up(&mut self, core: &mut Core, server: ServerId) -> Next {
+    pub(super) fn on_link_up(&mut self, core: &mut Core, server: ServerId) {
         if self.followers.contains_key(&server) {
             self.send_again(core, server);
         } else {
             self.show_standing(core, server);
         }
-        Next::Stay
-    }
-
-    pub(super) fn on_link_down(&mut self, core: &mut Core, server: ServerId) -> Next {
-        self.forget(core, server);
-        Next::Stay
     }
 
     /// Decides what what has piled up allows, and says what has to be said.

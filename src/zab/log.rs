@@ -277,3 +277,74 @@ impl Log {
         assert!(self.base.zxid <= delivered, "the log begins after what is delivered");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use conclave_proto::Epoch;
+
+    use super::*;
+
+    fn zxid(epoch: u32, counter: u64) -> Zxid {
+        Zxid::new(Epoch::new(epoch).unwrap(), counter)
+    }
+
+    fn log(zxids: &[(u32, u64)], window: usize) -> Log {
+        let mut log = Log::new(&mut Durable::default(), window, usize::MAX);
+        for (epoch, counter) in zxids {
+            let body = Bytes::from(format!("{epoch}.{counter}"));
+            log.append(Entry::after(log.last(), zxid(*epoch, *counter), body));
+        }
+        log.persisted(log.last().zxid);
+        log
+    }
+
+    #[test]
+    fn the_last_common_position_is_found_by_history_and_not_by_zxid() {
+        let ours = log(&[(1, 1), (1, 2), (3, 1)], 10);
+        let theirs = log(&[(1, 1), (1, 2), (1, 3)], 10);
+        assert_eq!(ours.at_or_before(ours.last()), Some(ours.last()));
+        assert_eq!(ours.at_or_before(theirs.last()), ours.position(zxid(1, 2)));
+        let other = Entry::after(Position::default(), zxid(1, 1), Bytes::from_static(b"other"));
+        assert_eq!(ours.at_or_before(other.position()), Some(Position::default()));
+        let impostor = Position { zxid: zxid(3, 1), chain: 7 };
+        assert_eq!(ours.at_or_before(impostor), ours.position(zxid(1, 2)));
+    }
+
+    #[test]
+    fn only_what_is_committed_and_durable_is_delivered_and_only_that_is_trimmed() {
+        let mut log = log(&[(1, 1), (1, 2), (1, 3), (1, 4)], 1);
+        log.commit(zxid(1, 3));
+        log.persisted(zxid(1, 2));
+        let delivered: Vec<Zxid> = log.deliver().iter().map(|entry| entry.zxid).collect();
+        assert_eq!(delivered, [zxid(1, 1), zxid(1, 2)]);
+        assert!(log.deliver().is_empty());
+        log.trim(zxid(1, 0));
+        assert_eq!(log.base().zxid, Zxid::ZERO, "someone still needs it");
+        log.trim(Zxid::MAX);
+        assert_eq!(log.base().zxid, zxid(1, 1));
+        assert_eq!(log.at_or_before(Position { zxid: zxid(1, 1), chain: 7 }), None);
+        assert_eq!(log.count_after(zxid(1, 1)), 3);
+        log.check();
+    }
+
+    #[test]
+    fn a_batch_is_bounded_by_its_bytes_but_never_empty() {
+        let mut log = log(&[], 10);
+        for counter in 1..=3 {
+            let body = Bytes::from(vec![0; BATCH_BYTES * 2 / 3]);
+            log.append(Entry::after(log.last(), zxid(1, counter), body));
+        }
+        assert_eq!(log.batch_after(Position::default()).unwrap().len(), 1);
+        assert_eq!(log.batch_after(log.last()).unwrap().len(), 0);
+        assert_eq!(log.batch_after(Position { zxid: zxid(1, 1), chain: 7 }), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "loses")]
+    fn what_is_committed_is_never_truncated() {
+        let mut log = log(&[(1, 1), (1, 2)], 10);
+        log.commit(zxid(1, 2));
+        let first = log.position(zxid(1, 1)).unwrap();
+        log.truncate(first);
+    }
+}

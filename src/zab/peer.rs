@@ -85,9 +85,10 @@ impl Peer {
     /// If what was found contradicts itself; storage verifies that it does not.
     pub fn new(config: Config, durable: Durable) -> Peer {
         let mut core = Core::new(config, durable);
-        let looking = Looking::new(&mut core);
+        let mut looking = Looking::new(&mut core);
+        let next = looking.consider(&mut core);
         let mut peer = Peer { core, role: Role::Looking(looking), view: RoleView::Looking };
-        peer.consider();
+        peer.become_next(next);
         peer.check();
         peer
     }
@@ -100,7 +101,10 @@ impl Peer {
         let next = match input {
             Input::Tick => self.on_tick(),
             Input::Message { from, message } => self.on_message(from, message),
-            Input::LinkUp(server) => self.on_link_up(server),
+            Input::LinkUp(server) => {
+                self.on_link_up(server);
+                Next::Stay
+            }
             Input::LinkDown(server) => self.on_link_down(server),
             Input::Written(token) => {
                 self.core.written(token);
@@ -274,16 +278,16 @@ impl Peer {
         }
     }
 
-    fn on_link_up(&mut self, server: ServerId) -> Next {
+    fn on_link_up(&mut self, server: ServerId) {
         let core = &mut self.core;
         if !core.is_member(server) {
-            return Next::Stay;
+            return;
         }
         core.linked.insert(server);
         match &mut self.role {
             Role::Looking(looking) => looking.on_link_up(core, server),
             Role::Following(following) | Role::Observing(following) => {
-                following.on_link_up(core, server)
+                following.on_link_up(core, server);
             }
             Role::Leading(leading) => leading.on_link_up(core, server),
         }
@@ -299,7 +303,10 @@ impl Peer {
             Role::Following(following) | Role::Observing(following) => {
                 following.on_link_down(server)
             }
-            Role::Leading(leading) => leading.on_link_down(core, server),
+            Role::Leading(leading) => {
+                leading.forget(core, server);
+                Next::Stay
+            }
         }
     }
 
@@ -417,14 +424,6 @@ impl Peer {
     fn lose_leader(&mut self, why: &'static str) {
         self.view = RoleView::Looking;
         self.core.notice(Notice::Looking { why });
-    }
-
-    fn consider(&mut self) {
-        let next = match &mut self.role {
-            Role::Looking(looking) => looking.consider(&mut self.core),
-            Role::Following(_) | Role::Observing(_) | Role::Leading(_) => Next::Stay,
-        };
-        self.become_next(next);
     }
 
     fn flush(&mut self) -> Next {

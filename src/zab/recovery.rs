@@ -76,14 +76,13 @@ impl Following {
 
     /// The leader wants this history, for it is longer than its own. It is durable: that was
     /// promised with [`FromFollower::AckEpoch`], and has not changed since.
-    pub(super) fn on_fetch(&mut self, core: &mut Core, after: Position) -> Next {
+    pub(super) fn on_fetch(&self, core: &mut Core, after: Position) {
         if let Phase::Promised { sync, .. } = self.phase {
             let after = core.log.at_or_before(after).unwrap_or(core.log.base());
             let entries = core.log.batch_after(after).unwrap_or_default();
             let body = FromFollower::History { after, entries, last: core.log.last() };
             core.send_as_follower(self.leader, sync, body);
         }
-        Next::Stay
     }
 
     /// The leader says how this history becomes a beginning of its own.
@@ -163,11 +162,11 @@ impl Following {
     }
 
     /// The leader is established and this server is in sync.
-    pub(super) fn on_up_to_date(&mut self, core: &mut Core, commit: Zxid) -> Next {
+    pub(super) fn on_up_to_date(&mut self, commit: Zxid) {
         if let Phase::Streaming(streaming) = &mut self.phase {
             streaming.up_to_date.get_or_insert(commit);
         }
-        self.on_commit(core, commit)
+        self.on_commit(commit);
     }
 
     /// Acknowledges the leader once the log holds its initial history durably: first the history,

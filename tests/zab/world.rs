@@ -37,6 +37,8 @@ struct Server {
     slow: bool,
     /// Writes not on the disk yet, and what waits for them.
     pending: VecDeque<Pending>,
+    /// The next snapshot comes damaged.
+    spoilt: bool,
     /// The snapshot that it is to receive: from whom, number, state.
     receiving: Option<(ServerId, u64, Position)>,
     /// The snapshot takes its time.
@@ -82,6 +84,7 @@ impl World {
             "write" => self.servers.get_mut(&id(rest[0])).unwrap().slow = false,
             "stall" => self.servers.get_mut(&id(rest[0])).unwrap().stalled = true,
             "install" => self.servers.get_mut(&id(rest[0])).unwrap().stalled = false,
+            "spoil" => self.servers.get_mut(&id(rest[0])).unwrap().spoilt = true,
             "checkpoint" => self.checkpoint(id(rest[0])),
             "trace" => self.traced = rest[0] == "on",
             "show" => self.show(),
@@ -335,6 +338,10 @@ impl World {
             return false;
         }
         let Some((from, sync, at)) = server.receiving.take() else { return false };
+        if std::mem::take(&mut server.spoilt) {
+            self.step(id, Input::SnapshotFailed { with: from, sync });
+            return true;
+        }
         let sender = &self.servers[&from];
         let delivered: Vec<Entry> =
             sender.delivered.iter().filter(|entry| entry.zxid <= at.zxid).cloned().collect();
