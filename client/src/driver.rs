@@ -218,8 +218,9 @@ impl Driver {
         })
     }
 
-    /// Whether to read nothing for now: a burst of events shall not overflow what waits for a reader
-    /// who reads. One who makes no progress is not waited for: perhaps it waits for an answer.
+    /// Whether to read nothing for now: a burst of events shall not overflow what waits for a
+    /// reader who reads. One who makes no progress is not waited for: perhaps it waits for an
+    /// answer.
     fn holds_back(&mut self) -> bool {
         let Some((inbox, before)) = self.pressing.take() else { return false };
         let now = inbox.len();

@@ -50,7 +50,8 @@ impl Client {
     /// ```no_run
     /// # async fn example() -> Result<(), conclave_client::Error> {
     /// use conclave_client::Client;
-    /// let client = Client::builder().servers("host-1:7400,host-2:7400").chroot("/app").connect().await?;
+    /// let servers = "host-1:7400,host-2:7400";
+    /// let client = Client::builder().servers(servers).chroot("/app").connect().await?;
     /// # Ok(())
     /// # }
     /// ```
@@ -90,7 +91,7 @@ impl Client {
     /// while let Some(state) = states.next().await {
     ///     match state {
     ///         State::Connected | State::Resumed => println!("carry on"),
-    ///         State::Suspended => println!("stop what only one may do before the session is uncertain"),
+    ///         State::Suspended => println!("looking for another server"),
     ///         State::Expired | State::Closed => println!("the ephemeral nodes are gone"),
     ///     }
     /// }
@@ -250,7 +251,7 @@ impl Client {
     /// let next = node.text().ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) + 1;
     /// match client.set("/app/counter", next.to_string()).version(node.stat.version).await {
     ///     Ok(stat) => println!("it has version {} now", stat.version),
-    ///     Err(error) if error.code() == Some(ErrorCode::BadVersion) => println!("someone was faster"),
+    ///     Err(error) if error.code() == Some(ErrorCode::BadVersion) => println!("too late"),
     ///     Err(error) => return Err(error),
     /// }
     /// # Ok(())
@@ -482,7 +483,7 @@ impl Client {
     /// while let Some(item) = watch.next().await {
     ///     match item? {
     ///         WatchItem::Event { zxid, path, kind, .. } => println!("{zxid}: {path} {kind:?}"),
-    ///         WatchItem::Gap { resumed_at } => println!("read again what is there at {resumed_at}"),
+    ///         WatchItem::Gap { resumed_at } => println!("read again; gap up to {resumed_at}"),
     ///     }
     /// }
     /// # Ok(())

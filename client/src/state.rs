@@ -17,7 +17,8 @@ pub enum State {
     /// may expire: until [`Client::certain_until`](crate::Client::certain_until) it is alive for
     /// certain; after that only a server can tell.
     Suspended,
-    /// Connected again, with the same session: nothing is lost, ephemeral nodes and watches live on.
+    /// Connected again, with the same session: nothing is lost, its ephemeral nodes and watches
+    /// live on.
     Resumed,
     /// The servers ended the session. Its ephemeral nodes and watches are gone.
     Expired,
