@@ -90,3 +90,72 @@ pub(crate) async fn dial(name: String, at: Instant, within: Duration) -> io::Res
     stream.set_nodelay(true)?;
     Ok(stream)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dialer(servers: usize, seed: u64) -> Dialer {
+        Dialer::new((0..servers).map(|number| number.to_string()).collect(), seed)
+    }
+
+    #[test]
+    fn every_server_is_tried_at_once_before_any_is_tried_again() {
+        for seed in 0..100 {
+            let mut dialer = dialer(5, seed);
+            let mut tried = Vec::new();
+            for _ in 0..5 {
+                let (server, at_ms) = dialer.choose(1_000);
+                assert_eq!(at_ms, 1_000);
+                tried.push(server);
+                dialer.failed(server, 1_000, 0, 0);
+            }
+            tried.sort_unstable();
+            assert_eq!(tried, [0, 1, 2, 3, 4]);
+            let (_, at_ms) = dialer.choose(1_000);
+            assert!((1_010..=1_020).contains(&at_ms), "{at_ms}");
+        }
+    }
+
+    #[test]
+    fn clients_begin_with_different_servers() {
+        let firsts: Vec<String> = (0..30)
+            .map(|seed| {
+                let mut dialer = dialer(3, seed);
+                let (server, _) = dialer.choose(0);
+                dialer.name(server).to_owned()
+            })
+            .collect();
+        for name in ["0", "1", "2"] {
+            assert!(firsts.iter().any(|first| first == name), "{name} is never the first");
+        }
+    }
+
+    #[test]
+    fn pauses_grow_and_end_when_a_connection_was_well() {
+        let mut dialer = dialer(1, 7);
+        let mut now_ms = 0;
+        for _ in 0..20 {
+            dialer.failed(0, now_ms, 0, 0);
+            let (_, at_ms) = dialer.choose(now_ms);
+            assert!(at_ms > now_ms && at_ms <= now_ms + PAUSE_MAX_MS);
+            now_ms = at_ms;
+        }
+        dialer.failed(0, now_ms, 0, 0);
+        assert!(dialer.choose(now_ms).1 >= now_ms + PAUSE_MAX_MS / 2);
+        dialer.failed(0, now_ms, WELL_MS, 0);
+        assert!(dialer.choose(now_ms).1 <= now_ms + PAUSE_MS);
+    }
+
+    #[test]
+    fn a_server_that_asks_for_a_pause_gets_it() {
+        let mut dialer = dialer(2, 7);
+        dialer.failed(0, 0, 0, 500);
+        assert_eq!(dialer.choose(0), (1, 0));
+        dialer.failed(1, 0, 0, 700);
+        assert_eq!(dialer.choose(0), (0, 500));
+        // One that sends its clients away makes them wait before they dial any other.
+        dialer.sent_away(0, 1_000, 100);
+        assert_eq!(dialer.choose(1_000), (1, 1_100));
+    }
+}
