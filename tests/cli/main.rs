@@ -96,6 +96,8 @@ fn launch(dir: &Path, port: u16) -> (Child, String) {
             return (process, said);
         }
     }
+    process.kill().ok();
+    process.wait().ok();
     panic!("it ended early: {said}");
 }
 
