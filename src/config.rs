@@ -227,6 +227,7 @@ impl Config {
             members,
             timing: self.timing()?,
             storage: self.storage()?,
+            lost_data: false,
             exposed,
             cluster: self.cluster,
         })

@@ -78,6 +78,10 @@ pub(super) struct Args {
     /// Accept that clients and servers talk in plaintext over a network
     #[arg(long)]
     insecure: bool,
+    /// This member has run before and its data is lost: if the data directory is empty, take part
+    /// in no vote until the others have brought back what it had
+    #[arg(long)]
+    lost_data: bool,
     /// Write the process id into this file
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
@@ -118,8 +122,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.stop_with_stdin {
         std::thread::Builder::new().name("stdin".into()).spawn(stop_with_stdin)?;
     }
+    let lost_data = args.lost_data;
     let settings = match configure(args).and_then(Config::validate) {
-        Ok(settings) => settings,
+        Ok(settings) => server::Settings { lost_data, ..settings },
         Err(error) => {
             tracing::error!("{error}");
             return Ok(ExitCode::from(EXIT_CONFIG));

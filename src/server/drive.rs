@@ -336,7 +336,8 @@ fn stop_if_lost(notice: &Notice) {
             "this server's state differs from the leader's after transaction {zxid} (digest \
              {ours:016x}, the leader has {leaders:016x}): a fault of the hardware or the software. \
              The server stops before it answers anybody. Keep a copy of its data directory for an \
-             inquiry, empty the directory, and start it again: it fetches the state from the leader"
+             inquiry, empty the directory, and start it again with --lost-data: it fetches the state \
+             from the leader"
         ),
         Notice::NotUnderstood { zxid, why } => tracing::error!(
             "transaction {zxid} cannot be carried out: {why}. The server stops. Upgrade it to the \

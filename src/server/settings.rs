@@ -31,6 +31,8 @@ pub struct Settings {
     pub timing: Timing,
     /// How the disk is used.
     pub storage: StorageSettings,
+    /// The server has run before and has lost what it had.
+    pub lost_data: bool,
     /// Plaintext was asked for although an address can be reached from other machines.
     pub exposed: bool,
 }

@@ -116,6 +116,7 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
             log_dir: settings.log_dir.clone(),
             map_bytes: settings.storage.map_bytes,
             repairable: settings.members.len() > 1,
+            lost: settings.lost_data,
             ..store::Options::default()
         };
         let opened = store::open(&settings.data_dir, &identity, options)?;

@@ -231,8 +231,8 @@ impl StateFile {
             return Err(StoreError::unusable(
                 dir,
                 "both copies in its file `state` are damaged, and with them the promises this \
-                 server made; start with an empty directory while a majority of the other members \
-                 is up: the server then fetches everything from them",
+                 server made; start with an empty directory and --lost-data: the server then \
+                 fetches everything from the other members before it counts",
             ));
         };
         let disk = disk.clone();

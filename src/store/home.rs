@@ -31,6 +31,8 @@ pub struct Home {
     pub(super) map_bytes: usize,
     /// See [`Options::repairable`].
     pub(super) repairable: bool,
+    /// See [`Options::lost`].
+    pub(super) lost: bool,
     pub(super) lock: Arc<Lock>,
     next_tree: Arc<AtomicU64>,
 }
@@ -74,6 +76,7 @@ impl Home {
             segment_bytes: options.segment_bytes,
             map_bytes: options.map_bytes,
             repairable: options.repairable,
+            lost: options.lost,
             lock: Arc::new(Lock { _files: files }),
             next_tree: Arc::new(AtomicU64::new(1)),
         })

@@ -63,6 +63,9 @@ pub struct Options {
     /// Whether there are other members from which damage can be repaired. If not, a damaged
     /// directory is refused.
     pub repairable: bool,
+    /// Whether the server has run before and has lost what it had. An empty directory is then that
+    /// of a damaged server: see [`crate::zab::Durable::needs_repair`].
+    pub lost: bool,
     /// Where a test watches the disk.
     pub probe: Option<Probe>,
 }
@@ -74,6 +77,7 @@ impl Default for Options {
             map_bytes: 64 << 30,
             segment_bytes: 64 << 20,
             repairable: true,
+            lost: false,
             probe: None,
         }
     }

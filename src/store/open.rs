@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::disk::list;
 use super::env::{DAMAGE_MARK, STARTS, Tree, directory};
 use super::error::{IoContext, StoreError};
-use super::files::{Current, Owner, StateFile};
+use super::files::{Current, Owner, Promises, StateFile};
 use super::home::Home;
 use super::key::HashKey;
 use super::log::{Active, LogWriter, Segment, generation_of};
@@ -79,6 +79,10 @@ fn refuse_orphans(home: &Home) -> Result<(), StoreError> {
 /// Make the directory that of a server which has never run. A crash in between is no harm: until it
 /// is marked as formed, all of it is made anew.
 fn form(home: Home) -> Result<Opened, StoreError> {
+    if home.lost && !home.repairable {
+        let why = "its data is lost, and there are no other members that have it; restore a backup";
+        return Err(StoreError::unusable(&home.dir, why));
+    }
     let mut owner = Owner { identity: home.identity.clone(), formed: false };
     owner.write(&home.disk, &home.dir)?;
     home.remove_trees_but(None)?;
@@ -86,14 +90,19 @@ fn form(home: Home) -> Result<Opened, StoreError> {
     let (number, nodes) = found_tree(&home)?;
     let mut spares = Spares::open(&home)?;
     let active = spares.begin(1, Position::default(), false, 0)?;
-    let state = StateFile::create(&home.disk, &home.dir)?;
+    let mut state = StateFile::create(&home.disk, &home.dir)?;
+    let mut report = RecoveryReport { new: true, ..RecoveryReport::default() };
+    let durable = Durable { needs_repair: home.lost, ..Durable::default() };
+    if home.lost {
+        state.set(Promises { needs_repair: true, ..Promises::default() })?;
+        report.damage.push("what this server had is lost".into());
+    }
     Current { tree: number, log_floor: 0 }.write(&home.disk, &home.dir)?;
     owner.formed = true;
     owner.write(&home.disk, &home.dir)?;
     let end = Position::default();
     let log = LogWriter::new(home.clone(), state, spares, VecDeque::new(), active, end);
-    let report = RecoveryReport { new: true, ..RecoveryReport::default() };
-    Ok(Opened { log, nodes, durable: Durable::default(), report, home })
+    Ok(Opened { log, nodes, durable, report, home })
 }
 
 fn remove_segments(home: &Home) -> Result<(), StoreError> {
@@ -132,7 +141,8 @@ fn recover(home: Home) -> Result<Opened, StoreError> {
     let has_log = list(&home.log_dir)?.iter().any(|name| generation_of(name).is_some());
     if home.log_is_apart && !has_log {
         let why = "it holds no log; if it is a device of its own, mount it; if the log is lost, \
-                   empty the data directory too: the server then fetches everything from the others";
+                   empty the data directory too and start with --lost-data: the server then \
+                   fetches everything from the others before it counts";
         return Err(StoreError::unusable(&home.log_dir, why));
     }
     let state = StateFile::open(&home.disk, &home.dir)?;

@@ -215,6 +215,22 @@ fn damage_that_nobody_can_repair_is_refused_and_left_as_it_is() {
 }
 
 #[test]
+fn a_server_that_lost_its_data_does_not_count_until_it_is_repaired() {
+    let dir = tempdir().unwrap();
+    let lost = || Options { lost: true, ..options() };
+    let alone = Options { repairable: false, ..lost() };
+    let error = store::open(dir.path(), &identity(), alone).map(drop).unwrap_err();
+    assert!(error.to_string().contains("restore a backup"), "{error}");
+    assert!(store::open(dir.path(), &identity(), lost()).unwrap().durable.needs_repair);
+    let mut opened = open(dir.path());
+    assert!(opened.durable.needs_repair, "it is remembered");
+    opened.log.apply(&[Write::CurrentEpoch(epoch(1))]).unwrap();
+    drop(opened);
+    let again = store::open(dir.path(), &identity(), lost()).unwrap();
+    assert!(!again.durable.needs_repair, "it has what it needs");
+}
+
+#[test]
 fn a_log_directory_that_is_not_mounted_is_refused() {
     let (dir, log) = (tempdir().unwrap(), tempdir().unwrap());
     let apart = |log: &Path| Options { log_dir: Some(log.to_owned()), ..options() };
