@@ -1,0 +1,20 @@
+//! Invariant 9: what is committed would survive the loss of any minority: it is on the disks of a
+//! quorum.
+
+use conclave::zab::Position;
+
+use crate::disk::Disk;
+
+/// Asks the voters' disks.
+pub(crate) fn check<S: Clone + Default>(committed: Position, voters: &[Disk<S>]) {
+    // A server that knows its disk to be damaged counts in no quorum until it is repaired, so what
+    // it once acknowledged is as safe as if it still held it.
+    let holds = |disk: &&Disk<S>| disk.holds(committed) || disk.needs_repair();
+    let durable = voters.iter().filter(holds).count();
+    assert!(
+        durable > voters.len() / 2,
+        "{} is delivered but durable on only {durable} of {} disks",
+        committed.zxid,
+        voters.len()
+    );
+}
