@@ -62,6 +62,8 @@ pub const PENDING_BYTES: usize = 32 << 20;
 pub const WAITING_REQUESTS: usize = 100_000;
 /// The bytes of such writes.
 pub const WAITING_BYTES: usize = 64 << 20;
+/// The streams of forwarded writes that are over, remembered for each follower.
+pub const RETIRED_STREAMS: usize = 256;
 /// The sessions that a leader ends in one tick.
 pub const EXPIRIES_PER_TICK: usize = 2048;
 /// The container and TTL nodes that a leader looks at in one go.

@@ -26,6 +26,9 @@ pub(super) const SYSTEM: u64 = 0;
 /// What a leader remembers.
 pub(super) struct Lead {
     pub(super) epoch: Epoch,
+    /// The end of the history that it began with. It is committed, but if other disks are faster
+    /// than this server's own, it is not applied here yet.
+    history_end: Zxid,
     /// The clocks of all sessions.
     pub(super) sessions: Sessions,
     /// What is proposed and not committed yet, oldest first.
@@ -76,11 +79,12 @@ pub(super) struct Waiting {
 /// A stream of forwarded writes, as its receiver sees it.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
-    pub(super) name: Option<u64>,
-    /// The stream that came before it from the same server.
-    pub(super) retired: Option<u64>,
+    name: Option<u64>,
+    /// The streams that came before it from the same server, the latest last: what arrives late
+    /// of them is not to be taken for something new.
+    retired: VecDeque<u64>,
     /// The number of the next write.
-    pub(super) next: u64,
+    next: u64,
     /// Whether it was asked to begin again from `next`.
     pub(super) asked: bool,
 }
@@ -94,6 +98,26 @@ pub(super) enum Asker {
     Follower(ServerId, u64),
     /// This server, to judge somebody who wants to resume a session.
     Judge(Candidate),
+}
+
+impl Stream {
+    fn begin(&mut self, name: u64) {
+        if self.retired.len() == limits::RETIRED_STREAMS {
+            self.retired.pop_front();
+        }
+        self.retired.extend(self.name.replace(name));
+        self.next = 0;
+        self.asked = false;
+    }
+
+    /// How many writes of the stream of that name have arrived; `None` if it is over.
+    pub(super) fn received(&self, name: u64) -> Option<u64> {
+        match self.name {
+            Some(current) if current == name => Some(self.next),
+            Some(_) if self.retired.contains(&name) => None,
+            Some(_) | None => Some(0),
+        }
+    }
 }
 
 impl Lead {
@@ -165,7 +189,8 @@ impl Lead {
 
     /// The end of what this leader has proposed.
     pub(super) fn last_proposed(&self, applied: Zxid) -> Zxid {
-        self.in_flight.back().map_or(applied, |proposal| proposal.zxid)
+        let begun_with = applied.max(self.history_end);
+        self.in_flight.back().map_or(begun_with, |proposal| proposal.zxid)
     }
 
     /// Whether this server and a quorum of the voters have disk space.
@@ -198,6 +223,7 @@ impl<N: Nodes> Replica<N> {
         let records = self.nodes.sessions().map(|(session, record)| (session, record.timeout_ms));
         let mut lead = Box::new(Lead {
             epoch,
+            history_end: self.zab.last().zxid,
             sessions: Sessions::new(silence_ms, records),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -207,7 +233,7 @@ impl<N: Nodes> Replica<N> {
             low_space: BTreeSet::new(),
             moves: 0,
             candidates: VecDeque::new(),
-            time_ms: self.nodes.meta().time_ms,
+            time_ms: 0,
             asking: Vec::new(),
             mute: false,
             rounds: VecDeque::new(),
@@ -291,9 +317,10 @@ impl<N: Nodes> Replica<N> {
             self.reject(origin, code);
             return None;
         }
-        let digest = (self.applied, self.nodes.meta().digest);
+        let meta = self.nodes.meta();
+        let digest = (self.applied, meta.digest);
         let Part::Leading(lead) = &mut self.part else { return Some(work) };
-        lead.time_ms = lead.time_ms.max(self.time_ms);
+        lead.time_ms = lead.time_ms.max(self.time_ms).max(meta.time_ms);
         let Work { identities, request } = work;
         let txn = Txn {
             semantics: tree::SEMANTICS,
@@ -337,6 +364,8 @@ impl<N: Nodes> Replica<N> {
             match lead.sessions.standing(request.session, server) {
                 Standing::Owner => {}
                 Standing::Moved(_) => return Err(ErrorCode::SessionMoved),
+                // It may be in the history that is not applied here yet: the tree will judge.
+                Standing::Gone if self.applied < lead.history_end => {}
                 Standing::Gone => return Err(ErrorCode::SessionExpired),
             }
         }
@@ -354,12 +383,13 @@ impl<N: Nodes> Replica<N> {
         Ok(())
     }
 
-    /// Whether the same numbered write was proposed before, so that it must not be refused: it may
-    /// be carried out all the same.
+    /// Whether the same numbered write was, or may have been, proposed before, so that it must not
+    /// be refused: it may be carried out all the same.
     fn is_under_way(&self, request: &Request) -> bool {
         let Part::Leading(lead) = &self.part else { return false };
         request.xid != Xid(0)
-            && (lead.sessions.was_proposed(request.session, request.xid)
+            && (self.applied < lead.history_end
+                || lead.sessions.was_proposed(request.session, request.xid)
                 || self
                     .nodes
                     .session(request.session)
@@ -443,11 +473,10 @@ impl<N: Nodes> Replica<N> {
         let Forward { epoch, stream: name, first, requests } = forward;
         let stream = lead.streams.entry(from).or_default();
         if stream.name != Some(name) {
-            if stream.retired == Some(name) {
+            if stream.retired.contains(&name) {
                 return;
             }
-            let retired = stream.name;
-            *stream = Stream { name: Some(name), retired, next: 0, asked: false };
+            stream.begin(name);
         }
         if first > stream.next {
             if !std::mem::replace(&mut stream.asked, true) {

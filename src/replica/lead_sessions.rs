@@ -40,8 +40,9 @@ impl<N: Nodes> Replica<N> {
         }
         lead.sessions.report(from, touch.polled_ms);
         let stream = lead.streams.entry(from).or_default();
-        let received = if stream.name == Some(touch.stream) { stream.next } else { 0 };
-        if touch.forwarded > received && stream.retired != Some(touch.stream) {
+        if let Some(received) = stream.received(touch.stream)
+            && touch.forwarded > received
+        {
             stream.asked = true;
             let message = PeerMessage::Resend { epoch, stream: touch.stream, first: received };
             self.out.send.push((from, message));
