@@ -260,10 +260,10 @@ pub(super) fn generation_of(name: &str) -> Option<u64> {
 }
 
 /// Where a segment begins to be written.
-pub(super) fn activate(file: File, path: PathBuf, size: u64, header: &Header) -> Active {
+pub(super) fn activate(file: File, path: PathBuf, header: &Header) -> Active {
     Active {
         file,
-        segment: Segment { path, size, base: header.base },
+        segment: Segment { path, size: header.size, base: header.base },
         generation: header.generation,
         seed: header.seed(),
         written: HEADER_BYTES,

@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
+use conclave_proto::Zxid;
+
 use super::Home;
 use super::disk::list;
 use super::error::StoreError;
@@ -46,7 +48,7 @@ pub(super) fn read_log(
     floor: u64,
     applied: Position,
 ) -> Result<Recovered, StoreError> {
-    let mut found = find(home, floor)?;
+    let mut found = find(home, floor, applied.zxid)?;
     let mut reading = Reading::new(applied);
     let first = found.live.iter().rposition(|segment| segment.header.base.zxid <= applied.zxid);
     let mut cut_bytes = 0;
@@ -67,9 +69,9 @@ pub(super) fn read_log(
         reading.damage.get_or_insert(problem);
     }
     let active = found.live.pop().map(|last| {
-        let (offset, size) = (last.offset, last.size);
+        let offset = last.offset;
         let (path, header) = (last.path.clone(), last.header.clone());
-        let mut active = activate(last.into_file(), path, size, &header);
+        let mut active = activate(last.into_file(), path, &header);
         active.written = offset;
         active.synced = offset;
         active
@@ -106,7 +108,7 @@ struct Found {
     broken: Vec<PathBuf>,
 }
 
-fn find(home: &Home, floor: u64) -> Result<Found, StoreError> {
+fn find(home: &Home, floor: u64, applied: Zxid) -> Result<Found, StoreError> {
     let mut found = Found { generation: floor, ..Found::default() };
     for name in list(&home.log_dir)? {
         let Some(generation) = generation_of(&name) else { continue };
@@ -130,10 +132,6 @@ fn find(home: &Home, floor: u64) -> Result<Found, StoreError> {
             }
             Err(error) => return Err(error),
         };
-        if found.damage.is_some() {
-            // What comes after a gap is not known to be a part of the history.
-            continue;
-        }
         home.check_owner(&segment.header.identity, &home.log_dir)?;
         if segment.header.reset && generation != floor {
             // The snapshot it was begun for never came into force.
@@ -141,6 +139,15 @@ fn find(home: &Home, floor: u64) -> Result<Found, StoreError> {
             continue;
         }
         let base = segment.header.base.zxid;
+        if found.damage.is_some() {
+            if base > applied {
+                // What comes after a gap is not known to be a part of the history.
+                continue;
+            }
+            // Nothing before this segment is needed.
+            found.damage = None;
+            found.live.clear();
+        }
         while let Some(last) = found.live.pop_if(|last| last.header.base.zxid >= base) {
             found.void.push(last.path);
         }

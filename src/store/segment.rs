@@ -49,6 +49,8 @@ pub(super) struct Header {
     pub(super) reset: bool,
     /// The position before the first record. What earlier segments hold after it is void.
     pub(super) base: Position,
+    /// The length of the file.
+    pub(super) size: u64,
 }
 
 impl Header {
@@ -58,6 +60,7 @@ impl Header {
         contents.put_u32_le(self.salt);
         contents.put_u8(self.reset.into());
         put_position(&mut contents, self.base);
+        contents.put_u64_le(self.size);
         contents.put_u8(self.identity.server.get());
         contents.put_slice(self.identity.cluster.as_bytes());
         seal(MAGIC, &contents)
@@ -75,10 +78,11 @@ impl Header {
             let salt = reader.u32()?;
             let reset = reader.u8()? != 0;
             let base = reader.position()?;
+            let size = reader.u64()?;
             let server = ServerId::new(reader.u8()?)?;
             let cluster = std::str::from_utf8(reader.0).ok()?.to_owned();
             let identity = Identity { cluster, server };
-            Some(Header { identity, generation, salt, reset, base })
+            Some(Header { identity, generation, salt, reset, base, size })
         };
         parse().ok_or_else(damaged)
     }
@@ -160,6 +164,10 @@ impl SegmentReader {
         let mut bytes = vec![0; page];
         file.read_exact_at(&mut bytes, 0).at("read", path)?;
         let header = Header::decode(path, &bytes)?;
+        if size < header.size {
+            let what = format_args!("it has {size} bytes, not {}", header.size);
+            return Err(StoreError::damaged(path, what));
+        }
         let (seed, offset) = (header.seed(), HEADER_BYTES);
         let path = path.to_owned();
         Ok(SegmentReader {

@@ -114,7 +114,7 @@ impl Spares {
             .map_err(std::io::Error::other)
             .at("get a random salt for", &spare.path)?;
         let identity = self.home.identity.clone();
-        let header = Header { identity, generation, salt, reset, base };
+        let header = Header { identity, generation, salt, reset, base, size: spare.size };
         let disk = &self.home.disk;
         let file = disk.open(&spare.path)?;
         disk.write(&file, &spare.path, 0, &header.encode())?;
@@ -122,7 +122,7 @@ impl Spares {
         let path = segment_path(&self.home.log_dir, generation);
         disk.rename(&spare.path, &path)?;
         disk.sync_dir(&self.home.log_dir)?;
-        Ok(activate(file, path, spare.size, &header))
+        Ok(activate(file, path, &header))
     }
 
     fn take(&mut self, needed: u64) -> Result<Spare, StoreError> {
