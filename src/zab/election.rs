@@ -41,10 +41,13 @@ pub(super) struct Looking {
 
 impl Looking {
     pub(super) fn new(core: &mut Core) -> Looking {
-        let exponent = core.failures.min(4);
+        // Each attempt uses up an epoch: what keeps failing must not do so at full speed.
         let rest = match core.failures {
             0 => 0,
-            _ => 1 + core.dice.below(core.heartbeat() << exponent),
+            failures => {
+                let most = (core.heartbeat() << failures.min(16)).min(8 * core.silence());
+                1 + core.dice.below(most)
+            }
         };
         Looking {
             ballots: BTreeMap::new(),
