@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::limits::{SESSION_TIMEOUT_MAX_MS, SESSION_TIMEOUT_MIN_MS};
 use crate::server::{Member, Settings, StorageSettings, Timing};
+use crate::wire::Word;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +72,10 @@ pub struct Config {
     pub insecure: bool,
     /// The members of the ensemble; none: this server is alone.
     pub members: Vec<MemberConfig>,
+    /// Whoever has this identity of the scheme `digest`, `user:hash`, may do everything.
+    pub super_digest: Option<String>,
+    /// The four-letter words that are answered on the port of ZooKeeper's protocol; `*`: all.
+    pub words: Vec<String>,
     /// How time passes.
     pub timing: TimingConfig,
     /// The bounds of session timeouts.
@@ -147,6 +152,8 @@ impl Default for Config {
             admin_enabled: true,
             insecure: false,
             members: Vec::new(),
+            super_digest: None,
+            words: vec!["srvr".into(), "isro".into()],
             timing: TimingConfig::default(),
             sessions: SessionsConfig::default(),
             storage: StorageConfig::default(),
@@ -229,6 +236,8 @@ impl Config {
             storage: self.storage()?,
             lost_data: false,
             exposed,
+            super_digest: self.super_digest()?,
+            words: self.words()?,
             cluster: self.cluster,
         })
     }
@@ -296,6 +305,43 @@ impl Config {
         let remedy = "set insecure = true (--insecure) if the network is trusted, or listen on \
                       127.0.0.1";
         Err(invalid(key, problem, remedy))
+    }
+
+    fn super_digest(&self) -> Result<Option<String>, ConfigError> {
+        let Some(digest) = &self.super_digest else { return Ok(None) };
+        let well_formed = digest.split_once(':').is_some_and(|(user, hash)| {
+            // The base64 form of 20 bytes.
+            !user.is_empty() && hash.len() == 28 && hash.ends_with('=')
+        });
+        if well_formed {
+            return Ok(Some(digest.clone()));
+        }
+        // It is not shown: it might be the password itself.
+        let problem = "is not user:base64(sha1(user:password))";
+        Err(invalid(
+            "super_digest",
+            problem,
+            "hash it: printf user:password | openssl sha1 -binary | base64, and put user: before it",
+        ))
+    }
+
+    fn words(&self) -> Result<BTreeSet<Word>, ConfigError> {
+        let mut words = BTreeSet::new();
+        for text in &self.words {
+            match Word::parse(text) {
+                Some(word) => words.extend([word]),
+                None if text == "*" => words.extend(Word::all()),
+                None => {
+                    let problem = format!("{text:?} is not a four-letter word");
+                    return Err(invalid(
+                        "words",
+                        problem,
+                        "use words such as srvr, mntr, ruok, or *",
+                    ));
+                }
+            }
+        }
+        Ok(words)
     }
 
     fn timing(&self) -> Result<Timing, ConfigError> {
@@ -420,6 +466,8 @@ mod tests {
             ("data_dir = '/d'\nclient = 'nowhere'", "client"),
             ("data_dir = '/d'\nclient = '0.0.0.0:1'", "insecure = true"),
             ("data_dir = '/d'\nzookeeper = '0.0.0.0:1'", "`zookeeper`: 0.0.0.0:1 can be reached"),
+            ("data_dir = '/d'\nsuper_digest = 'super:secret'", "`super_digest`"),
+            ("data_dir = '/d'\nwords = ['who?']", "`words`"),
             ("data_dir = '/d'\ntiming.tick_ms = 0", "`timing.tick_ms`"),
             ("data_dir = '/d'\ntiming.heartbeat_ms = 1", "`timing.heartbeat_ms`"),
             ("data_dir = '/d'\ntiming.silence_ms = 100", "`timing.silence_ms`"),

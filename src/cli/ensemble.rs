@@ -104,6 +104,7 @@ impl Layout {
             "# Written by `conclave dev`; start this server alone with `conclave serve --config`.\n\
              id = {id}\n\
              cluster = \"dev\"\n\
+             words = [\"*\"]\n\
              data_dir = {}\n\
              client = \"127.0.0.1:{}\"\n\
              zookeeper = \"127.0.0.1:{}\"\n\

@@ -4,6 +4,7 @@
 //! sessions say who is alive, the hub tells watchers and answers clients in order of zxid.
 
 mod apply;
+mod authenticate;
 mod client;
 mod connect;
 mod follow;
@@ -168,4 +169,6 @@ pub struct Config {
     pub session_timeout_min_ms: u32,
     /// The longest session timeout granted, in ms.
     pub session_timeout_max_ms: u32,
+    /// Whoever has this identity of the scheme `digest` (`user:hash`) may do everything.
+    pub super_digest: Option<String>,
 }

@@ -136,6 +136,16 @@ impl<N: Nodes> Replica<N> {
             }
             return;
         }
+        if let Op::Authenticate { scheme, credentials } = &op {
+            // At once, since whatever comes after it is done in the new name: a write may leave
+            // before the requests that came before it are answered.
+            let result = self.authenticate(conn, scheme, credentials);
+            if let Some(client) = self.clients.get_mut(&conn) {
+                client.queue.push(xid, SlotState::Answered(Answer { zxid: None, result }));
+            }
+            self.drain(conn);
+            return;
+        }
         let need = match (level, &op) {
             (ReadLevel::Linearizable, _) | (_, Op::Sync { .. }) => Need::Index,
             (ReadLevel::AtLeast(zxid), _) if zxid > applied => Need::Applied(zxid),
@@ -306,8 +316,6 @@ impl<N: Nodes> Replica<N> {
         } else if let Op::Unwatch { id } = op {
             let removed = self.hub.unset(Watcher(conn.0), id);
             if removed { Ok(Reply::Done) } else { Err(ErrorCode::NoWatcher.into()) }
-        } else if let Op::Authenticate { .. } = op {
-            Err(ErrorCode::AuthFailed.into())
         } else if let Op::WhoAmI = op {
             let identities = self.clients.get(&conn).map(|client| client.identities.to_vec());
             Ok(Reply::Identities(identities.unwrap_or_default()))

@@ -1,8 +1,8 @@
 //! All clients of a server.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,12 +13,14 @@ use tokio::task::spawn_local;
 
 use crate::limits::HANDSHAKES_PER_ADDRESS;
 use crate::replica::{ConnId, Input, ToClient};
-use crate::wire::Wire;
+use crate::wire::words::{ConnectionFacts, Traffic};
+use crate::wire::{Wire, Word};
 
 use super::clock::Clock;
 use super::connection::{self, Client, Flushed, SHARED_BYTES, refusal};
 use super::inbox::Inbox;
 use super::metrics::Metrics;
+use super::settings::Settings;
 
 /// How long a client that is refused for lack of room should wait, in ms.
 const NO_ROOM_BACKOFF_MS: u32 = 1000;
@@ -29,6 +31,10 @@ pub(super) struct Clients {
     pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
     pub(super) inbox: Rc<Inbox>,
+    /// The four-letter words that are answered.
+    pub(super) words: BTreeSet<Word>,
+    /// What ZooKeeper's clients have sent and received.
+    pub(super) traffic: Cell<Traffic>,
     /// What all connections read into.
     pub(super) shared: RefCell<BytesMut>,
     /// The most there may be.
@@ -114,7 +120,7 @@ impl Drop for Stranger {
 
 impl Clients {
     pub(super) fn new(
-        id: ServerId,
+        settings: &Settings,
         clock: Clock,
         metrics: Arc<Metrics>,
         inbox: Rc<Inbox>,
@@ -122,7 +128,9 @@ impl Clients {
     ) -> Rc<Clients> {
         assert!(limit < 1 << PLACE_BITS, "a connection's place has {PLACE_BITS} bits");
         Rc::new(Clients {
-            id,
+            id: settings.id,
+            words: settings.words.clone(),
+            traffic: Cell::default(),
             clock,
             metrics,
             inbox,
@@ -135,9 +143,9 @@ impl Clients {
     }
 
     /// A client has connected.
-    pub(super) fn accept(self: &Rc<Self>, socket: TcpStream, address: IpAddr, mut wire: Wire) {
+    pub(super) fn accept(self: &Rc<Self>, socket: TcpStream, address: SocketAddr, mut wire: Wire) {
         let room = self.table.borrow().len() < self.limit;
-        let stranger = if room { Stranger::new(self, address) } else { None };
+        let stranger = if room { Stranger::new(self, address.ip()) } else { None };
         let Some(stranger) = stranger else {
             self.metrics.connections_refused.inc();
             let message = refusal(
@@ -153,9 +161,9 @@ impl Clients {
         };
         self.metrics.connections_accepted.inc();
         let (reading, writing) = socket.into_split();
-        let client = self.table.borrow_mut().insert(|id| Client::new(id, writing, wire));
+        let client = self.table.borrow_mut().insert(|id| Client::new(id, address, writing, wire));
         self.count();
-        let identities = vec![Identity { scheme: "ip".into(), id: address.to_string() }];
+        let identities = vec![Identity { scheme: "ip".into(), id: address.ip().to_string() }];
         let task =
             connection::converse(self.clone(), client.clone(), reading, identities, stranger);
         let task = spawn_local(task).abort_handle();
@@ -244,6 +252,17 @@ impl Clients {
         self.settle(client, flushed);
     }
 
+    /// Says something that is no message, and closes.
+    pub(super) fn say(self: &Rc<Self>, client: &Rc<Client>, text: &str) {
+        let flushed = {
+            let mut state = client.state.borrow_mut();
+            state.say(text);
+            state.end();
+            state.write()
+        };
+        self.settle(client, flushed);
+    }
+
     /// A connection's task is about to end.
     pub(super) fn gone(&self, client: &Rc<Client>) {
         client.state.borrow_mut().close();
@@ -262,6 +281,24 @@ impl Clients {
     pub(super) fn waiting(&self) -> usize {
         let table = self.table.borrow();
         table.places.iter().flatten().map(|client| client.state.borrow().waiting()).sum()
+    }
+
+    /// The requests of all clients that have no answer yet.
+    pub(super) fn outstanding(&self) -> usize {
+        self.table.borrow().places.iter().flatten().map(|client| client.queued()).sum()
+    }
+
+    /// What is known of each of ZooKeeper's clients.
+    pub(super) fn facts(&self, with_watches: bool) -> Vec<ConnectionFacts> {
+        let table = self.table.borrow();
+        table.places.iter().flatten().filter_map(|client| client.facts(with_watches)).collect()
+    }
+
+    /// Forgets what each of them has sent and received.
+    pub(super) fn reset_traffic(&self) {
+        for client in self.table.borrow().places.iter().flatten() {
+            client.state.borrow_mut().reset_traffic();
+        }
     }
 
     /// How many clients there are.

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::mem;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -27,11 +28,13 @@ use tokio_util::io::poll_read_buf;
 
 use crate::limits::{CLIENT_ANSWERS_BYTES, CLIENT_OUTBOX_BYTES, IN_FLIGHT};
 use crate::replica::{ConnId, Input};
-use crate::wire::{Inbound, Malformed, Then, Wire};
+use crate::wire::words::{ConnectionFacts, Traffic};
+use crate::wire::{Inbound, Malformed, Then, Wire, Word};
 
 use super::clients::Clients;
 use super::clock;
 use super::metrics::Kind;
+use super::words;
 
 /// How long a client may take until it has a session.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -57,6 +60,8 @@ const KEPT_IN_FLIGHT: usize = 64;
 /// A client's connection.
 pub(super) struct Client {
     pub(super) id: ConnId,
+    /// Where it comes from.
+    address: SocketAddr,
     pub(super) state: RefCell<State>,
     /// Rung when reading may go on, or the handshake is over.
     pub(super) resume: Notify,
@@ -113,7 +118,12 @@ pub(super) enum Flushed {
 }
 
 impl Client {
-    pub(super) fn new(id: ConnId, socket: OwnedWriteHalf, wire: Wire) -> Client {
+    pub(super) fn new(
+        id: ConnId,
+        address: SocketAddr,
+        socket: OwnedWriteHalf,
+        wire: Wire,
+    ) -> Client {
         let state = State {
             socket: Some(Rc::new(socket)),
             wire,
@@ -132,7 +142,25 @@ impl Client {
             answers: 0,
         };
         let (resume, task) = (Notify::new(), RefCell::new(None));
-        Client { id, state: RefCell::new(state), resume, task }
+        Client { id, address, state: RefCell::new(state), resume, task }
+    }
+
+    /// How many of its requests have no answer.
+    pub(super) fn queued(&self) -> usize {
+        self.state.borrow().asked.len()
+    }
+
+    /// What is known of it, if it is one of ZooKeeper's.
+    pub(super) fn facts(&self, with_watches: bool) -> Option<ConnectionFacts> {
+        let state = self.state.borrow();
+        let Wire::ZooKeeper(wire) = &state.wire else { return None };
+        Some(ConnectionFacts {
+            address: self.address,
+            session: wire.session(),
+            queued: state.asked.len(),
+            traffic: wire.traffic,
+            watched: if with_watches { wire.watched() } else { Vec::new() },
+        })
     }
 }
 
@@ -176,11 +204,30 @@ impl State {
     fn answered(&mut self, clients: &Clients, error: Option<ErrorCode>) {
         let Some(asked) = self.asked.pop_front() else { return };
         let took_us = clients.clock.micros().saturating_sub(asked.at_us);
+        if let Wire::ZooKeeper(wire) = &mut self.wire {
+            wire.traffic.answered(took_us);
+            let mut all = clients.traffic.get();
+            all.answered(took_us);
+            all.received += 1;
+            all.sent += 1;
+            clients.traffic.set(all);
+        }
         if let Some(kind) = asked.kind {
             clients.metrics.answered(kind, error, took_us);
         }
         if self.asked.is_empty() && self.asked.capacity() > KEPT_IN_FLIGHT {
             self.asked = VecDeque::new();
+        }
+    }
+
+    /// Puts a text into the outbox as it is.
+    pub(super) fn say(&mut self, text: &str) {
+        self.waiting.extend_from_slice(text.as_bytes());
+    }
+
+    pub(super) fn reset_traffic(&mut self) {
+        if let Wire::ZooKeeper(wire) = &mut self.wire {
+            wire.traffic = Traffic::default();
         }
     }
 
@@ -314,7 +361,10 @@ pub(super) async fn converse(
         Ok(Err(end)) => Err(end),
         Err(_) => Err(End::Malformed(Malformed("no session in time".into()))),
     };
-    if let Err(End::Malformed(why)) = said {
+    if let Err(End::Word(word)) = said {
+        words::answer(&clients, &client, word).await;
+        reader.discard().await;
+    } else if let Err(End::Malformed(why)) = said {
         clients.metrics.malformed.inc();
         tracing::debug!(%why, "closing a client's connection");
         clients.refuse(&client, ErrorCode::BadArguments, &why.to_string());
@@ -329,6 +379,8 @@ enum End {
     Closed,
     /// What came does not follow the protocol.
     Malformed(Malformed),
+    /// It was a word, to which there is one answer.
+    Word(Word),
 }
 
 impl From<Malformed> for End {
@@ -348,6 +400,7 @@ async fn greet(
         let said = client.state.borrow_mut().next(&mut reader.received)?;
         match said {
             Some(Inbound::Message(ClientMessage::Connect(connect))) => break connect,
+            Some(Inbound::Word(word)) => return Err(End::Word(word)),
             Some(_) => return Err(Malformed("the first message is no handshake".into()).into()),
             None => reader.fill(clients).await?,
         }

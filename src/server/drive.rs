@@ -21,6 +21,7 @@ use super::inbox::{Inbox, Waiting};
 use super::metrics::Metrics;
 use super::settings::StorageSettings;
 use super::transfers::Transfers;
+use super::words::Shown;
 use super::{EXIT_DIVERGED, Stop};
 
 /// The tree's file is called almost full beyond this part of its map, in percent.
@@ -44,6 +45,7 @@ pub(super) struct Drive {
     pub(super) metrics: Arc<Metrics>,
     pub(super) storage: StorageSettings,
     pub(super) stop: Rc<Stop>,
+    pub(super) shown: Shown,
     pub(super) state: DriveState,
 }
 
@@ -91,6 +93,9 @@ impl Drive {
         for answer in waiting.asking.drain(..) {
             // Whoever asked may be gone.
             answer.send(self.report()).ok();
+        }
+        for (word, answer) in waiting.words.drain(..) {
+            answer.send(self.word(word)).ok();
         }
         self.state.waiting = waiting;
     }

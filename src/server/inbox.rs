@@ -13,6 +13,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::peers::Chunk;
 use crate::replica::Input;
+use crate::wire::Word;
 
 use super::admin::Report;
 
@@ -32,6 +33,8 @@ pub(super) struct Waiting {
     pub(super) parts: Vec<(ServerId, Part)>,
     /// Those who want to know how the server is.
     pub(super) asking: Vec<oneshot::Sender<Report>>,
+    /// Those who ask with a four-letter word.
+    pub(super) words: Vec<(Word, oneshot::Sender<String>)>,
 }
 
 /// A part of a snapshot, or the word that some were taken.
@@ -50,7 +53,10 @@ pub(super) enum Part {
 
 impl Waiting {
     fn is_empty(&self) -> bool {
-        self.inputs.is_empty() && self.parts.is_empty() && self.asking.is_empty()
+        self.inputs.is_empty()
+            && self.parts.is_empty()
+            && self.asking.is_empty()
+            && self.words.is_empty()
     }
 }
 
@@ -65,6 +71,10 @@ impl Inbox {
 
     pub(super) fn ask(&self, answer: oneshot::Sender<Report>) {
         self.put(|waiting| waiting.asking.push(answer));
+    }
+
+    pub(super) fn ask_word(&self, word: Word, answer: oneshot::Sender<String>) {
+        self.put(|waiting| waiting.words.push((word, answer)));
     }
 
     fn put(&self, add: impl FnOnce(&mut Waiting)) {

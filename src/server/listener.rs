@@ -36,7 +36,7 @@ pub(super) async fn accept(listener: TcpListener, clients: Rc<Clients>, wire: im
             Ok((socket, address)) => {
                 // A connection that is gone already is found out by its task.
                 socket.set_nodelay(true).ok();
-                clients.accept(socket, address.ip(), wire());
+                clients.accept(socket, address, wire());
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a client");

@@ -25,6 +25,7 @@ mod metrics;
 mod settings;
 mod start;
 mod transfers;
+mod words;
 
 pub use settings::{Member, Settings, StorageSettings, Timing};
 pub use start::{EXIT_DATA, EXIT_DIVERGED, EXIT_UNAVAILABLE, StartError, run};

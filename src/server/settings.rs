@@ -1,10 +1,13 @@
 //! What a server needs to be told before it starts.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use conclave_proto::ServerId;
+
+use crate::wire::Word;
 
 /// One server's settings: what the configuration comes down to once it is checked.
 #[derive(Clone, Debug)]
@@ -27,6 +30,10 @@ pub struct Settings {
     pub admin: Option<SocketAddr>,
     /// Every member of the ensemble, this server included.
     pub members: Vec<Member>,
+    /// Whoever has this identity of the scheme `digest`, `user:hash`, may do everything.
+    pub super_digest: Option<String>,
+    /// The four-letter words that are answered on the port of ZooKeeper's protocol.
+    pub words: BTreeSet<Word>,
     /// How time passes.
     pub timing: Timing,
     /// How the disk is used.

@@ -29,6 +29,7 @@ use super::drive::{Drive, DriveState};
 use super::inbox::{Inbox, Part};
 use super::metrics::Metrics;
 use super::transfers::Transfers;
+use super::words::Shown;
 use super::{Settings, admin, listener};
 
 /// The exit code when an address cannot be listened on (`EX_UNAVAILABLE` of sysexits.h).
@@ -209,7 +210,7 @@ fn start(
     let metrics = Metrics::new();
     let stop = Rc::new(Stop::default());
     let limit = CONNECTIONS.min(files.saturating_sub(RESERVED_FILES));
-    let clients = Clients::new(settings.id, clock, metrics.clone(), inbox.clone(), limit);
+    let clients = Clients::new(settings, clock, metrics.clone(), inbox.clone(), limit);
     let links = link(settings, ports.peer, inbox.clone());
     let scribe =
         Scribe { writer: opened.log, clock, outcomes: outcomes.clone(), metrics: metrics.clone() };
@@ -233,6 +234,7 @@ fn start(
         metrics: metrics.clone(),
         storage: settings.storage,
         stop: stop.clone(),
+        shown: Shown::new(settings, files),
         state: DriveState::default(),
     };
     spawn_local(drive.run());
@@ -271,6 +273,7 @@ fn replica_config(settings: &Settings) -> replica::Config {
         tick_ms: u32::try_from(timing.tick.as_millis()).expect("a tick is at most a second"),
         session_timeout_min_ms,
         session_timeout_max_ms,
+        super_digest: settings.super_digest.clone(),
     }
 }
 

@@ -24,6 +24,12 @@ pub const SEMANTICS: u16 = 1;
 /// Nodes that exist by themselves or not at all: clients neither create nor delete them.
 const RESERVED: [&str; 4] = ["/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"];
 
+/// Where ZooKeeper shows the members of the ensemble.
+const CONFIG: &str = "/zookeeper/config";
+
+/// What it says as long as members cannot be changed by way of it.
+const CONFIG_TEXT: &[u8] = b"version=0";
+
 /// The longest time to live, in ms: ZooKeeper's 40 bits, some 34 years.
 const TTL_MAX_MS: u64 = (1 << 40) - 1;
 
@@ -71,12 +77,34 @@ pub enum SessionChange {
     Closed(SessionId),
 }
 
-/// Put in place what exists before the first transaction: the root.
+/// Put in place what exists before the first transaction: the root, and the nodes that every
+/// client of ZooKeeper finds there.
 pub fn found(nodes: &mut impl Nodes) {
     let mut draft = Draft::new(nodes);
-    let acl = acl::share(&Acl::open());
-    draft.create(&ZPath::root(), new_node(Some(Bytes::new()), acl, Zxid::ZERO, 0));
+    for path in RESERVED {
+        let path = ZPath::new(path).expect("a reserved path is a path");
+        let data = if path.as_str() == CONFIG { CONFIG_TEXT } else { b"" };
+        let acl = acl::share(&Acl::open());
+        let mut node = new_node(Some(Bytes::from_static(data)), acl, Zxid::ZERO, 0);
+        if path.as_str() == CONFIG {
+            let acl = Acl::open().into_iter().map(|line| Acl { perms: Perms::READ, ..line });
+            node.acl = acl.collect();
+            node.version = -1;
+            node.aversion = -1;
+        }
+        // These children were never created: so it is that ZooKeeper counts -1 and -2 changes.
+        node.num_children = reserved_children(&path);
+        draft.create(&path, node);
+    }
     draft.commit();
+}
+
+/// How many children of a node exist without ever having been created.
+pub(super) fn reserved_children(path: &ZPath) -> u32 {
+    let children = RESERVED
+        .iter()
+        .filter(|child| ZPath::new(child).is_ok_and(|child| child.parent().as_ref() == Some(path)));
+    u32::try_from(children.count()).expect("there are four of them")
 }
 
 /// Apply the transaction at `zxid`, the next one of the history; `chain` is the checksum of the

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use conclave_proto::{Lifetime, SessionId, ZPath};
 
+use super::apply::reserved_children;
 use super::digest::digest_of_session;
 use super::draft::Tally;
 use super::nodes::{Meta, Nodes};
@@ -62,7 +63,7 @@ impl<N: Nodes> Audit<'_, N> {
         if node.num_children != children {
             return Err(format!("{path} has {children} children, but counts {node:?}"));
         }
-        if u64::from(children) > node.children_created {
+        if u64::from(children - reserved_children(path)) > node.children_created {
             return Err(format!("{path} has more children than were ever created: {node:?}"));
         }
         let is_ephemeral = node.lifetime == Lifetime::Ephemeral;

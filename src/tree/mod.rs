@@ -10,6 +10,9 @@
 //! ([`Node::is_due`] is the rule for both). A *sequential* node is an ordinary one whose name the
 //! tree completes with the number of children its parent ever had.
 //!
+//! Four nodes exist by themselves and are neither created nor deleted: the root, and `/zookeeper`
+//! with `config` and `quota` in it, which ZooKeeper's clients expect ([`found`]).
+//!
 //! Beside the nodes, the state holds the sessions ([`SessionRecord`]), because who owns an ephemeral
 //! node and whether a retried write was applied must survive any server; and [`Meta`]: how far the
 //! history is applied, the leader's clock, and a [digest](digest_of_node) of all of it.

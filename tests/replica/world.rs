@@ -115,6 +115,7 @@ impl World {
             tick_ms: u32::try_from(TICK_MS).unwrap(),
             session_timeout_min_ms: 1_000,
             session_timeout_max_ms: 60_000,
+            super_digest: None,
         };
         let server = self.servers.get_mut(&id).unwrap();
         assert!(server.running.is_none());

@@ -35,7 +35,8 @@ use conclave_proto::{
 
 use crate::limits::{HANDSHAKE_FRAME_BYTES, JUTE_FRAME_BYTES};
 
-use super::{Inbound, Malformed, Then, words};
+use super::words::{self, Traffic};
+use super::{Inbound, Malformed, Then};
 use codec::Body;
 use numbers::{Code, PING_XID};
 use request::{Answer, Asked, Rearm};
@@ -63,6 +64,9 @@ pub struct Connection {
     succeeded: bool,
     /// The server is about to stop: the connection ends when everything is answered.
     leaving: bool,
+    session: Option<(SessionId, u32)>,
+    /// What was received and sent.
+    pub traffic: Traffic,
 }
 
 /// How far a connection has come.
@@ -102,7 +106,19 @@ impl Connection {
             failed: None,
             succeeded: false,
             leaving: false,
+            session: None,
+            traffic: Traffic::default(),
         }
+    }
+
+    /// Its session and the session's timeout in ms.
+    pub fn session(&self) -> Option<(SessionId, u32)> {
+        self.session
+    }
+
+    /// The paths that it watches, in order.
+    pub fn watched(&self) -> Vec<ZPath> {
+        self.watches.paths().cloned().collect()
     }
 
     /// Takes the next thing that the client says from what has been received; `None`: more has to
@@ -144,6 +160,7 @@ impl Connection {
     }
 
     fn request(&mut self, frame: Bytes) -> Result<Inbound, Malformed> {
+        self.traffic.received += 1;
         let length = frame.len();
         let mut body = Body::new(frame);
         let (Ok(xid), Ok(kind)) = (body.int(), body.int()) else {
@@ -198,10 +215,12 @@ impl Connection {
 
     /// Appends what a client is to be told.
     pub fn write(&mut self, message: &ServerMessage, out: &mut BytesMut) -> Then {
+        self.traffic.sent += 1;
         match message {
             ServerMessage::Connected(connected) => {
                 reply::put_connected(Some(connected), self.knows_read_only(), out);
                 self.stage = Stage::Open;
+                self.session = Some((connected.session, connected.timeout_ms));
             }
             ServerMessage::Refused(refused) => {
                 let greeted = matches!(self.stage, Stage::Greeted { .. });

@@ -123,6 +123,11 @@ impl Watches {
         })
     }
 
+    /// The paths that are watched, in order.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &ZPath> {
+        self.set.keys()
+    }
+
     /// The persistent watch there.
     pub(super) fn persistent(&self, path: &ZPath) -> Option<WatchKind> {
         self.set.get(path)?.persistent

@@ -1,0 +1,67 @@
+//! Who a client is: what it can show beside its address.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use conclave_proto::{ErrorCode, Fault, Identity, Reply};
+use sha1::{Digest, Sha1};
+
+use crate::limits;
+use crate::tree::Nodes;
+
+use super::ConnId;
+use super::machine::Replica;
+
+impl<N: Nodes> Replica<N> {
+    /// Add an identity to a connection. It holds for the requests that come after this one.
+    ///
+    /// # Errors
+    /// `AuthFailed` if the scheme is not known or the credentials are refused.
+    pub(super) fn authenticate(
+        &mut self,
+        conn: ConnId,
+        scheme: &str,
+        credentials: &[u8],
+    ) -> Result<Reply, Fault> {
+        let Some(client) = self.clients.get_mut(&conn) else {
+            return Err(ErrorCode::SessionExpired.into());
+        };
+        let mut identities = client.identities.to_vec();
+        match scheme {
+            "digest" => {
+                let id = digest_identity(credentials).ok_or(ErrorCode::AuthFailed)?;
+                if self.config.super_digest.as_ref().is_some_and(|digest| is_same(digest, &id)) {
+                    add(&mut identities, Identity { scheme: "super".into(), id: String::new() });
+                }
+                add(&mut identities, Identity { scheme: "digest".into(), id });
+            }
+            // The address is known without being told.
+            "ip" => {}
+            _ => return Err(ErrorCode::AuthFailed.into()),
+        }
+        if identities.len() > limits::IDENTITIES {
+            return Err(ErrorCode::AuthFailed.into());
+        }
+        client.identities = identities.into();
+        Ok(Reply::Done)
+    }
+}
+
+fn add(identities: &mut Vec<Identity>, identity: Identity) {
+    if !identities.contains(&identity) {
+        identities.push(identity);
+    }
+}
+
+/// `user:hash` for `user:password`, as ZooKeeper's scheme `digest` has it: the hash covers both.
+fn digest_identity(credentials: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(credentials).ok()?;
+    let user = text.split(':').next().unwrap_or_default();
+    let id = format!("{user}:{}", STANDARD.encode(Sha1::digest(credentials)));
+    (id.len() <= limits::IDENTITY_BYTES).then_some(id)
+}
+
+/// Takes the same time wherever the difference lies.
+fn is_same(a: &str, b: &str) -> bool {
+    let differences = a.bytes().zip(b.bytes()).fold(0, |found, (a, b)| found | (a ^ b));
+    a.len() == b.len() && differences == 0
+}
