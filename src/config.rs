@@ -95,6 +95,9 @@ pub struct MemberConfig {
     /// Whether it follows without a vote.
     #[serde(default)]
     pub observer: bool,
+    /// Where ZooKeeper's clients reach it, `host:port`: they are told in `/zookeeper/config`.
+    #[serde(default)]
+    pub zookeeper: Option<String>,
 }
 
 /// How time passes, in ms. The defaults suit a LAN.
@@ -255,7 +258,7 @@ impl Config {
     fn members(&self, id: ServerId) -> Result<Vec<Member>, ConfigError> {
         if self.members.is_empty() {
             let peer = self.peer.to_string();
-            return Ok(vec![Member { id, peer, observer: false }]);
+            return Ok(vec![Member { id, peer, observer: false, zookeeper: None }]);
         }
         let mut seen = BTreeSet::new();
         let mut members = Vec::with_capacity(self.members.len());
@@ -265,13 +268,10 @@ impl Config {
                 let problem = format!("{member_id} is listed twice");
                 return Err(invalid("members.id", problem, "give each server its own id"));
             }
-            let port = member.peer.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
-            let Some((1.., Ok(1..))) = port.map(|(host, port)| (host.len(), port)) else {
-                let problem = format!("{:?} is not an address", member.peer);
-                return Err(invalid("members.peer", problem, "write it as host:port"));
-            };
-            let peer = member.peer.clone();
-            members.push(Member { id: member_id, peer, observer: member.observer });
+            let peer = address("members.peer", &member.peer)?;
+            let zookeeper = member.zookeeper.as_deref();
+            let zookeeper = zookeeper.map(|text| address("members.zookeeper", text)).transpose()?;
+            members.push(Member { id: member_id, peer, observer: member.observer, zookeeper });
         }
         if !seen.contains(&id) {
             let problem = format!("does not list this server, {id}");
@@ -418,6 +418,15 @@ fn merge(under: &mut toml::Table, over: toml::Table) {
     }
 }
 
+/// `host:port`.
+fn address(key: &str, text: &str) -> Result<String, ConfigError> {
+    let parts = text.rsplit_once(':').map(|(host, port)| (host.len(), port.parse::<u16>()));
+    if let Some((1.., Ok(1..))) = parts {
+        return Ok(text.to_owned());
+    }
+    Err(invalid(key, format!("{text:?} is not an address"), "write it as host:port"))
+}
+
 fn server_id(key: &str, number: u8) -> Result<ServerId, ConfigError> {
     ServerId::new(number)
         .ok_or_else(|| invalid(key, format!("{number} is not a server id"), "use 1 to 254"))
@@ -476,6 +485,10 @@ mod tests {
             ("data_dir = '/d'\nmembers = [{id = 2, peer = 'a:1'}]", "does not list this server"),
             ("data_dir = '/d'\nmembers = [{id = 1, peer = 'a'}]", "host:port"),
             ("data_dir = '/d'\nmembers = [{id = 1, peer = ':1'}]", "host:port"),
+            (
+                "data_dir = '/d'\nmembers = [{id = 1, peer = 'a:1', zookeeper = 'a'}]",
+                "`members.zookeeper`",
+            ),
             (
                 "data_dir = '/d'\nmembers = [{id = 1, peer = 'a:1'}, {id = 1, peer = 'b:1'}]",
                 "listed twice",

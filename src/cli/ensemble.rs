@@ -118,8 +118,10 @@ impl Layout {
         );
         for member in self.ids() {
             text += &format!(
-                "\n[[members]]\nid = {member}\npeer = \"127.0.0.1:{}\"\n",
-                self.port(member, 1)
+                "\n[[members]]\nid = {member}\npeer = \"127.0.0.1:{}\"\n\
+                 zookeeper = \"127.0.0.1:{}\"\n",
+                self.port(member, 1),
+                self.port(member, 3),
             );
         }
         Ok(text)

@@ -197,5 +197,5 @@ fn member(text: &str) -> Result<MemberConfig, String> {
         Some(_) => return Err(wrong()),
     };
     let id = id.parse().map_err(|_| wrong())?;
-    Ok(MemberConfig { id, peer: peer.into(), observer })
+    Ok(MemberConfig { id, peer: peer.into(), observer, zookeeper: None })
 }

@@ -252,6 +252,17 @@ impl<N: Nodes> Replica<N> {
         }
         self.ask_to_resume_again();
         self.reading.ask_again();
+        self.show_members();
+    }
+
+    /// Put the members as this server's configuration has them where ZooKeeper's clients look.
+    fn show_members(&mut self) {
+        let Some(text) = self.config.members_text.clone() else { return };
+        let path = ZPath::new(tree::CONFIG).expect("it is a path");
+        if self.nodes.node(&path).is_some_and(|node| node.data.as_ref() != Some(&text)) {
+            let op = Op::SetData { path, data: Some(text), version: None };
+            self.admit_system(SessionId::NONE, op);
+        }
     }
 
     /// Take back the writes of own clients that this server, which leads no longer, has not got

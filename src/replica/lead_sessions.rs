@@ -175,7 +175,7 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    fn admit_system(&mut self, session: SessionId, op: Op) {
+    pub(super) fn admit_system(&mut self, session: SessionId, op: Op) {
         let request = Request { session, xid: Xid(0), acked: Xid(0), op };
         let work = Work { identities: [].into(), request };
         let id = self.config.zab.id;

@@ -16,6 +16,7 @@ mod pending;
 mod requests;
 mod status;
 
+use bytes::Bytes;
 use conclave_proto::{
     ClientMessage, Fault, Identity, Secret, ServerId, ServerMessage, SessionId, Xid, Zxid,
 };
@@ -171,4 +172,6 @@ pub struct Config {
     pub session_timeout_max_ms: u32,
     /// Whoever has this identity of the scheme `digest` (`user:hash`) may do everything.
     pub super_digest: Option<String>,
+    /// What `/zookeeper/config` shows of the members; `None`: whatever is there.
+    pub members_text: Option<Bytes>,
 }

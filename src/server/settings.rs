@@ -53,6 +53,8 @@ pub struct Member {
     pub peer: String,
     /// Whether it follows without a vote.
     pub observer: bool,
+    /// Where ZooKeeper's clients reach it, `host:port`, if that is known.
+    pub zookeeper: Option<String>,
 }
 
 /// How time passes for a server.

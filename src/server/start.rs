@@ -30,7 +30,7 @@ use super::inbox::{Inbox, Part};
 use super::metrics::Metrics;
 use super::transfers::Transfers;
 use super::words::Shown;
-use super::{Settings, admin, listener};
+use super::{Member, Settings, admin, listener};
 
 /// The exit code when an address cannot be listened on (`EX_UNAVAILABLE` of sysexits.h).
 pub const EXIT_UNAVAILABLE: u8 = 69;
@@ -274,7 +274,23 @@ fn replica_config(settings: &Settings) -> replica::Config {
         session_timeout_min_ms,
         session_timeout_max_ms,
         super_digest: settings.super_digest.clone(),
+        members_text: Some(members_text(settings).into()),
     }
+}
+
+/// The members as ZooKeeper's clients read them. Elections have no port of their own.
+fn members_text(settings: &Settings) -> String {
+    let mut text = String::new();
+    for member in &settings.members {
+        let Member { id, peer, observer, zookeeper } = member;
+        let role = if *observer { "observer" } else { "participant" };
+        let port = peer.rsplit(':').next().unwrap_or_default();
+        let own = settings.zookeeper.filter(|_| *id == settings.id);
+        let client = zookeeper.clone().or_else(|| own.map(|address| address.to_string()));
+        let client = client.map_or_else(String::new, |client| format!(";{client}"));
+        text += &format!("server.{id}={peer}:{port}:{role}{client}\n");
+    }
+    text + "version=0"
 }
 
 /// Links with the other servers; what happens on the links goes into the inbox.

@@ -25,9 +25,9 @@ pub const SEMANTICS: u16 = 1;
 const RESERVED: [&str; 4] = ["/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"];
 
 /// Where ZooKeeper shows the members of the ensemble.
-const CONFIG: &str = "/zookeeper/config";
+pub const CONFIG: &str = "/zookeeper/config";
 
-/// What it says as long as members cannot be changed by way of it.
+/// What it says before there was a leader.
 const CONFIG_TEXT: &[u8] = b"version=0";
 
 /// The longest time to live, in ms: ZooKeeper's 40 bits, some 34 years.

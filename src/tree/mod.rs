@@ -72,7 +72,7 @@ mod walk;
 mod watch;
 
 pub use acl::{allows, share};
-pub use apply::{Applied, Change, SEMANTICS, SessionChange, apply, found};
+pub use apply::{Applied, CONFIG, Change, SEMANTICS, SessionChange, apply, found};
 pub use audit::audit;
 pub use digest::{digest_of_node, digest_of_session};
 pub use nodes::{MemoryNodes, Meta, Node, Nodes, Outcome, SessionRecord};

@@ -116,6 +116,7 @@ impl World {
             session_timeout_min_ms: 1_000,
             session_timeout_max_ms: 60_000,
             super_digest: None,
+            members_text: None,
         };
         let server = self.servers.get_mut(&id).unwrap();
         assert!(server.running.is_none());

@@ -53,14 +53,29 @@ type Events = Vec<(EventKind, String)>;
 
 impl Model {
     pub(crate) fn new() -> Model {
-        let root = Znode {
-            data: Some(Bytes::new()),
+        let node = |children: u32, data: &'static str| Znode {
+            data: Some(Bytes::from_static(data.as_bytes())),
             acl: Acl::open(),
             lifetime: Lifetime::Persistent,
-            stat: Stat::default(),
+            stat: Stat {
+                num_children: children,
+                cversion: -i32::try_from(children).unwrap(),
+                data_length: u32::try_from(data.len()).unwrap(),
+                ..Stat::default()
+            },
             created: 0,
         };
-        Model { nodes: BTreeMap::from([("/".to_owned(), root)]), ..Model::default() }
+        let mut config = node(0, "version=0");
+        config.acl[0].perms = Perms::READ;
+        (config.stat.version, config.stat.aversion) = (-1, -1);
+        let nodes = [
+            ("/", node(1, "")),
+            ("/zookeeper", node(2, "")),
+            ("/zookeeper/config", config),
+            ("/zookeeper/quota", node(0, "")),
+        ];
+        let nodes = nodes.into_iter().map(|(path, node)| (path.to_owned(), node)).collect();
+        Model { nodes, ..Model::default() }
     }
 
     pub(crate) fn apply(&mut self, zxid: Zxid, txn: &Txn) -> Outcome {
