@@ -33,8 +33,6 @@ pub const RESPONSE_FRAME_BYTES: usize = 2 * FRAME_BYTES;
 pub const RESPONSE_ELEMENTS: usize = 1 << 16;
 /// The most entries of one page of a listing.
 pub const PAGE_ENTRIES: usize = 10_000;
-/// The same, as [`Page::limit`](crate::request::Page::limit) has it.
-pub const PAGE_ENTRIES_MAX: u32 = 10_000;
 /// The bytes of entries after which a page ends.
 pub const PAGE_BYTES: usize = 512 << 10;
 /// The most nodes one transaction deletes recursively.
@@ -42,6 +40,5 @@ pub const DELETE_MANY: u32 = 1000;
 
 const _: () = assert!(PAGE_BYTES + VALUE_BYTES / 2 <= FRAME_BYTES);
 const _: () = assert!(PAGE_ENTRIES <= RESPONSE_ELEMENTS);
-const _: () = assert!(PAGE_ENTRIES == PAGE_ENTRIES_MAX as usize);
 const _: () = assert!(ACL_LINES <= REQUEST_ACL_LINES && IDENTITIES <= ACL_LINES);
 const _: () = assert!(PATH_BYTES < HANDSHAKE_FRAME_BYTES + 1);

@@ -14,6 +14,7 @@
 //! Whoever has an identity of the scheme `super` may do everything.
 
 use core::net::IpAddr; // A pure type; `std::net`, which re-exports it, is sockets.
+use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
 use conclave_proto::{Acl, ErrorCode, Identity, Perms, SessionId, Txn};
@@ -86,6 +87,9 @@ impl<'a> Asker<'a> {
         if lines.is_empty() || lines.len() > limits::ACL_LINES || !perms_exist {
             return Err(ErrorCode::InvalidAcl);
         }
+        // Clients of ZooKeeper repeat themselves, and read it only once.
+        let mut seen = BTreeSet::new();
+        lines.retain(|line| seen.insert(line.clone()));
         Ok(share(&lines))
     }
 

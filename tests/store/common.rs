@@ -21,6 +21,9 @@ pub(crate) fn options() -> Options {
     Options { map_bytes: 1 << 30, segment_bytes: 16 << 10, ..Options::default() }
 }
 
+/// The nodes of a new tree.
+pub(crate) const FOUNDED: u64 = 4;
+
 pub(crate) fn try_open(dir: &Path) -> Result<Opened, StoreError> {
     store::open(dir, &identity(), options())
 }

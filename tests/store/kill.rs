@@ -9,7 +9,7 @@ use conclave::tree::{Nodes, apply};
 use conclave::zab::{Entry, Position, Write};
 use tempfile::tempdir;
 
-use crate::common::{Dice, create_txn, epoch, next, open};
+use crate::common::{Dice, FOUNDED, create_txn, epoch, next, open};
 
 const ROUNDS: u64 = 15;
 
@@ -98,7 +98,7 @@ fn nothing_acknowledged_is_lost_by_a_kill() {
         assert_eq!(Some(&end), expected.last(), "round {round}");
         let applied = opened.durable.applied;
         assert_eq!(applied, expected[usize::try_from(applied.zxid.counter()).unwrap()]);
-        assert_eq!(opened.nodes.meta().nodes, 1 + applied.zxid.counter());
+        assert_eq!(opened.nodes.meta().nodes, FOUNDED + applied.zxid.counter());
     }
     assert!(acknowledged > 1000, "only {acknowledged}");
 }

@@ -13,16 +13,16 @@ use conclave::zab::{Position, Write};
 use conclave_proto::{Secret, ServerId, SessionId, Xid, ZPath};
 use tempfile::tempdir;
 
-use crate::common::{entries, epoch, identity, open, options, try_open};
+use crate::common::{FOUNDED, entries, epoch, identity, open, options, try_open};
 
 #[test]
-fn a_new_directory_holds_the_root_and_nothing_else() {
+fn a_new_directory_holds_what_is_there_by_itself() {
     let dir = tempdir().unwrap();
     let opened = open(dir.path());
     assert!(opened.report.new);
     assert_eq!(opened.durable.entries, []);
     assert!(opened.nodes.node(&ZPath::root()).is_some());
-    assert_eq!(opened.nodes.meta().nodes, 1);
+    assert_eq!(opened.nodes.meta().nodes, FOUNDED);
     drop(opened);
     let again = open(dir.path());
     assert!(!again.report.new);

@@ -10,7 +10,7 @@ use conclave::zab::{Entry, Position, Write};
 use conclave_proto::Epoch;
 use tempfile::{TempDir, tempdir_in};
 
-use crate::common::{Dice, create_txn, entries, epoch, identity, next, options};
+use crate::common::{Dice, FOUNDED, create_txn, entries, epoch, identity, next, options};
 
 /// What a directory must hold.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +35,7 @@ impl Model {
         durable.accepted_epoch == self.accepted
             && durable.current_epoch == self.current
             && durable.applied == self.applied
-            && opened.nodes.meta().nodes == 1 + self.applied.zxid.counter()
+            && opened.nodes.meta().nodes == FOUNDED + self.applied.zxid.counter()
             && start.is_some_and(|start| durable.entries == self.entries[start..])
     }
 }

@@ -355,7 +355,7 @@ fn page(page: Option<wire::Page>) -> Result<Page, Invalid> {
         None => None,
     };
     // The whole is not for this protocol, whose frames are bounded.
-    let limit = limit.min(limits::PAGE_ENTRIES_MAX);
+    let limit = limit.min(Page::WHOLE.limit - 1);
     Ok(Page { after, limit, with_stat, with_data })
 }
 

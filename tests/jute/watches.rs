@@ -1,0 +1,145 @@
+//! Watches have paths instead of numbers.
+
+use bytes::Buf;
+use conclave::wire::Inbound;
+use conclave_proto::{
+    ClientMessage, ErrorCode, EventKind, Op, Reply, Stat, WatchId, WatchKind, Zxid,
+};
+
+use crate::speech::{Body, Talk, path};
+
+const CHECK_WATCHES: i32 = 17;
+const REMOVE_WATCHES: i32 = 18;
+
+/// Whether the client has a watch of a kind on `/a`.
+fn has(talk: &mut Talk, kind: i32) -> bool {
+    let body = Body::new().text("/a").int(kind);
+    assert!(matches!(talk.asks(9, CHECK_WATCHES, body), Some(Inbound::Known)));
+    talk.answer(Err(ErrorCode::BadArguments.into())).2 == 0
+}
+
+fn watch_data(talk: &mut Talk) -> WatchId {
+    let Op::Get { watch, .. } = talk.op(4, Body::new().text("/a").bool(true)) else {
+        panic!("not a read")
+    };
+    talk.answer(Ok(Reply::Data { data: None, stat: Stat::default() }));
+    watch.unwrap()
+}
+
+#[test]
+fn a_watch_is_there_until_it_fires() {
+    let mut talk = Talk::open();
+    assert!(!has(&mut talk, 2));
+    let id = watch_data(&mut talk);
+    assert!(has(&mut talk, 2) && has(&mut talk, 3) && !has(&mut talk, 1));
+    assert_eq!(talk.event(id, 80, EventKind::DataChanged, "/a"), 1);
+    assert!(!has(&mut talk, 2));
+}
+
+#[test]
+fn a_read_that_fails_sets_no_watch_but_exists_does() {
+    let mut talk = Talk::open();
+    talk.op(4, Body::new().text("/a").bool(true));
+    talk.answer(Err(ErrorCode::NoNode.into()));
+    assert!(!has(&mut talk, 2));
+    talk.op(3, Body::new().text("/a").bool(true));
+    talk.answer(Err(ErrorCode::NoNode.into()));
+    assert!(has(&mut talk, 2));
+}
+
+#[test]
+fn what_several_watches_see_is_told_once() {
+    let mut talk = Talk::open();
+    let data = watch_data(&mut talk);
+    let Op::Children { watch, .. } = talk.op(8, Body::new().text("/a").bool(true)) else {
+        panic!("not a listing")
+    };
+    assert_ne!(watch, Some(data));
+    assert_eq!(talk.event(data, 80, EventKind::Deleted, "/a"), 1);
+    assert_eq!(talk.event(watch.unwrap(), 80, EventKind::Deleted, "/a"), 0);
+    assert_eq!(talk.event(data, 81, EventKind::Deleted, "/a"), 1);
+}
+
+#[test]
+fn many_watches_are_set_again_with_one_answer() {
+    let mut talk = Talk::open();
+    let body = Body::new().long(50).texts(&["/a", "bad", "/b"]).texts(&[]).texts(&["/a"]);
+    let mut came = talk.asks(-8, 101, body);
+    let mut kinds = Vec::new();
+    while let Some(Inbound::Message(ClientMessage::Request { op, .. })) = came {
+        let Op::Watch { id, path, kind, since, .. } = op else { panic!("not a watch") };
+        assert_eq!(since, Some(Zxid::from_bits(50)));
+        if kind == WatchKind::Children {
+            assert_eq!(talk.event(id, 60, EventKind::ChildrenChanged, "/a"), 1);
+        }
+        kinds.push((path.to_string(), kind));
+        assert!(talk.respond(Ok(Reply::Done)).0.is_empty(), "a part has no answer");
+        came = talk.more();
+    }
+    assert!(matches!(came, Some(Inbound::Known)));
+    let data = WatchKind::Data;
+    let expected = [("/a".into(), data), ("/b".into(), data), ("/a".into(), WatchKind::Children)];
+    assert_eq!(kinds, expected);
+    let (xid, _, code, body) = talk.answer(Err(ErrorCode::BadArguments.into()));
+    assert_eq!((xid, code, body.len()), (-8, 0, 0));
+    // The one that had something to tell is spent, the other is there.
+    assert!(has(&mut talk, 2) && !has(&mut talk, 1));
+    assert!(talk.more().is_none());
+}
+
+#[test]
+fn a_list_of_watches_that_is_cut_off_is_answered_with_an_error() {
+    let mut talk = Talk::open();
+    let body = Body::new().long(50).texts(&["/a", "/b"]).int(3).text("/c");
+    let mut came = talk.asks(-8, 105, body);
+    while let Some(Inbound::Message(_)) = came {
+        talk.respond(Ok(Reply::Done));
+        came = talk.more();
+    }
+    assert!(matches!(came, Some(Inbound::Known)));
+    assert_eq!(talk.answer(Err(ErrorCode::BadArguments.into())).2, -5);
+}
+
+#[test]
+fn watches_of_any_kind_are_removed_with_one_answer() {
+    for found in [true, false] {
+        let mut talk = Talk::open();
+        watch_data(&mut talk);
+        let mut came = talk.asks(3, REMOVE_WATCHES, Body::new().text("/a").int(3));
+        let mut answers = Vec::new();
+        let mut parts = 0;
+        while let Some(Inbound::Message(_)) = came {
+            parts += 1;
+            let result = match found && parts == 2 {
+                true => Ok(Reply::Done),
+                false => Err(ErrorCode::NoWatcher.into()),
+            };
+            answers.extend(talk.respond(result).0);
+            came = talk.more();
+        }
+        assert!(came.is_none());
+        assert_eq!((parts, answers.len()), (3, 1));
+        let code = answers[0].clone().split_off(12).get_i32();
+        assert_eq!(code, if found { 0 } else { -121 });
+        assert!(!has(&mut talk, 3));
+    }
+}
+
+#[test]
+fn a_persistent_watch_replaces_the_one_before_it() {
+    let mut talk = Talk::open();
+    let mut ids = Vec::new();
+    for mode in [0, 1] {
+        let Op::Watch { id, kind, since, .. } = talk.op(106, Body::new().text("/a").int(mode))
+        else {
+            panic!("not a watch")
+        };
+        assert_eq!((kind.is_one_shot(), since), (false, None));
+        ids.push(id);
+        let (_, _, code, mut body) = talk.answer(Ok(Reply::Done));
+        assert_eq!((code, body.get_i32(), body.len()), (0, 0, 0));
+    }
+    assert_eq!(ids[0], ids[1]);
+    assert!(has(&mut talk, 5) && !has(&mut talk, 4));
+    assert_eq!(path("/a").as_str(), "/a");
+}
