@@ -11,9 +11,9 @@ use super::say;
 /// Start an ensemble on this machine: real server processes with kept data
 ///
 /// Server i keeps its data, its configuration, its log and its pid in DIR/i. Its ports are
-/// P + 10 (i - 1) for clients, + 1 for the other servers, + 2 for administration,
-/// + 3 for clients of ZooKeeper's protocol. The servers end
-/// with this command; started again with the same directory, everything is still there.
+/// P + 10 (i - 1) for clients, 1 more for the other servers, 2 more for administration, 3 more for
+/// clients of ZooKeeper's protocol. The servers end with this command; started again with the same
+/// directory, everything is still there.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: conclave dev --servers 5 --dir /tmp/ensemble")]
 pub(super) struct Args {

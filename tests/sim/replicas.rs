@@ -27,6 +27,8 @@ impl Machine for Whole {
             tick_ms: settings.tick_ms,
             session_timeout_min_ms: 1_000,
             session_timeout_max_ms: 60_000,
+            super_digest: None,
+            members_text: None,
         };
         Whole { replica: Replica::new(config, disk, nodes) }
     }
