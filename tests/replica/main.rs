@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail where it likes")]
 
 mod hub_model;
+mod hub_rule;
 mod script;
 mod sessions;
 mod show;
