@@ -516,7 +516,8 @@ impl<N: Nodes> Replica<N> {
     }
 }
 
-/// Whether a write can only make the state smaller.
+/// Whether a write helps to make the state smaller. To open a session does: without one nobody
+/// could delete anything.
 fn frees_space(op: &Op) -> bool {
     if let Op::Multi { then, otherwise, .. } = op {
         return then.iter().chain(otherwise).all(frees_space);
@@ -525,6 +526,7 @@ fn frees_space(op: &Op) -> bool {
         op,
         Op::Delete { .. }
             | Op::DeleteRecursive { .. }
+            | Op::CreateSession { .. }
             | Op::CloseSession
             | Op::Reap { .. }
             | Op::Check { .. }

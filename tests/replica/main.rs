@@ -37,7 +37,9 @@ scripts! {
     certainty
     expiry
     forwarding
+    hand_over
     hub
+    low_space
     one_server
     permissions
     reads

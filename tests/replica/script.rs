@@ -1,6 +1,7 @@
 //! The commands of the scripts.
 
 use bytes::Bytes;
+use conclave::replica::Input;
 use conclave_proto::request::{Page, ReadLevel};
 use conclave_proto::{
     Acl, ClientMessage, CreateMode, Identity, Op, Perms, ServerId, WatchId, WatchKind, ZPath, Zxid,
@@ -60,6 +61,9 @@ fn carry_out(world: &mut World, command: &str, words: &[&str]) {
         ["resume", id] => world.pause(the_server(world, id), false),
         ["slow-disk", id] => world.slow_disk(the_server(world, id), true),
         ["good-disk", id] => world.slow_disk(the_server(world, id), false),
+        ["low-space", id] => world.step(the_server(world, id), Input::LowSpace(true)),
+        ["space", id] => world.step(the_server(world, id), Input::LowSpace(false)),
+        ["hand-over", id] => world.step(the_server(world, id), Input::HandOver),
         ["checkpoint", id] => world.checkpoint(the_server(world, id)),
         ["status"] => status(world),
         [name, "dial", at, ref rest @ ..] => {
