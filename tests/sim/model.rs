@@ -22,8 +22,11 @@ pub(crate) struct ModelNode {
     ctime_ms: i64,
     mtime_ms: i64,
     version: i32,
+    aversion: i32,
     created: u32,
     deleted: u32,
+    /// The children that are there by themselves.
+    founded: u32,
 }
 
 /// A session that exists.
@@ -81,25 +84,46 @@ impl ModelNode {
             ctime_ms: self.ctime_ms,
             mtime_ms: self.mtime_ms,
             version: self.version,
-            cversion: i32::try_from(self.created + self.deleted).expect("a simulation is short"),
-            aversion: 0,
+            cversion: i32::try_from(self.created + self.deleted).expect("a simulation is short")
+                - i32::try_from(self.founded).expect("there are few"),
+            aversion: self.aversion,
             ephemeral_owner: self.owner,
             data_length: self.data.as_ref().map_or(0, |data| {
                 u32::try_from(data.len()).expect("the simulator's values are short")
             }),
-            num_children: self.created - self.deleted,
+            num_children: self.founded + self.created - self.deleted,
         }
     }
 }
 
 impl Model {
-    /// The state before the first transaction: the root.
+    /// The state before the first transaction: the nodes that are there by themselves.
     pub(crate) fn new() -> Model {
-        let root = ModelNode { data: Some(Bytes::new()), ..ModelNode::default() };
+        let node = |data: &'static [u8], founded, version| ModelNode {
+            data: Some(Bytes::from_static(data)),
+            version,
+            aversion: version,
+            founded,
+            ..ModelNode::default()
+        };
+        let nodes = [
+            ("/", node(b"", 1, 0)),
+            ("/zookeeper", node(b"", 2, 0)),
+            ("/zookeeper/config", node(b"version=0", 0, -1)),
+            ("/zookeeper/quota", node(b"", 0, 0)),
+        ];
+        let mut children = BTreeMap::<ZPath, BTreeSet<String>>::new();
+        let nodes = nodes.into_iter().map(|(path, node)| {
+            let path = ZPath::new(path).expect("it is a path");
+            if let Some(above) = path.parent() {
+                children.entry(above).or_default().insert(path.name().to_owned());
+            }
+            (path, vec![(Zxid::ZERO, Some(node))])
+        });
         Model {
             time_ms: 0,
-            nodes: BTreeMap::from([(ZPath::root(), vec![(Zxid::ZERO, Some(root))])]),
-            children: BTreeMap::new(),
+            nodes: nodes.collect(),
+            children,
             sessions: BTreeMap::new(),
             done: Vec::new(),
             events: Vec::new(),
@@ -293,6 +317,9 @@ impl Draft<'_> {
     }
 
     fn delete(&mut self, path: &ZPath, version: Option<i32>) -> Result<Reply, ErrorCode> {
+        if path.as_str() == "/zookeeper" || path.as_str().starts_with("/zookeeper/") {
+            return Err(ErrorCode::BadArguments);
+        }
         let above = path.parent().expect("clients do not delete the root");
         let mut parent = self.node(&above)?;
         let node = self.node(path)?;
