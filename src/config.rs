@@ -184,7 +184,7 @@ impl Default for StorageConfig {
         StorageConfig {
             log_thread: true,
             checkpoint_ms: 5000,
-            checkpoint_mb: 64,
+            checkpoint_mb: 32,
             reserve_mb: 256,
             map_gb: 64,
         }

@@ -151,7 +151,7 @@ pub(super) enum Record {
     /// An index entry, and its text if that does not fit the key.
     Index(Option<Box<str>>),
     Session(Arc<SessionRecord>),
-    Meta(HashKey, Meta),
+    Meta(Box<(HashKey, Meta)>),
 }
 
 impl Record {
@@ -162,7 +162,7 @@ impl Record {
             Record::Node(node, name) => codec::encode_node(key, node, name.as_deref(), open, out),
             Record::Index(text) => codec::encode_index(key, text.as_deref(), out),
             Record::Session(record) => codec::encode_session(key, record, out),
-            Record::Meta(hash_key, meta) => codec::encode_meta(key, &hash_key.0, meta, out),
+            Record::Meta(whole) => codec::encode_meta(key, &whole.0.0, &whole.1, out),
         }
         true
     }
@@ -195,7 +195,7 @@ pub(super) fn changes(layers: &[Arc<Layer>], hash_key: &HashKey) -> BTreeMap<Box
         }
     }
     if let Some(last) = layers.last() {
-        changes.insert(Key::meta().into(), Record::Meta(*hash_key, last.meta));
+        changes.insert(Key::meta().into(), Record::Meta(Box::new((*hash_key, last.meta))));
     }
     changes
 }
