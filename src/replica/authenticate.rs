@@ -65,3 +65,29 @@ fn is_same(a: &str, b: &str) -> bool {
     let differences = a.bytes().zip(b.bytes()).fold(0, |found, (a, b)| found | (a ^ b));
     a.len() == b.len() && differences == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_zookeepers() {
+        let id = digest_identity(b"super:test").unwrap();
+        assert_eq!(id, "super:D/InIHSb7yEEbrWz8b9l71RjZJU=");
+        // The password may have colons of its own.
+        assert!(digest_identity(b"a:b:c").unwrap().starts_with("a:"));
+        assert_ne!(digest_identity(b"a:b:c"), digest_identity(b"a:b"));
+    }
+
+    #[test]
+    fn an_identity_that_no_server_could_read_again_is_refused() {
+        assert_eq!(digest_identity(&[b'u'; limits::IDENTITY_BYTES]), None);
+        assert_eq!(digest_identity(b"\xff:x"), None);
+    }
+
+    #[test]
+    fn only_the_same_is_the_same() {
+        assert!(is_same("a:1", "a:1"));
+        assert!(!is_same("a:1", "a:2") && !is_same("a:1", "a:11") && !is_same("a:1", ""));
+    }
+}
