@@ -10,3 +10,4 @@ mod many;
 mod peers;
 mod server;
 mod setup;
+mod zookeeper;

@@ -16,6 +16,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) struct Server {
     running: Running,
     pub(crate) client: SocketAddr,
+    pub(crate) zookeeper: SocketAddr,
     pub(crate) admin: SocketAddr,
     _dir: Option<TempDir>,
 }
@@ -45,7 +46,12 @@ pub(crate) fn free_port() -> u16 {
 
 fn serve(dir: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_conclave"));
-    command.arg("serve").arg("--data-dir").arg(dir).arg("--no-zookeeper").args(flags);
+    command
+        .arg("serve")
+        .arg("--data-dir")
+        .arg(dir)
+        .args(["--zookeeper", "127.0.0.1:0"])
+        .args(flags);
     command.env_remove("CONCLAVE_LOG").stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(Stdio::piped());
     command
@@ -98,7 +104,8 @@ impl Server {
         let client = address("client").unwrap();
         // Without administration, nobody asks for it.
         let admin = address("admin").unwrap_or(client);
-        Server { client, admin, running: Running { child, log }, _dir: None }
+        let zookeeper = address("zookeeper").unwrap();
+        Server { client, zookeeper, admin, running: Running { child, log }, _dir: None }
     }
 
     /// What the server has logged.
