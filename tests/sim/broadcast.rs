@@ -6,7 +6,7 @@ use bytes::Bytes;
 use conclave::zab::{self, Durable, Entry, Message, Notice, Peer, Position};
 use conclave_proto::Zxid;
 
-use crate::knobs::MS;
+use crate::knobs::{Knobs, MS};
 use crate::machine::{Input, Load, Machine, Ready, Settings, Stage};
 use crate::random::{Random, scramble};
 
@@ -186,9 +186,9 @@ impl Proposals {
 impl Load<Broadcast> for Proposals {
     type Event = ();
 
-    fn new(random: &mut Random, mean_gap_us: u64) -> Proposals {
+    fn new(random: &mut Random, knobs: &Knobs) -> Proposals {
         Proposals {
-            gap: mean_gap_us,
+            gap: knobs.work,
             confirm: random.below(300),
             next: 0,
             committed: Vec::new(),

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use conclave::zab::{self, Durable, Entry, Position, SnapshotOrder, Write, WriteToken};
 use conclave_proto::ServerId;
 
+use crate::knobs::Knobs;
 use crate::random::Random;
 use crate::trace::Trace;
 
@@ -93,7 +94,7 @@ pub(crate) trait Load<M: Machine>: Sized {
     type Event: Debug;
 
     /// The load that this seed draws.
-    fn new(random: &mut Random, mean_gap_us: u64) -> Self;
+    fn new(random: &mut Random, knobs: &Knobs) -> Self;
     /// The world begins.
     fn start(&mut self, stage: &mut Stage<'_, M, Self>);
     /// The time has come for one of its events.

@@ -156,7 +156,7 @@ impl<'t, M: Machine, L: Load<M>> World<'t, M, L> {
             servers: (0..count).map(|_| Server::down(&knobs, &mut random)).collect(),
             running: vec![false; count],
             checks: Checks::new(count, knobs.voters),
-            load: L::new(&mut random, knobs.work),
+            load: L::new(&mut random, &knobs),
             knobs,
             random,
             trace,

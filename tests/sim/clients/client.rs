@@ -41,6 +41,8 @@ pub(crate) struct Client {
     rearming: VecDeque<WatchId>,
     /// The latest signs of life that it gave to servers that serve its session: which, and when.
     lives: VecDeque<(usize, u64)>,
+    /// Its session does not expire before this time, a server has said.
+    safe_until: u64,
     healing: Healing,
 }
 
@@ -109,6 +111,7 @@ impl Client {
             next_watch: 1,
             rearming: VecDeque::new(),
             lives: VecDeque::new(),
+            safe_until: 0,
             healing: Healing::No,
         }
     }
@@ -132,6 +135,24 @@ impl Client {
             self.lives.pop_front();
         }
         self.lives.push_back((server, now));
+    }
+
+    /// A server says that a sign of life of that time counts everywhere.
+    pub(super) fn assured(&mut self, counted: u64) {
+        let timeout = self.session.map_or(0, |session| session.timeout);
+        self.safe_until = self.safe_until.max(counted + least(timeout));
+    }
+
+    /// Its session must not have expired as long as a server said that it would not.
+    pub(super) fn check_assurance(&self, expired: &BTreeMap<SessionId, u64>) {
+        if let Some(time) = self.session().and_then(|session| expired.get(&session)) {
+            assert!(
+                *time >= self.safe_until,
+                "client {}: its session expired {} ms before it could, a server said",
+                self.number + 1,
+                (self.safe_until - time) / MS
+            );
+        }
     }
 
     /// Faults are over.
@@ -473,8 +494,7 @@ impl Client {
     pub(super) fn check_expiry(&self, session: SessionId, leader: (usize, u64), now: u64) {
         let Some(known) = self.session.filter(|known| known.id == session) else { return };
         let (leader, since) = leader;
-        // Clocks differ by 5 % each way, and time goes by in ticks.
-        let least = (known.timeout * 9 / 10).saturating_sub(200 * MS);
+        let least = least(known.timeout);
         assert!(
             now >= since + least,
             "client {}: its session expires {} ms after leader {} was elected",
@@ -494,6 +514,12 @@ impl Client {
             );
         }
     }
+}
+
+/// How long a session of that timeout lives at least: clocks differ by 5 % each way, and time goes by
+/// in ticks.
+fn least(timeout: u64) -> u64 {
+    (timeout * 9 / 10).saturating_sub(200 * MS)
 }
 
 /// Whether the answer says that the request was not carried out, and could be another time.

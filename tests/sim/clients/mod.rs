@@ -13,7 +13,7 @@ use conclave::zab::{Entry, Notice};
 use conclave_proto::convert::decode_txn;
 use conclave_proto::{ClientMessage, Epoch, Op, Secret, ServerMessage, SessionId, Txn, Xid, Zxid};
 
-use crate::knobs::{MS, SECOND};
+use crate::knobs::{Knobs, MS, SECOND};
 use crate::machine::{Load, Machine, Stage};
 use crate::model::Model;
 use crate::random::Random;
@@ -51,6 +51,9 @@ pub(crate) struct Clients {
     gap: u64,
     delay: u64,
     faults: u64,
+    /// Whether links between servers lose nothing but the end of what was sent. What a server says
+    /// of a session's life relies on it: that an earlier report has arrived if a later one has.
+    streams: bool,
     servers: usize,
     clients: Vec<Client>,
     conns: Vec<Conn>,
@@ -62,6 +65,8 @@ pub(crate) struct Clients {
     /// Who led an epoch, and since when it has led without interruption: a leader may begin several
     /// epochs in a row.
     leaders: BTreeMap<Epoch, (usize, u64)>,
+    /// When each session that expired did so.
+    expired: BTreeMap<SessionId, u64>,
     /// By server: since when it has led.
     leads_since: Vec<Option<u64>>,
     healed: bool,
@@ -143,7 +148,13 @@ impl Clients {
         stage.requests.push((conn.server, Input::Client { conn: id, message }));
     }
 
-    fn check_applied(&mut self, server: usize, zxid: Zxid, txn: &Txn, proposed_at: u64) {
+    fn check_applied(
+        &mut self,
+        server: usize,
+        zxid: Zxid,
+        txn: &Txn,
+        (proposed_at, now): (u64, u64),
+    ) {
         let done = self.model.apply(zxid, txn).clone();
         assert!(
             !self.rejected.contains(&(done.session, done.xid)) || done.result.is_err(),
@@ -158,6 +169,8 @@ impl Clients {
             let leader = self.leaders.get(&zxid.epoch()).copied();
             let leader = leader.expect("an epoch has a leader");
             client.check_expiry(done.session, leader, proposed_at);
+            self.expired.insert(done.session, now);
+            client.check_assurance(&self.expired);
         }
     }
 }
@@ -205,12 +218,13 @@ impl Scene<'_, '_> {
 impl Load<Whole> for Clients {
     type Event = Event;
 
-    fn new(random: &mut Random, mean_gap_us: u64) -> Clients {
+    fn new(random: &mut Random, knobs: &Knobs) -> Clients {
         let count = random.between(1, 6);
         Clients {
-            gap: (mean_gap_us * count * 2).min(SECOND),
+            gap: (knobs.work * count * 2).min(SECOND),
             delay: *random.pick(&[100, MS, 20 * MS]),
             faults: if random.chance(333) { 0 } else { random.between(2, 30) * SECOND },
+            streams: !knobs.net.datagrams,
             servers: 0,
             clients: (0..).take(usize::try_from(count).expect("few")).map(Client::new).collect(),
             conns: Vec::new(),
@@ -218,6 +232,7 @@ impl Load<Whole> for Clients {
             owners: BTreeMap::new(),
             rejected: BTreeSet::new(),
             leaders: BTreeMap::new(),
+            expired: BTreeMap::new(),
             leads_since: Vec::new(),
             healed: false,
             values: 0,
@@ -265,6 +280,14 @@ impl Load<Whole> for Clients {
             }
         };
         conn.attached |= matches!(message, Some(ServerMessage::Connected(_)));
+        if let Some(ServerMessage::Pong { counted_ms_ago: Some(ago), .. }) = message
+            && self.clients[conn.client].conn() == Some(at)
+            && self.streams
+        {
+            let client = &mut self.clients[conn.client];
+            client.assured(stage.now.saturating_sub(u64::from(ago) * MS));
+            client.check_assurance(&self.expired);
+        }
         let time = stage.now + 1 + stage.random.around(self.delay);
         conn.last_to_client = time.max(conn.last_to_client + 1);
         stage.later.push((conn.last_to_client, Event::ToClient(at, message)));
@@ -300,10 +323,10 @@ impl Load<Whole> for Clients {
         server: usize,
         entry: &Entry,
         proposed_at: u64,
-        _: &mut Stage<'_, Whole, Clients>,
+        stage: &mut Stage<'_, Whole, Clients>,
     ) {
         let txn = decode_txn(entry.body.clone()).expect("a committed entry is a transaction");
-        self.check_applied(server, entry.zxid, &txn, proposed_at);
+        self.check_applied(server, entry.zxid, &txn, (proposed_at, stage.now));
     }
 
     fn heal(&mut self, _: &[usize], _: &mut Stage<'_, Whole, Clients>) {
