@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use conclave::tree::MemoryNodes;
 use conclave_proto::request::{Condition, Test};
 use conclave_proto::{
     CreateMode, ErrorCode, Event, EventKind, Fault, Lifetime, Op, Reply, SessionId, Stat, Txn,
@@ -23,10 +24,8 @@ pub(crate) struct ModelNode {
     mtime_ms: i64,
     version: i32,
     aversion: i32,
-    created: u32,
-    deleted: u32,
-    /// The children that are there by themselves.
-    founded: u32,
+    children: u32,
+    created: i32,
 }
 
 /// A session that exists.
@@ -84,45 +83,40 @@ impl ModelNode {
             ctime_ms: self.ctime_ms,
             mtime_ms: self.mtime_ms,
             version: self.version,
-            cversion: i32::try_from(self.created + self.deleted).expect("a simulation is short")
-                - i32::try_from(self.founded).expect("there are few"),
+            // Each child is one change, or two if it is gone again; those that exist from the
+            // beginning are none.
+            cversion: 2 * self.created - self.children.cast_signed(),
             aversion: self.aversion,
             ephemeral_owner: self.owner,
             data_length: self.data.as_ref().map_or(0, |data| {
                 u32::try_from(data.len()).expect("the simulator's values are short")
             }),
-            num_children: self.founded + self.created - self.deleted,
+            num_children: self.children,
         }
     }
 }
 
 impl Model {
-    /// The state before the first transaction: the nodes that are there by themselves.
+    /// The state before the first transaction: what exists from the beginning.
     pub(crate) fn new() -> Model {
-        let node = |data: &'static [u8], founded, version| ModelNode {
-            data: Some(Bytes::from_static(data)),
-            version,
-            aversion: version,
-            founded,
-            ..ModelNode::default()
-        };
-        let nodes = [
-            ("/", node(b"", 1, 0)),
-            ("/zookeeper", node(b"", 2, 0)),
-            ("/zookeeper/config", node(b"version=0", 0, -1)),
-            ("/zookeeper/quota", node(b"", 0, 0)),
-        ];
-        let mut children = BTreeMap::<ZPath, BTreeSet<String>>::new();
-        let nodes = nodes.into_iter().map(|(path, node)| {
-            let path = ZPath::new(path).expect("it is a path");
-            if let Some(above) = path.parent() {
-                children.entry(above).or_default().insert(path.name().to_owned());
+        let mut nodes = BTreeMap::new();
+        let mut children: BTreeMap<ZPath, BTreeSet<String>> = BTreeMap::new();
+        for (path, found) in MemoryNodes::new().iter() {
+            let node = ModelNode {
+                data: found.data.clone(),
+                version: found.version,
+                aversion: found.aversion,
+                children: found.num_children,
+                ..ModelNode::default()
+            };
+            nodes.insert(path.clone(), vec![(Zxid::ZERO, Some(node))]);
+            if let Some(parent) = path.parent() {
+                children.entry(parent).or_default().insert(path.name().to_owned());
             }
-            (path, vec![(Zxid::ZERO, Some(node))])
-        });
+        }
         Model {
             time_ms: 0,
-            nodes: nodes.collect(),
+            nodes,
             children,
             sessions: BTreeMap::new(),
             done: Vec::new(),
@@ -309,6 +303,7 @@ impl Draft<'_> {
         let stat = node.stat();
         self.nodes.insert(path.clone(), Some(node));
         parent.created += 1;
+        parent.children += 1;
         parent.pzxid = self.zxid;
         self.nodes.insert(above.clone(), Some(parent));
         self.tell(&path, EventKind::Created);
@@ -317,18 +312,15 @@ impl Draft<'_> {
     }
 
     fn delete(&mut self, path: &ZPath, version: Option<i32>) -> Result<Reply, ErrorCode> {
-        if path.as_str() == "/zookeeper" || path.as_str().starts_with("/zookeeper/") {
-            return Err(ErrorCode::BadArguments);
-        }
         let above = path.parent().expect("clients do not delete the root");
         let mut parent = self.node(&above)?;
         let node = self.node(path)?;
         expect_version(&node, version)?;
-        if node.created > node.deleted {
+        if node.children > 0 {
             return Err(ErrorCode::NotEmpty);
         }
         self.nodes.insert(path.clone(), None);
-        parent.deleted += 1;
+        parent.children -= 1;
         parent.pzxid = self.zxid;
         self.nodes.insert(above.clone(), Some(parent));
         self.tell(path, EventKind::Deleted);

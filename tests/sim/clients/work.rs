@@ -7,6 +7,8 @@ use conclave_proto::{Acl, CreateMode, Op, WatchId, WatchKind, ZPath, Zxid};
 use super::Scene;
 use super::client::Client;
 
+/// What is below the root from the beginning, and no client's business.
+const RESERVED: &str = "zookeeper";
 /// The most watches of a client.
 const WATCHES: usize = 12;
 /// The most children a client lets grow below a node.
@@ -119,7 +121,8 @@ fn create(scene: &mut Scene<'_, '_>) -> Op {
 
 fn delete(scene: &mut Scene<'_, '_>) -> Op {
     let mut path = path(scene);
-    let siblings = scene.model.children_at(&above(&path), Zxid::MAX);
+    let mut siblings = scene.model.children_at(&above(&path), Zxid::MAX);
+    siblings.retain(|name| *name != RESERVED);
     if !siblings.is_empty() {
         let name = *scene.stage.random.pick(&siblings);
         path = above(&path).child(name).expect("it is a path");
