@@ -189,11 +189,11 @@ impl Run {
             let mut catching_up = false;
             for message in &self.world.clients[name].received {
                 // A client that comes back is first told, watch by watch, what it has missed.
-                catching_up = match message {
-                    ServerMessage::Connected(_) => true,
-                    ServerMessage::Response(it) => it.xid == Xid(0),
-                    _ => catching_up,
-                };
+                if let ServerMessage::Connected(_) = message {
+                    catching_up = true;
+                } else if let ServerMessage::Response(it) = message {
+                    catching_up = it.xid == Xid(0);
+                }
                 let now = zxid(message).unwrap_or(seen);
                 assert!(catching_up || now >= seen, "{name} goes back from {seen}: {message:?}");
                 seen = seen.max(now);
@@ -245,10 +245,8 @@ impl Run {
 
 /// Whether the answer says that the watch was set with the read.
 fn armed(answer: &ServerMessage, kind: WatchKind) -> bool {
-    match answer {
-        ServerMessage::Response(it) => it.result.is_ok() || kind == WatchKind::Exists,
-        _ => false,
-    }
+    let ok = matches!(answer, ServerMessage::Response(it) if it.result.is_ok());
+    ok || kind == WatchKind::Exists
 }
 
 fn is_answer(message: &ServerMessage, xid: u64) -> bool {
@@ -260,9 +258,9 @@ fn is_event(message: &ServerMessage, id: WatchId, at: Zxid) -> bool {
 }
 
 fn events(told: &[ServerMessage], id: WatchId) -> impl Iterator<Item = &Event> {
-    told.iter().filter_map(move |message| match message {
-        ServerMessage::Event { watch, event, .. } if *watch == id => Some(event),
-        _ => None,
+    told.iter().filter_map(move |message| {
+        let ServerMessage::Event { watch, event, .. } = message else { return None };
+        (*watch == id).then_some(event)
     })
 }
 
