@@ -182,6 +182,11 @@ impl StoreNodes {
         let mut texts = self.view.texts(scope, after)?;
         let mut on_disk = texts.next()?;
         let mut found = Vec::new();
+        while changed.is_empty() && found.len() < limit {
+            let Some(text) = on_disk else { return Ok(found) };
+            found.push(text.to_owned());
+            on_disk = texts.next()?;
+        }
         while found.len() < limit {
             let first =
                 changed.iter_mut().filter_map(|names| names.peek()).map(|(name, _)| &***name);
