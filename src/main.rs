@@ -6,7 +6,7 @@ use clap::Parser;
 
 mod cli;
 
-/// A third of the loop's time went to the C library's allocator, which keeps long lists of free
+/// A fifth of the loop's time went to the C library's allocator, which keeps long lists of free
 /// pieces under a load of small messages.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
