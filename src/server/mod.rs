@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A turn takes everything that has happened, steps the replica through it, asks once what has to
-//! be done, and does that in its written order ([`drive`]). Under load every hop so carries a batch.
+//! be done, and does that in its written order (`drive`). Under load every hop so carries a batch.
 
 mod admin;
 mod clients;

@@ -9,7 +9,7 @@
 //!   cannot be understood, stands in the queue with the others.
 //! * One request may be several operations (to set many watches again, to remove watches of any
 //!   kind); the answer to the last one is the answer to all.
-//! * Watches have no numbers, but paths and kinds ([`watches`]); what would be told by several
+//! * Watches have no numbers, but paths and kinds (`watches`); what would be told by several
 //!   watches of one client is told once.
 //! * The answer to a failed request has no body, and a failed multi is a success with failures
 //!   inside.
