@@ -76,13 +76,10 @@ pub enum Standing {
     Owner,
     /// The session has moved on, by this claim.
     Moved(Claim),
+    /// The session's end is proposed.
+    Closing,
     /// There is no such session.
     Gone,
-}
-
-impl Claim {
-    /// Later than any other: nobody serves the session any more.
-    pub const LAST: Claim = Claim { zxid: Zxid::MAX, count: u64::MAX };
 }
 
 impl Sessions {
@@ -166,9 +163,8 @@ impl Sessions {
         claim: Claim,
     ) -> Standing {
         let Some(live) = self.live.get_mut(&session) else { return Standing::Gone };
-        if live.closing && live.deadline() <= self.clock_ms {
-            // Its end is proposed, and this comes too late.
-            return Standing::Moved(Claim::LAST);
+        if live.closing {
+            return Standing::Closing;
         }
         match live.owner {
             Some((owner, later)) if owner != server && later > claim => {

@@ -153,10 +153,11 @@ fn touch() -> impl Strategy<Value = PeerMessage> {
         age_ms,
         claim,
     });
-    let numbers = (epoch(), any::<u64>(), any::<u64>(), any::<u64>());
+    let numbers = (epoch(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
     (numbers, any::<bool>(), vec(touched, 0..5)).prop_map(
-        |((epoch, polled_ms, stream, forwarded), low_space, sessions)| {
-            PeerMessage::Touch(Touch { epoch, polled_ms, stream, forwarded, low_space, sessions })
+        |((epoch, polled_ms, stream, forwarded, report), low_space, sessions)| {
+            let touch = Touch { epoch, polled_ms, stream, forwarded, low_space, report, sessions };
+            PeerMessage::Touch(touch)
         },
     )
 }
@@ -191,6 +192,8 @@ fn message() -> impl Strategy<Value = PeerMessage> {
             .prop_map(|(epoch, session, claim)| PeerMessage::Moved { epoch, session, claim }),
         1 => (epoch(), any::<u64>())
             .prop_map(|(epoch, read)| PeerMessage::ReadIndex { epoch, read }),
+        1 => (epoch(), any::<u64>(), vec(session(), 0..5))
+            .prop_map(|(epoch, report, refused)| PeerMessage::Counted { epoch, report, refused }),
         1 => (epoch(), any::<u64>(), zxid())
             .prop_map(|(epoch, read, commit)| PeerMessage::ReadAt { epoch, read, commit }),
     ]

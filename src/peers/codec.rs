@@ -116,6 +116,7 @@ choice!(PeerMessage {
     9 => Moved { epoch, session, claim },
     10 => ReadIndex { epoch, read },
     11 => ReadAt { epoch, read, commit },
+    12 => Counted { epoch, report, refused },
 });
 
 choice!(Message {
@@ -163,7 +164,7 @@ record!(Ballot {
 record!(Position { zxid: Zxid, chain: u32 });
 record!(Forward { epoch: Epoch, stream: u64, first: u64, requests: Vec<Forwarded> });
 record!(Touch {
-    epoch: Epoch, polled_ms: u64, stream: u64, forwarded: u64, low_space: bool,
+    epoch: Epoch, polled_ms: u64, stream: u64, forwarded: u64, low_space: bool, report: u64,
     sessions: Vec<Touched>
 });
 record!(Touched { session: SessionId, age_ms: u32, claim: Claim });

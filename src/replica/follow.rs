@@ -5,9 +5,10 @@ use conclave_proto::{Epoch, ErrorCode, ServerId};
 use crate::limits;
 use crate::tree::Nodes;
 
-use super::client::Answer;
+use super::client::{Answer, Open};
 use super::machine::{Part, Replica};
 use super::pending::{Work, mix};
+use super::reports::Sign;
 use super::{ConnId, Forward, Forwarded, PeerMessage, Touch, Touched};
 
 /// What a follower, or observer, remembers of its leader.
@@ -74,6 +75,7 @@ impl<N: Nodes> Replica<N> {
                     polled_ms: 0,
                     report_at_ms: 0,
                 });
+                self.reports.give_up();
                 self.mark_all_unreported();
             }
         }
@@ -113,6 +115,9 @@ impl<N: Nodes> Replica<N> {
                 self.note_signs_of_life();
                 self.report();
             }
+            PeerMessage::Counted { epoch, report, refused } if (from, epoch) == current => {
+                self.counted(report, &refused);
+            }
             PeerMessage::Attached { epoch, conn, session, claim, zxid }
                 if (from, epoch) == current =>
             {
@@ -130,6 +135,7 @@ impl<N: Nodes> Replica<N> {
             | PeerMessage::Rejected { .. }
             | PeerMessage::Touch(_)
             | PeerMessage::Poll { .. }
+            | PeerMessage::Counted { .. }
             | PeerMessage::Attach { .. }
             | PeerMessage::Attached { .. }
             | PeerMessage::Moved { .. }
@@ -246,20 +252,20 @@ impl<N: Nodes> Replica<N> {
     }
 
     /// The signs of life that the leader has not been told of; it is to be told of them now.
-    pub(super) fn take_unreported(&mut self) -> Vec<Touched> {
+    pub(super) fn take_unreported(&mut self) -> (Vec<Touched>, Vec<Sign>) {
         let now_ms = self.now_ms();
+        let mut touched = Vec::with_capacity(self.unreported.len());
         let mut signs = Vec::with_capacity(self.unreported.len());
-        let mut sessions = Vec::with_capacity(self.unreported.len());
         for conn in std::mem::take(&mut self.unreported) {
             let Some(client) = self.clients.get_mut(&conn) else { continue };
             client.unreported = false;
-            let Some(open) = client.open() else { continue };
-            let age_ms = u32::try_from(now_ms - client.seen_ms).unwrap_or(u32::MAX);
-            sessions.push(Touched { session: open.session, age_ms, claim: open.claim });
-            signs.push((conn, client.seen_ms));
+            let Some(Open { session, claim, .. }) = client.open() else { continue };
+            let seen_ms = client.seen_ms;
+            let age_ms = u32::try_from(now_ms - seen_ms).unwrap_or(u32::MAX);
+            touched.push(Touched { session, age_ms, claim });
+            signs.push(Sign { conn, session, seen_ms });
         }
-        self.reading.reported(signs);
-        sessions
+        (touched, signs)
     }
 
     pub(super) fn report_if_due(&mut self) {
@@ -271,14 +277,14 @@ impl<N: Nodes> Replica<N> {
 
     /// Tell the leader who is alive, and what else it should know.
     pub(super) fn report(&mut self) {
-        let sessions = self.take_unreported();
+        let (touched, mut signs) = self.take_unreported();
         let now_ms = self.now_ms();
         let low_space = self.low_space;
         let Part::Following(follow) = &mut self.part else { return };
         // Four reports in the shortest timeout, and three signs of life: none is missed even if
         // one of each is late.
         follow.report_at_ms = now_ms + u64::from(self.config.session_timeout_min_ms / 4);
-        let mut parts = sessions.chunks(limits::TOUCHES).peekable();
+        let mut parts = touched.chunks(limits::TOUCHES).peekable();
         loop {
             let sessions = parts.next().unwrap_or_default().to_vec();
             let last = parts.peek().is_none();
@@ -288,6 +294,7 @@ impl<N: Nodes> Replica<N> {
                 stream: follow.stream,
                 forwarded: follow.next,
                 low_space,
+                report: self.reports.add(signs.drain(..sessions.len()).collect()),
                 sessions,
             };
             self.out.send.push((follow.leader, PeerMessage::Touch(touch)));

@@ -28,7 +28,7 @@ pub(super) struct Lead {
     pub(super) epoch: Epoch,
     /// The end of the history that it began with. It is committed, but if other disks are faster
     /// than this server's own, it is not applied here yet.
-    history_end: Zxid,
+    pub(super) history_end: Zxid,
     /// The clocks of all sessions.
     pub(super) sessions: Sessions,
     /// What is proposed and not committed yet, oldest first.
@@ -90,7 +90,7 @@ pub(super) struct Stream {
 }
 
 /// Who asks for a read index.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Asker {
     /// This server, for its clients.
     Own(u64),
@@ -98,6 +98,15 @@ pub(super) enum Asker {
     Follower(ServerId, u64),
     /// This server, to judge somebody who wants to resume a session.
     Judge(Candidate),
+    /// A server that has reported signs of life, all of which count but those of these sessions.
+    Report {
+        /// Which: it may be this one.
+        server: ServerId,
+        /// The number of the report.
+        report: u64,
+        /// The sessions whose signs do not count.
+        refused: Vec<SessionId>,
+    },
 }
 
 impl Stream {
@@ -373,7 +382,7 @@ impl<N: Nodes> Replica<N> {
         let Part::Leading(lead) = &self.part else { return Err(ErrorCode::Unavailable) };
         if request.session != SessionId::NONE {
             match lead.sessions.standing(request.session, server) {
-                Standing::Owner => {}
+                Standing::Owner | Standing::Closing => {}
                 Standing::Moved(_) => return Err(ErrorCode::SessionMoved),
                 // It may be in the history that is not applied here yet: the tree will judge.
                 Standing::Gone if self.applied < lead.history_end => {}
@@ -450,6 +459,7 @@ impl<N: Nodes> Replica<N> {
 
     /// A quorum has confirmed that this server still led when the round began.
     pub(super) fn confirmed(&mut self, round: u64, commit: Zxid) {
+        let id = self.config.zab.id;
         while let Part::Leading(lead) = &mut self.part
             && lead.rounds.front().is_some_and(|&(asked, _)| asked <= round)
             && let Some((_, askers)) = lead.rounds.pop_front()
@@ -458,6 +468,13 @@ impl<N: Nodes> Replica<N> {
             for asker in askers {
                 match asker {
                     Asker::Own(question) => self.read_at(question, commit),
+                    Asker::Report { server, report, refused } if server == id => {
+                        self.counted(report, &refused);
+                    }
+                    Asker::Report { server, report, refused } => {
+                        let message = PeerMessage::Counted { epoch, report, refused };
+                        self.out.send.push((server, message));
+                    }
                     Asker::Judge(candidate) => {
                         if let Part::Leading(lead) = &mut self.part {
                             lead.candidates.push_back((commit, candidate));

@@ -31,12 +31,22 @@ impl<N: Nodes> Replica<N> {
         }
         lead.set_low_space(from, touch.low_space);
         let epoch = touch.epoch;
+        let mut refused = Vec::new();
+        let anybody = !touch.sessions.is_empty();
         for touched in touch.sessions {
             let session = touched.session;
-            let standing = lead.sessions.touch(session, from, touched.age_ms, touched.claim);
-            if let Standing::Moved(claim) = standing {
-                self.out.send.push((from, PeerMessage::Moved { epoch, session, claim }));
+            match lead.sessions.touch(session, from, touched.age_ms, touched.claim) {
+                Standing::Owner => {}
+                Standing::Moved(claim) => {
+                    refused.push(session);
+                    self.out.send.push((from, PeerMessage::Moved { epoch, session, claim }));
+                }
+                Standing::Closing | Standing::Gone => refused.push(session),
             }
+        }
+        // In a history that is not applied here yet a session's end may be.
+        if anybody && self.applied >= lead.history_end {
+            lead.asking.push(Asker::Report { server: from, report: touch.report, refused });
         }
         lead.sessions.report(from, touch.polled_ms);
         let stream = lead.streams.entry(from).or_default();
@@ -139,16 +149,21 @@ impl<N: Nodes> Replica<N> {
 
     /// The signs of life of this server's own clients.
     pub(super) fn touch_own(&mut self) {
-        let touched = self.take_unreported();
-        let id = self.config.zab.id;
+        let (touched, signs) = self.take_unreported();
+        let server = self.config.zab.id;
         let mut moved = Vec::new();
-        if let Part::Leading(lead) = &mut self.part {
-            for alive in touched {
-                let standing = lead.sessions.touch(alive.session, id, alive.age_ms, alive.claim);
-                if let Standing::Moved(claim) = standing {
-                    moved.push((alive.session, claim));
-                }
+        let mut refused = Vec::new();
+        let Part::Leading(lead) = &mut self.part else { return };
+        for alive in touched {
+            match lead.sessions.touch(alive.session, server, alive.age_ms, alive.claim) {
+                Standing::Owner => {}
+                Standing::Moved(claim) => moved.push((alive.session, claim)),
+                Standing::Closing | Standing::Gone => refused.push(alive.session),
             }
+        }
+        if !signs.is_empty() && self.applied >= lead.history_end {
+            let report = self.reports.add(signs);
+            lead.asking.push(Asker::Report { server, report, refused });
         }
         for (session, claim) in moved {
             self.moved(session, claim);

@@ -13,6 +13,7 @@ use super::client::{Client, State};
 use super::follow::Follow;
 use super::lead::Lead;
 use super::pending::{Pendings, mix};
+use super::reports::Reports;
 use super::requests::Reading;
 use super::{Config, ConnId, Input, Notice, PeerMessage, Ready, ToClient};
 
@@ -39,6 +40,7 @@ pub struct Replica<N> {
     /// Those that wait until a transaction is applied here.
     pub(super) by_zxid: BTreeSet<(Zxid, ConnId)>,
     pub(super) reading: Reading,
+    pub(super) reports: Reports,
     pub(super) pendings: Pendings,
     /// The connections that gave a sign of life since the last tick.
     pub(super) spoke: Vec<ConnId>,
@@ -101,6 +103,7 @@ impl<N: Nodes> Replica<N> {
             handshakes: BTreeSet::new(),
             by_zxid: BTreeSet::new(),
             reading: Reading::default(),
+            reports: Reports::default(),
             pendings: Pendings::new(config.zab.seed),
             spoke: Vec::new(),
             unreported: Vec::new(),
@@ -240,6 +243,7 @@ impl<N: Nodes> Replica<N> {
             PeerMessage::Resend { .. }
             | PeerMessage::Rejected { .. }
             | PeerMessage::Poll { .. }
+            | PeerMessage::Counted { .. }
             | PeerMessage::Attached { .. }
             | PeerMessage::Moved { .. }
             | PeerMessage::ReadAt { .. } => self.hear_leader(from, message),

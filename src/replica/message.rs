@@ -43,6 +43,15 @@ pub enum PeerMessage {
         /// The leader's clock, to be sent back in [`Touch::polled_ms`].
         now_ms: u64,
     },
+    /// From the leader: a quorum has confirmed that it led when it had taken a report into account.
+    Counted {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The number of the report.
+        report: u64,
+        /// The sessions of which the sign of life came too late, or by way of the wrong server.
+        refused: Vec<SessionId>,
+    },
     /// To the leader: a client of the sender wants to resume a session.
     Attach {
         /// The leader's epoch.
@@ -135,6 +144,8 @@ pub struct Touch {
     pub forwarded: u64,
     /// Whether it is short of disk space.
     pub low_space: bool,
+    /// The sender's number for this report, growing by one.
+    pub report: u64,
     /// The sessions that gave a sign of life since the last report.
     pub sessions: Vec<Touched>,
 }

@@ -13,6 +13,7 @@ mod lead_sessions;
 mod machine;
 mod message;
 mod pending;
+mod reports;
 mod requests;
 mod status;
 

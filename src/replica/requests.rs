@@ -31,10 +31,6 @@ pub(super) struct Reading {
     asked: VecDeque<(u64, ConnId, u64)>,
     /// When reads that wait, for whatever, are given up.
     deadlines: VecDeque<(u64, ConnId, u64)>,
-    /// The signs of life that were reported before a question, with its number. Who answers the
-    /// question has taken note of them, and was the leader of a quorum when it did: from then on
-    /// the session has its whole timeout, since a later leader starts with every clock full.
-    reported: VecDeque<(u64, Vec<(ConnId, u64)>)>,
 }
 
 impl Reading {
@@ -54,23 +50,7 @@ impl Reading {
 
     /// There is a new leader, or a new link to it: ask again.
     pub(super) fn ask_again(&mut self) {
-        self.dirty |= !self.asked.is_empty() || !self.reported.is_empty();
-    }
-
-    /// These clients' signs of life, and when they were given, have just been reported.
-    pub(super) fn reported(&mut self, signs: Vec<(ConnId, u64)>) {
-        if signs.is_empty() {
-            return;
-        }
-        if self.reported.len() == limits::REPORTS {
-            self.reported.pop_front();
-        }
-        self.reported.push_back((self.next, signs));
-        self.dirty = true;
-    }
-
-    fn take_counted(&mut self, question: u64) -> Option<Vec<(ConnId, u64)>> {
-        self.reported.pop_front_if(|(asked, _)| *asked <= question).map(|(_, signs)| signs)
+        self.dirty |= !self.asked.is_empty();
     }
 
     fn take_answered(&mut self, question: u64) -> Option<(ConnId, u64)> {
@@ -282,13 +262,6 @@ impl<N: Nodes> Replica<N> {
             if let Some(client) = self.clients.get_mut(&conn) {
                 client.queue.set_need(slot, Need::Applied(commit));
                 self.drain(conn);
-            }
-        }
-        while let Some(signs) = self.reading.take_counted(question) {
-            for (conn, seen_ms) in signs {
-                if let Some(client) = self.clients.get_mut(&conn) {
-                    client.counted_ms = client.counted_ms.max(Some(seen_ms));
-                }
             }
         }
     }
