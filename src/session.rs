@@ -9,7 +9,9 @@
 //!   life on its way to the leader counts too. Only a server that has been silent for long is not
 //!   waited for.
 //! * Time is what the leader has lived through: [`Sessions::advance`] is given less than the time
-//!   of day says when the leader itself was stopped, since then it could not hear anybody.
+//!   of day says when the leader itself was stopped, since then it could not hear anybody. And a
+//!   session is given up only for a silence that was complete at the tick before: what had arrived
+//!   by then has been heard.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +31,8 @@ pub struct Claim {
 #[derive(Debug, Default)]
 pub struct Sessions {
     clock_ms: u64,
+    /// What the clock showed before it last advanced.
+    before_ms: u64,
     /// After this much silence a server is not asked before its sessions expire, in ms.
     silence_ms: u64,
     live: BTreeMap<SessionId, Live>,
@@ -38,6 +42,9 @@ pub struct Sessions {
     /// Those whose time has come, until their server has confirmed it.
     suspects: BTreeSet<SessionId>,
     servers: BTreeMap<ServerId, Reporter>,
+    /// The signs of life since the clock last advanced, with their age: it stands still between
+    /// two ticks, so they were given later than it shows.
+    fresh: Vec<(SessionId, u32)>,
 }
 
 #[derive(Debug)]
@@ -107,7 +114,8 @@ impl Sessions {
         self.alarms.clear();
         self.suspects.clear();
         for (&session, live) in &mut self.live {
-            live.seen_ms = self.clock_ms;
+            live.see(self.clock_ms, 0);
+            self.fresh.push((session, 0));
             live.closing = false;
             self.alarms.entry(live.deadline()).or_default().push(session);
         }
@@ -120,7 +128,13 @@ impl Sessions {
 
     /// Let time pass.
     pub fn advance(&mut self, elapsed_ms: u64) {
+        self.before_ms = self.clock_ms;
         self.clock_ms += elapsed_ms;
+        for (session, age_ms) in std::mem::take(&mut self.fresh) {
+            if let Some(live) = self.live.get_mut(&session) {
+                live.see(self.clock_ms, age_ms);
+            }
+        }
     }
 
     /// A session was created, by a client of that server.
@@ -129,6 +143,7 @@ impl Sessions {
         let live = Live { timeout_ms, seen_ms, owner, proposed: Xid(0), closing: false };
         let earlier = self.live.insert(session, live);
         assert!(earlier.is_none(), "session {session} was opened twice");
+        self.fresh.push((session, 0));
         self.alarms.entry(seen_ms + u64::from(timeout_ms)).or_default().push(session);
     }
 
@@ -173,7 +188,8 @@ impl Sessions {
             Some((_, later)) if later > claim => {}
             Some(_) | None => live.owner = Some((server, claim)),
         }
-        live.seen_ms = live.seen_ms.max(self.clock_ms.saturating_sub(age_ms.into()));
+        live.see(self.clock_ms, age_ms);
+        self.fresh.push((session, age_ms));
         Standing::Owner
     }
 
@@ -185,7 +201,8 @@ impl Sessions {
         claim: Claim,
     ) -> Option<ServerId> {
         let live = self.live.get_mut(&session)?;
-        live.seen_ms = self.clock_ms;
+        live.see(self.clock_ms, 0);
+        self.fresh.push((session, 0));
         let earlier = live.owner.replace((server, claim));
         earlier.map(|(owner, _)| owner).filter(|&owner| owner != server)
     }
@@ -216,11 +233,11 @@ impl Sessions {
     /// What has to be done about sessions that were silent for too long, at most `limit` of them.
     pub fn due(&mut self, limit: usize) -> Due {
         while let Some(alarm) = self.alarms.first_entry()
-            && *alarm.key() <= self.clock_ms
+            && *alarm.key() <= self.before_ms
         {
             for session in alarm.remove() {
                 let Some(live) = self.live.get(&session) else { continue };
-                if live.deadline() > self.clock_ms {
+                if live.deadline() > self.before_ms {
                     self.alarms.entry(live.deadline()).or_default().push(session);
                 } else {
                     self.suspects.insert(session);
@@ -236,7 +253,7 @@ impl Sessions {
             let live = self.live.get_mut(&session).expect("close removes the suspect too");
             if live.closing {
                 cleared.push(session);
-            } else if live.deadline() > self.clock_ms {
+            } else if live.deadline() > self.before_ms {
                 self.alarms.entry(live.deadline()).or_default().push(session);
                 cleared.push(session);
             } else {
@@ -260,6 +277,10 @@ impl Sessions {
 }
 
 impl Live {
+    fn see(&mut self, clock_ms: u64, age_ms: u32) {
+        self.seen_ms = self.seen_ms.max(clock_ms.saturating_sub(age_ms.into()));
+    }
+
     fn deadline(&self) -> u64 {
         self.seen_ms + u64::from(self.timeout_ms)
     }

@@ -24,6 +24,8 @@ pub(super) struct Client {
     pub(super) waits_for: Option<Zxid>,
     /// When it last gave a sign of life, to the tick.
     pub(super) seen_ms: u64,
+    /// How often it has pinged since the last tick.
+    pub(super) pings: usize,
     /// Whether it has given a sign of life since the last tick.
     pub(super) spoke: bool,
     /// Whether the leader is still to be told of the last sign of life.

@@ -31,6 +31,7 @@ impl<N: Nodes> Replica<N> {
             queue: Queue::default(),
             waits_for: None,
             seen_ms: self.now_ms(),
+            pings: 0,
             spoke: false,
             unreported: false,
             counted_ms: None,

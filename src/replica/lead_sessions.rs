@@ -127,10 +127,15 @@ impl<N: Nodes> Replica<N> {
     }
 
     pub(super) fn tick_of_leader(&mut self, elapsed_ms: u64) {
-        self.touch_own();
+        if elapsed_ms == 0 {
+            // One of several ticks that are made up for at once.
+            return;
+        }
         let Part::Leading(lead) = &mut self.part else { return };
         // A server that was stopped could not hear anybody meanwhile: that time does not count.
         lead.sessions.advance(elapsed_ms.min(4 * u64::from(self.config.tick_ms)));
+        self.touch_own();
+        let Part::Leading(lead) = &mut self.part else { return };
         let now_ms = lead.sessions.clock_ms();
         lead.sessions.report(self.config.zab.id, now_ms);
         let due = lead.sessions.due(limits::EXPIRIES_PER_TICK);

@@ -44,6 +44,8 @@ pub struct Replica<N> {
     pub(super) pendings: Pendings,
     /// The connections that gave a sign of life since the last tick.
     pub(super) spoke: Vec<ConnId>,
+    /// The connections that have pinged since the last tick.
+    pub(super) pinged: Vec<ConnId>,
     /// The connections of whose life the leader is still to be told.
     pub(super) unreported: Vec<ConnId>,
 
@@ -106,6 +108,7 @@ impl<N: Nodes> Replica<N> {
             reports: Reports::default(),
             pendings: Pendings::new(config.zab.seed),
             spoke: Vec::new(),
+            pinged: Vec::new(),
             unreported: Vec::new(),
             now_ms: None,
             time_ms: 0,
@@ -226,6 +229,7 @@ impl<N: Nodes> Replica<N> {
             Part::Following(_) => self.report_if_due(),
             Part::Leading(_) => self.tick_of_leader(elapsed_ms),
         }
+        self.answer_pings();
         self.give_up_reads();
         self.give_up_handshakes();
     }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use conclave_proto::SessionId;
+use conclave_proto::{ServerMessage, SessionId};
 
 use crate::limits;
 use crate::tree::Nodes;
@@ -59,6 +59,21 @@ impl Reports {
 }
 
 impl<N: Nodes> Replica<N> {
+    /// Answer the pings since the last tick, now that it is known what time it is. The server may
+    /// have been stopped at any moment since, so that an answer given at once could take an old
+    /// sign of life for a new one.
+    pub(super) fn answer_pings(&mut self) {
+        let (now_ms, zxid) = (self.now_ms(), self.applied);
+        for conn in std::mem::take(&mut self.pinged) {
+            let Some(client) = self.clients.get_mut(&conn) else { continue };
+            let ago = client.counted_ms.map(|counted_ms| now_ms - counted_ms);
+            let counted_ms_ago = ago.and_then(|ago| u32::try_from(ago).ok());
+            for _ in 0..std::mem::take(&mut client.pings) {
+                self.tell(conn, ServerMessage::Pong { zxid, counted_ms_ago });
+            }
+        }
+    }
+
     /// A report counts, but for these sessions.
     pub(super) fn counted(&mut self, report: u64, refused: &[SessionId]) {
         for sign in self.reports.take(report).unwrap_or_default() {

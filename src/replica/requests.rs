@@ -80,12 +80,13 @@ impl<N: Nodes> Replica<N> {
                 self.request(conn, xid, acked, level, op);
             }
             ClientMessage::Ping => {
-                // The clock stands still between two ticks.
-                let now_ms = self.now_ms() + u64::from(self.config.tick_ms);
                 if let Some(client) = self.heard_from(conn, 0) {
-                    let ago = client.counted_ms.map(|counted_ms| now_ms - counted_ms);
-                    let counted_ms_ago = ago.and_then(|ago| u32::try_from(ago).ok());
-                    self.tell(conn, ServerMessage::Pong { zxid: self.applied, counted_ms_ago });
+                    client.pings += 1;
+                    match client.pings {
+                        1 => self.pinged.push(conn),
+                        limits::IN_FLIGHT.. => self.close(conn),
+                        _ => {}
+                    }
                 }
             }
         }

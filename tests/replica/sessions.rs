@@ -21,21 +21,29 @@ fn polled(due: &Due) -> Vec<u8> {
     due.poll.iter().map(|server| server.get()).collect()
 }
 
+/// What is due at the next tick.
+fn due(sessions: &mut Sessions, limit: usize) -> Due {
+    sessions.advance(0);
+    sessions.due(limit)
+}
+
 /// Sessions 1 and 2, with timeouts of 1 and 2 seconds.
 fn two() -> Sessions {
-    Sessions::new(SILENCE_MS, [(SessionId(1), 1_000), (SessionId(2), 2_000)])
+    let mut sessions = Sessions::new(SILENCE_MS, [(SessionId(1), 1_000), (SessionId(2), 2_000)]);
+    sessions.advance(0);
+    sessions
 }
 
 #[test]
 fn a_new_leader_gives_everybody_the_full_timeout() {
     let mut sessions = two();
     sessions.advance(999);
-    assert_eq!(expired(&sessions.due(10)), [0; 0]);
+    assert_eq!(expired(&due(&mut sessions, 10)), [0; 0]);
     sessions.advance(1);
-    assert_eq!(expired(&sessions.due(10)), [1]);
+    assert_eq!(expired(&due(&mut sessions, 10)), [1]);
     sessions.advance(1_000);
-    assert_eq!(expired(&sessions.due(10)), [2]);
-    assert_eq!(expired(&sessions.due(10)), [0; 0], "each end is proposed once");
+    assert_eq!(expired(&due(&mut sessions, 10)), [2]);
+    assert_eq!(expired(&due(&mut sessions, 10)), [0; 0], "each end is proposed once");
 }
 
 #[test]
@@ -43,56 +51,87 @@ fn a_sign_of_life_counts_from_when_it_was_given() {
     let mut sessions = two();
     sessions.advance(900);
     assert_eq!(sessions.touch(SessionId(1), server(2), 300, claim(1)), Standing::Owner);
+    sessions.advance(0);
     // Heard at 900, given at 600: alive until 1600.
     sessions.report(server(2), 900);
     sessions.advance(699);
     sessions.report(server(2), 1_599);
-    assert_eq!(sessions.due(10), Due::default());
+    assert_eq!(due(&mut sessions, 10), Due::default());
     sessions.advance(1);
     sessions.report(server(2), 1_600);
-    assert_eq!(expired(&sessions.due(10)), [1]);
+    assert_eq!(expired(&due(&mut sessions, 10)), [1]);
+}
+
+#[test]
+fn a_sign_of_life_between_two_ticks_counts_from_the_second() {
+    let mut sessions = two();
+    sessions.touch(SessionId(1), server(2), 0, claim(1));
+    // The clock stood still all the time.
+    sessions.advance(400);
+    sessions.report(server(2), 400);
+    sessions.advance(999);
+    sessions.report(server(2), 1_399);
+    assert_eq!(due(&mut sessions, 10), Due::default());
+    sessions.advance(1);
+    sessions.report(server(2), 1_400);
+    assert_eq!(expired(&due(&mut sessions, 10)), [1]);
+}
+
+#[test]
+fn nobody_expires_at_the_tick_that_ends_a_long_silence() {
+    let mut sessions = two();
+    sessions.advance(5_000);
+    // The leader itself may have stood still: what came meanwhile is heard before the next tick.
+    assert_eq!(sessions.due(10), Due::default());
+    sessions.touch(SessionId(1), server(1), 0, claim(1));
+    sessions.advance(10);
+    assert_eq!(expired(&sessions.due(10)), [2]);
 }
 
 #[test]
 fn a_server_is_asked_before_its_session_expires() {
     let mut sessions = two();
     sessions.touch(SessionId(1), server(2), 0, claim(1));
+    sessions.advance(0);
     sessions.report(server(2), 0);
     sessions.advance(600);
     sessions.report(server(2), 0);
     sessions.advance(400);
-    let due = sessions.due(10);
-    assert_eq!((expired(&due), polled(&due)), (vec![], vec![2]));
+    let first = due(&mut sessions, 10);
+    assert_eq!((expired(&first), polled(&first)), (vec![], vec![2]));
     // It has heard of the session meanwhile.
     sessions.touch(SessionId(1), server(2), 50, claim(1));
+    sessions.advance(0);
     sessions.report(server(2), 1_000);
-    assert_eq!(sessions.due(10), Due::default());
+    assert_eq!(due(&mut sessions, 10), Due::default());
     sessions.advance(949);
     sessions.report(server(2), 1_000);
-    assert_eq!(sessions.due(10), Due::default());
+    assert_eq!(due(&mut sessions, 10), Due::default());
     sessions.advance(1);
-    assert_eq!(polled(&sessions.due(10)), [2]);
+    assert_eq!(polled(&due(&mut sessions, 10)), [2]);
     // It has not.
     sessions.report(server(2), 1_950);
-    assert_eq!(expired(&sessions.due(10)), [1]);
+    assert_eq!(expired(&due(&mut sessions, 10)), [1]);
 }
 
 #[test]
 fn a_silent_server_is_not_waited_for() {
     let mut sessions = two();
     sessions.touch(SessionId(1), server(2), 0, claim(1));
+    sessions.advance(0);
     sessions.report(server(2), 0);
     sessions.advance(1_000);
-    assert_eq!(expired(&sessions.due(10)), [1]);
+    assert_eq!(expired(&due(&mut sessions, 10)), [1]);
 }
 
 #[test]
 fn at_most_so_many_expire_at_once() {
     let mut sessions = Sessions::new(SILENCE_MS, (1..=5).map(|id| (SessionId(id), 1_000)));
+    sessions.advance(0);
     sessions.advance(5_000);
-    assert_eq!(expired(&sessions.due(2)), [1, 2]);
-    assert_eq!(expired(&sessions.due(2)), [3, 4]);
-    assert_eq!(expired(&sessions.due(2)), [5]);
+    assert_eq!(expired(&due(&mut sessions, 2)), [1, 2]);
+    assert_eq!(expired(&due(&mut sessions, 2)), [3, 4]);
+    assert_eq!(expired(&due(&mut sessions, 2)), [5]);
 }
 
 #[test]
@@ -100,13 +139,14 @@ fn the_later_claim_holds() {
     let mut sessions = two();
     sessions.touch(SessionId(1), server(2), 0, claim(1));
     assert_eq!(sessions.attach(SessionId(1), server(3), claim(2)), Some(server(2)));
+    sessions.advance(0);
     assert_eq!(sessions.standing(SessionId(1), server(2)), Standing::Moved(claim(2)));
     assert_eq!(sessions.standing(SessionId(1), server(3)), Standing::Owner);
     // The server it left does not keep it alive.
     sessions.advance(500);
     assert_eq!(sessions.touch(SessionId(1), server(2), 0, claim(1)), Standing::Moved(claim(2)));
     sessions.advance(500);
-    assert_eq!(expired(&sessions.due(10)), [1]);
+    assert_eq!(expired(&due(&mut sessions, 10)), [1]);
 }
 
 #[test]
@@ -125,7 +165,7 @@ fn a_closed_session_is_gone() {
     let mut sessions = two();
     sessions.closing(SessionId(1));
     sessions.advance(1_500);
-    assert_eq!(sessions.due(10), Due::default(), "its end is proposed already");
+    assert_eq!(due(&mut sessions, 10), Due::default(), "its end is proposed already");
     sessions.close(SessionId(1));
     assert_eq!(sessions.standing(SessionId(1), server(1)), Standing::Gone);
     assert_eq!(sessions.touch(SessionId(1), server(1), 0, claim(1)), Standing::Gone);
