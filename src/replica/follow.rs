@@ -175,9 +175,15 @@ impl<N: Nodes> Replica<N> {
             return;
         }
         let mut batch = Batch::default();
+        let mut hole = false;
         for (tag, pending) in self.pendings.from(follow.next_tag) {
+            let number = follow.next + batch.requests.len() as u64;
+            hole = pending.sent.is_some_and(|before| before != number);
+            if hole {
+                break;
+            }
             let work = pending.work.clone().expect("only a leader takes the work");
-            pending.sent = Some(follow.next + batch.requests.len() as u64);
+            pending.sent = Some(number);
             batch.bytes += work.bytes();
             let Work { identities, request } = work;
             batch.requests.push(Forwarded { tag, identities, request });
@@ -189,6 +195,11 @@ impl<N: Nodes> Replica<N> {
             self.out.send.push(follow.take_forward(&mut batch));
         }
         follow.next_tag = self.pendings.next_tag();
+        if hole {
+            // One of those to be sent again has been answered meanwhile.
+            self.restart_stream();
+            self.forward();
+        }
     }
 
     /// The leader has not received what was sent on this stream from that number on.
@@ -198,12 +209,21 @@ impl<N: Nodes> Replica<N> {
             return;
         }
         let start = self.pendings.first_tag();
-        let lost = self
-            .pendings
-            .from(start)
-            .find(|(_, pending)| pending.sent.is_some_and(|number| number >= first));
-        match lost {
-            Some((tag, pending)) if pending.sent == Some(first) => {
+        let mut from = None;
+        let mut number = first;
+        for (tag, pending) in self.pendings.from(start) {
+            match pending.sent {
+                Some(sent) if sent == number => {
+                    from = from.or(Some(tag));
+                    number += 1;
+                }
+                Some(sent) if sent > number => break,
+                Some(_) | None => {}
+            }
+        }
+        match from {
+            // They go under the numbers they had: the leader may have some of them by now.
+            Some(tag) if number == follow.next => {
                 follow.next = first;
                 follow.next_tag = tag;
             }
