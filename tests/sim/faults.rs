@@ -142,6 +142,7 @@ impl<M: Machine, L: Load<M>> World<'_, M, L> {
             return;
         }
         it.paused_until = now + time + 1;
+        self.awake[server] = false;
         let (at, incarnation) = (it.paused_until, it.incarnation);
         self.trace.line(format_args!("s{} stands still until {} µs", server + 1, at));
         self.queue.at(at, Event::Resume { server, incarnation });

@@ -137,6 +137,8 @@ pub(crate) struct Stage<'a, M: Machine, L: Load<M>> {
     pub(crate) trace: &'a mut Trace,
     /// Which servers' processes run.
     pub(crate) running: &'a [bool],
+    /// Which of them do not stand still.
+    pub(crate) awake: &'a [bool],
     /// The end of the one history, as far as any server has delivered it.
     pub(crate) committed: Position,
     /// Events to put on the timeline, by time.

@@ -135,6 +135,7 @@ pub(crate) struct World<'t, M: Machine, L: Load<M>> {
     pub(crate) disks: Vec<Disk<M::State>>,
     pub(crate) servers: Vec<Server<M>>,
     pub(crate) running: Vec<bool>,
+    pub(crate) awake: Vec<bool>,
     pub(crate) checks: Checks,
     pub(crate) load: L,
     /// Faults strike no more, except on the servers outside the core.
@@ -155,6 +156,7 @@ impl<'t, M: Machine, L: Load<M>> World<'t, M, L> {
             disks: (0..count).map(|_| Disk::blank()).collect(),
             servers: (0..count).map(|_| Server::down(&knobs, &mut random)).collect(),
             running: vec![false; count],
+            awake: vec![false; count],
             checks: Checks::new(count, knobs.voters),
             load: L::new(&mut random, &knobs),
             knobs,
@@ -270,6 +272,7 @@ impl<'t, M: Machine, L: Load<M>> World<'t, M, L> {
             random: &mut self.random,
             trace: self.trace,
             running: &self.running,
+            awake: &self.awake,
             committed: self.checks.history().end(),
             later: &mut self.later,
             requests: &mut self.requests,
@@ -509,6 +512,7 @@ impl<'t, M: Machine, L: Load<M>> World<'t, M, L> {
         self.trace.line(format_args!("s{} goes on", server + 1));
         let it = &mut self.servers[server];
         it.paused_until = 0;
+        self.awake[server] = true;
         let inbox = std::mem::take(&mut it.inbox);
         // A timer that was missed fires once or as often as it was missed, before or after the
         // messages that have come in: all of it is allowed.
@@ -556,6 +560,7 @@ impl<'t, M: Machine, L: Load<M>> World<'t, M, L> {
         self.queue.at(checkpoint, Event::BeginCheckpoint { server, incarnation });
         self.servers[server] = fresh;
         self.running[server] = true;
+        self.awake[server] = true;
         self.perform(server);
         for peer in 0..self.servers.len() {
             if peer != server {
@@ -598,6 +603,7 @@ impl<'t, M: Machine, L: Load<M>> World<'t, M, L> {
         it.receiving = None;
         it.paused_until = 0;
         self.running[server] = false;
+        self.awake[server] = false;
         self.checks.stopped(server);
         for peer in 0..self.servers.len() {
             if peer != server {

@@ -142,7 +142,7 @@ impl Clients {
             return;
         };
         let client = &mut self.clients[conn.client];
-        if conn.attached && client.conn() == Some(at) {
+        if conn.attached && client.conn() == Some(at) && stage.awake[conn.server] {
             client.lived(conn.server, stage.now);
         }
         stage.requests.push((conn.server, Input::Client { conn: id, message }));
