@@ -4,7 +4,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, Once};
 use std::time::{Duration, Instant};
 
@@ -106,6 +106,8 @@ fn run_all<M: Machine, L: Load<M>>(
     let threads = variable("SIM_THREADS").unwrap_or(2).max(1);
     let clock = Clock::start();
     let next = AtomicU64::new(0);
+    let stop_at_failure = std::env::var_os("SIM_STOP").is_some();
+    let stop = AtomicBool::new(false);
     let total = Mutex::new(Sum::default());
     silence_expected_panics();
     std::thread::scope(|scope| {
@@ -117,12 +119,15 @@ fn run_all<M: Machine, L: Load<M>>(
                         Some(seed) => *seed,
                         None => first + at - regressions.len() as u64,
                     };
-                    if at >= regressions.len() as u64 + count {
+                    if at >= regressions.len() as u64 + count || stop.load(Ordering::Relaxed) {
                         return;
                     }
                     EXPECTED.set(true);
                     let result = catch_unwind(|| simulate::<M, L>(seed, 0));
                     EXPECTED.set(false);
+                    if result.is_err() && stop_at_failure {
+                        stop.store(true, Ordering::Relaxed);
+                    }
                     let mut sum = total.lock().expect("no one panics while holding it");
                     sum.add(world, seed, result.map_err(|panic| reason(&*panic)));
                     sum.wall = clock.elapsed();
