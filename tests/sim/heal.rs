@@ -10,9 +10,9 @@ impl<M: Machine, L: Load<M>> World<'_, M, L> {
     /// The time in which a healed quorum must serve again, in µs: what silence takes to be noticed,
     /// many times over, and time for slow disks and for a snapshot.
     pub(crate) fn patience(&self) -> u64 {
-        40 * SECOND
+        20 * SECOND
             + self.load.patience()
-            + 20 * u64::from(self.knobs.silence_ticks) * self.knobs.tick
+            + 10 * u64::from(self.knobs.silence_ticks) * self.knobs.tick
     }
 
     /// Ends all faults for a random quorum of voters and returns it; the others stay broken.
