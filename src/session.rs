@@ -28,8 +28,10 @@ pub struct Claim {
 }
 
 /// Every session of the ensemble, as its leader knows it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sessions {
+    /// The leader itself.
+    home: ServerId,
     clock_ms: u64,
     /// What the clock showed before it last advanced.
     before_ms: u64,
@@ -90,9 +92,24 @@ pub enum Standing {
 }
 
 impl Sessions {
-    /// The clocks of these sessions, all starting now. A server is lost after `silence_ms`.
-    pub fn new(silence_ms: u64, sessions: impl IntoIterator<Item = (SessionId, u32)>) -> Sessions {
-        let mut new = Sessions { silence_ms, ..Sessions::default() };
+    /// The clocks of these sessions, all starting now, for the leader `home`. A server is lost
+    /// after `silence_ms`.
+    pub fn new(
+        home: ServerId,
+        silence_ms: u64,
+        sessions: impl IntoIterator<Item = (SessionId, u32)>,
+    ) -> Sessions {
+        let mut new = Sessions {
+            home,
+            clock_ms: 0,
+            before_ms: 0,
+            silence_ms,
+            live: BTreeMap::new(),
+            alarms: BTreeMap::new(),
+            suspects: BTreeSet::new(),
+            servers: BTreeMap::new(),
+            fresh: Vec::new(),
+        };
         for (session, timeout_ms) in sessions {
             new.open(session, timeout_ms, None);
         }
@@ -244,6 +261,12 @@ impl Sessions {
                 }
             }
         }
+        let witnesses = Witnesses {
+            home: self.home,
+            clock_ms: self.clock_ms,
+            silence_ms: self.silence_ms,
+            servers: &self.servers,
+        };
         let mut due = Due::default();
         let mut cleared = Vec::new();
         for &session in &self.suspects {
@@ -257,7 +280,7 @@ impl Sessions {
                 self.alarms.entry(live.deadline()).or_default().push(session);
                 cleared.push(session);
             } else {
-                match live.witness(&self.servers, self.clock_ms, self.silence_ms) {
+                match live.witness(&witnesses) {
                     Some(server) => {
                         due.poll.insert(server);
                     }
@@ -285,16 +308,24 @@ impl Live {
         self.seen_ms + u64::from(self.timeout_ms)
     }
 
-    /// The server that may still know of a sign of life before the deadline.
-    fn witness(
-        &self,
-        servers: &BTreeMap<ServerId, Reporter>,
-        clock_ms: u64,
-        silence_ms: u64,
-    ) -> Option<ServerId> {
+    /// The server that may know of a sign of life which the leader has not heard of.
+    fn witness(&self, witnesses: &Witnesses<'_>) -> Option<ServerId> {
         let (owner, _) = self.owner?;
-        let reporter = servers.get(&owner)?;
-        let silent = clock_ms - reporter.heard_ms > silence_ms;
+        if owner == witnesses.home {
+            let reporter = witnesses.servers.get(&owner);
+            let asked = reporter.is_some_and(|it| it.covered_ms == witnesses.clock_ms);
+            return (!asked).then_some(owner);
+        }
+        let reporter = witnesses.servers.get(&owner)?;
+        let silent = witnesses.clock_ms - reporter.heard_ms > witnesses.silence_ms;
         (reporter.covered_ms < self.deadline() && !silent).then_some(owner)
     }
+}
+
+/// What is known of the servers that may have heard of a session.
+struct Witnesses<'a> {
+    home: ServerId,
+    clock_ms: u64,
+    silence_ms: u64,
+    servers: &'a BTreeMap<ServerId, Reporter>,
 }

@@ -233,7 +233,7 @@ impl<N: Nodes> Replica<N> {
         let mut lead = Box::new(Lead {
             epoch,
             history_end: self.zab.last().zxid,
-            sessions: Sessions::new(silence_ms, records),
+            sessions: Sessions::new(self.config.zab.id, silence_ms, records),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             waiting: VecDeque::new(),
