@@ -74,6 +74,8 @@ pub const REAP_INTERVAL_MS: u64 = 500;
 pub const TOUCHES: usize = 10_000;
 /// The reports of signs of life of which it is not known yet whether they count.
 pub const REPORTS: usize = 64;
+/// The ticks remembered to say when a sign of life was given; reports are more frequent.
+pub const TICKS: usize = 1024;
 /// How long a read waits for this server to catch up before it is refused, in ms.
 pub const READ_WAIT_MS: u64 = 5_000;
 /// How long a client waits for its session before it is refused, in ms.

@@ -22,12 +22,10 @@ pub(super) struct Client {
     pub(super) queue: Queue,
     /// What must be applied before its handshake or its first request can go on.
     pub(super) waits_for: Option<Zxid>,
-    /// When it last gave a sign of life, to the tick.
+    /// The last tick before its last sign of life.
     pub(super) seen_ms: u64,
     /// How often it has pinged since the last tick.
     pub(super) pings: usize,
-    /// Whether it has given a sign of life since the last tick.
-    pub(super) spoke: bool,
     /// Whether the leader is still to be told of the last sign of life.
     pub(super) unreported: bool,
     /// The last sign of life of which it is known that the servers count from it.

@@ -32,7 +32,6 @@ impl<N: Nodes> Replica<N> {
             waits_for: None,
             seen_ms: self.now_ms(),
             pings: 0,
-            spoke: false,
             unreported: false,
             counted_ms: None,
         };
@@ -173,9 +172,7 @@ impl<N: Nodes> Replica<N> {
         self.handshakes.remove(&conn);
         let client = self.clients.get_mut(&conn).expect("a connection that is attached is open");
         client.state = State::Open(open);
-        if !std::mem::replace(&mut client.spoke, true) {
-            self.spoke.push(conn);
-        }
+        self.note_sign_of_life(conn);
         let size = |limit: usize| u32::try_from(limit).expect("the limits are small");
         let connected = Connected {
             session: open.session,

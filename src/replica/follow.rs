@@ -5,11 +5,10 @@ use conclave_proto::{Epoch, ErrorCode, ServerId};
 use crate::limits;
 use crate::tree::Nodes;
 
-use super::client::{Answer, Open};
+use super::client::Answer;
 use super::machine::{Part, Replica};
 use super::pending::{Work, mix};
-use super::reports::Sign;
-use super::{ConnId, Forward, Forwarded, PeerMessage, Touch, Touched};
+use super::{ConnId, Forward, Forwarded, PeerMessage, Touch};
 
 /// What a follower, or observer, remembers of its leader.
 #[derive(Debug)]
@@ -112,7 +111,6 @@ impl<N: Nodes> Replica<N> {
             }
             PeerMessage::Poll { epoch, now_ms } if (from, epoch) == current => {
                 follow.polled_ms = now_ms;
-                self.note_signs_of_life();
                 self.report();
             }
             PeerMessage::Counted { epoch, report, refused } if (from, epoch) == current => {
@@ -248,46 +246,6 @@ impl<N: Nodes> Replica<N> {
         self.streams
     }
 
-    /// Those that spoke since the last tick were alive until now: later rather than earlier.
-    pub(super) fn note_signs_of_life(&mut self) {
-        let now_ms = self.now_ms();
-        for conn in std::mem::take(&mut self.spoke) {
-            let Some(client) = self.clients.get_mut(&conn) else { continue };
-            client.spoke = false;
-            client.seen_ms = now_ms;
-            if !std::mem::replace(&mut client.unreported, true) {
-                self.unreported.push(conn);
-            }
-        }
-    }
-
-    pub(super) fn mark_all_unreported(&mut self) {
-        self.unreported.clear();
-        for (&conn, client) in &mut self.clients {
-            client.unreported = client.open().is_some();
-            if client.unreported {
-                self.unreported.push(conn);
-            }
-        }
-    }
-
-    /// The signs of life that the leader has not been told of; it is to be told of them now.
-    pub(super) fn take_unreported(&mut self) -> (Vec<Touched>, Vec<Sign>) {
-        let now_ms = self.now_ms();
-        let mut touched = Vec::with_capacity(self.unreported.len());
-        let mut signs = Vec::with_capacity(self.unreported.len());
-        for conn in std::mem::take(&mut self.unreported) {
-            let Some(client) = self.clients.get_mut(&conn) else { continue };
-            client.unreported = false;
-            let Some(Open { session, claim, .. }) = client.open() else { continue };
-            let seen_ms = client.seen_ms;
-            let age_ms = u32::try_from(now_ms - seen_ms).unwrap_or(u32::MAX);
-            touched.push(Touched { session, age_ms, claim });
-            signs.push(Sign { conn, session, seen_ms });
-        }
-        (touched, signs)
-    }
-
     pub(super) fn report_if_due(&mut self) {
         let Part::Following(follow) = &self.part else { return };
         if self.now_ms() >= follow.report_at_ms {
@@ -301,9 +259,7 @@ impl<N: Nodes> Replica<N> {
         let now_ms = self.now_ms();
         let low_space = self.low_space;
         let Part::Following(follow) = &mut self.part else { return };
-        // Four reports in the shortest timeout, and three signs of life: none is missed even if
-        // one of each is late.
-        follow.report_at_ms = now_ms + u64::from(self.config.session_timeout_min_ms / 4);
+        follow.report_at_ms = now_ms + self.config.report_interval_ms();
         let mut parts = touched.chunks(limits::TOUCHES).peekable();
         loop {
             let sessions = parts.next().unwrap_or_default().to_vec();

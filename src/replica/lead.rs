@@ -56,6 +56,8 @@ pub(super) struct Lead {
     rounds: VecDeque<(u64, Vec<Asker>)>,
     /// What to tell followers of their writes that are refused.
     rejected: BTreeMap<ServerId, Vec<(u64, Fault)>>,
+    /// When the signs of life of this server's own clients are taken into account the next time.
+    pub(super) report_at_ms: u64,
     /// Where the search for nodes to reap goes on, and when.
     pub(super) reap_after: Option<ZPath>,
     pub(super) reap_at_ms: u64,
@@ -247,6 +249,7 @@ impl<N: Nodes> Replica<N> {
             mute: false,
             rounds: VecDeque::new(),
             rejected: BTreeMap::new(),
+            report_at_ms: 0,
             reap_after: None,
             reap_at_ms: 0,
             blocked: false,

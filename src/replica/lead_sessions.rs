@@ -134,13 +134,13 @@ impl<N: Nodes> Replica<N> {
         let Part::Leading(lead) = &mut self.part else { return };
         // A server that was stopped could not hear anybody meanwhile: that time does not count.
         lead.sessions.advance(elapsed_ms.min(4 * u64::from(self.config.tick_ms)));
-        self.touch_own();
-        let Part::Leading(lead) = &mut self.part else { return };
         let now_ms = lead.sessions.clock_ms();
-        lead.sessions.report(self.config.zab.id, now_ms);
         let due = lead.sessions.due(limits::EXPIRIES_PER_TICK);
-        let epoch = lead.epoch;
-        for server in due.poll {
+        let (id, epoch) = (self.config.zab.id, lead.epoch);
+        if now_ms >= lead.report_at_ms || due.poll.contains(&id) {
+            self.touch_own();
+        }
+        for server in due.poll.into_iter().filter(|&server| server != id) {
             self.out.send.push((server, PeerMessage::Poll { epoch, now_ms }));
         }
         if !due.expired.is_empty() {
@@ -156,6 +156,7 @@ impl<N: Nodes> Replica<N> {
     pub(super) fn touch_own(&mut self) {
         let (touched, signs) = self.take_unreported();
         let server = self.config.zab.id;
+        let report_interval_ms = self.config.report_interval_ms();
         let mut moved = Vec::new();
         let mut refused = Vec::new();
         let Part::Leading(lead) = &mut self.part else { return };
@@ -170,6 +171,8 @@ impl<N: Nodes> Replica<N> {
             let report = self.reports.add(signs);
             lead.asking.push(Asker::Report { server, report, refused });
         }
+        lead.report_at_ms = lead.sessions.clock_ms() + report_interval_ms;
+        lead.sessions.report(server, lead.sessions.clock_ms());
         for (session, claim) in moved {
             self.moved(session, claim);
         }

@@ -13,7 +13,7 @@ use super::client::{Client, State};
 use super::follow::Follow;
 use super::lead::Lead;
 use super::pending::{Pendings, mix};
-use super::reports::Reports;
+use super::reports::{Reports, Ticks};
 use super::requests::Reading;
 use super::{Config, ConnId, Input, Notice, PeerMessage, Ready, ToClient};
 
@@ -42,8 +42,7 @@ pub struct Replica<N> {
     pub(super) reading: Reading,
     pub(super) reports: Reports,
     pub(super) pendings: Pendings,
-    /// The connections that gave a sign of life since the last tick.
-    pub(super) spoke: Vec<ConnId>,
+    pub(super) ticks: Ticks,
     /// The connections that have pinged since the last tick.
     pub(super) pinged: Vec<ConnId>,
     /// The connections of whose life the leader is still to be told.
@@ -107,7 +106,7 @@ impl<N: Nodes> Replica<N> {
             reading: Reading::default(),
             reports: Reports::default(),
             pendings: Pendings::new(config.zab.seed),
-            spoke: Vec::new(),
+            ticks: Ticks::default(),
             pinged: Vec::new(),
             unreported: Vec::new(),
             now_ms: None,
@@ -221,9 +220,9 @@ impl<N: Nodes> Replica<N> {
             *since_ms = now_ms;
         }
         self.now_ms = Some(now_ms.max(self.now_ms()));
+        self.ticks.add(self.now_ms());
         self.time_ms = time_ms;
         self.zab.step(zab::Input::Tick);
-        self.note_signs_of_life();
         match self.part {
             Part::Looking { since_ms } => self.send_away_the_leaderless(since_ms),
             Part::Following(_) => self.report_if_due(),

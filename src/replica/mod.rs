@@ -176,3 +176,11 @@ pub struct Config {
     /// What `/zookeeper/config` shows of the members; `None`: whatever is there.
     pub members_text: Option<Bytes>,
 }
+
+impl Config {
+    /// How often signs of life are reported to the leader, in ms. Four reports in the shortest
+    /// timeout, and three signs of life: none is missed even if one of each is late.
+    fn report_interval_ms(&self) -> u64 {
+        u64::from(self.session_timeout_min_ms / 4)
+    }
+}

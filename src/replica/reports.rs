@@ -11,8 +11,9 @@ use conclave_proto::{ServerMessage, SessionId};
 use crate::limits;
 use crate::tree::Nodes;
 
-use super::ConnId;
+use super::client::{Client, Open};
 use super::machine::Replica;
+use super::{ConnId, Touched};
 
 /// A sign of life of one of this server's clients.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +59,69 @@ impl Reports {
     }
 }
 
+/// When the latest ticks were. Between two ticks the clock stands still.
+#[derive(Debug, Default)]
+pub(super) struct Ticks(VecDeque<u64>);
+
+impl Ticks {
+    /// It is now so late.
+    pub(super) fn add(&mut self, now_ms: u64) {
+        if self.0.back().is_none_or(|&last| last < now_ms) {
+            if self.0.len() == limits::TICKS {
+                self.0.pop_front();
+            }
+            self.0.push_back(now_ms);
+        }
+    }
+
+    /// The tick that followed, by which whatever was noted at that time had happened; the same
+    /// time if there was none yet.
+    fn after(&self, noted_ms: u64) -> u64 {
+        let place = self.0.partition_point(|&tick_ms| tick_ms <= noted_ms);
+        self.0.get(place).copied().unwrap_or(noted_ms)
+    }
+}
+
 impl<N: Nodes> Replica<N> {
+    /// A client gives a sign of life just now. What is noted is the time of the last tick; when it
+    /// is reported it becomes that of the next one, so that it is later rather than earlier.
+    pub(super) fn note_sign_of_life(&mut self, conn: ConnId) -> &mut Client {
+        let now_ms = self.now_ms();
+        let client = self.clients.get_mut(&conn).expect("who gives a sign of life is there");
+        client.seen_ms = now_ms;
+        if !std::mem::replace(&mut client.unreported, true) {
+            self.unreported.push(conn);
+        }
+        client
+    }
+
+    pub(super) fn mark_all_unreported(&mut self) {
+        self.unreported.clear();
+        for (&conn, client) in &mut self.clients {
+            client.unreported = client.open().is_some();
+            if client.unreported {
+                self.unreported.push(conn);
+            }
+        }
+    }
+
+    /// The signs of life that the leader has not been told of; it is to be told of them now.
+    pub(super) fn take_unreported(&mut self) -> (Vec<Touched>, Vec<Sign>) {
+        let now_ms = self.now_ms();
+        let mut touched = Vec::with_capacity(self.unreported.len());
+        let mut signs = Vec::with_capacity(self.unreported.len());
+        for conn in std::mem::take(&mut self.unreported) {
+            let Some(client) = self.clients.get_mut(&conn) else { continue };
+            client.unreported = false;
+            let Some(Open { session, claim, .. }) = client.open() else { continue };
+            let seen_ms = self.ticks.after(client.seen_ms);
+            let age_ms = u32::try_from(now_ms - seen_ms).unwrap_or(u32::MAX);
+            touched.push(Touched { session, age_ms, claim });
+            signs.push(Sign { conn, session, seen_ms });
+        }
+        (touched, signs)
+    }
+
     /// Answer the pings since the last tick, now that it is known what time it is. The server may
     /// have been stopped at any moment since, so that an answer given at once could take an old
     /// sign of life for a new one.

@@ -157,11 +157,7 @@ impl<N: Nodes> Replica<N> {
             self.close(conn);
             return None;
         }
-        let client = self.clients.get_mut(&conn).expect("it was there");
-        if !std::mem::replace(&mut client.spoke, true) {
-            self.spoke.push(conn);
-        }
-        Some(client)
+        Some(self.note_sign_of_life(conn))
     }
 
     /// Put a write on its way.
