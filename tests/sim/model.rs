@@ -204,7 +204,9 @@ impl Model {
         } else if xid != Xid(0) && xid <= self.sessions[&session].last_xid {
             // A retry: it was applied before, and is not applied again.
             let earlier = self.sessions[&session].outcomes.get(&xid);
-            let (first, result) = earlier.expect("writes are numbered in order").clone();
+            let (first, result) = earlier
+                .unwrap_or_else(|| panic!("{xid:?} of {session} comes after later ones"))
+                .clone();
             done = Done { zxid, session, xid, result };
             assert!(first < zxid, "a retry comes after the first attempt");
         } else {

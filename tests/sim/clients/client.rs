@@ -14,7 +14,6 @@ use conclave_proto::{
 use super::watches::Watch;
 use super::{Scene, reads};
 use crate::knobs::{MS, SECOND};
-use crate::model::{Done, Model};
 
 /// A client.
 #[derive(Debug)]
@@ -475,21 +474,6 @@ impl Client {
         }
         if !sent.again {
             self.last_read = (sent.xid, zxid);
-        }
-    }
-
-    /// A numbered write of this client's session took effect: everything asked before it has too.
-    pub(super) fn check_order(&self, done: &Done, model: &Model) {
-        if self.session() != Some(done.session) || model.outcome(done.session, done.xid).is_none() {
-            return;
-        }
-        for earlier in self.queue.iter().take_while(|sent| sent.xid < done.xid) {
-            assert!(
-                !earlier.op.is_write() || model.outcome(done.session, earlier.xid).is_some(),
-                "client {}: {:?} took effect, but {earlier:?} before it has not",
-                self.number + 1,
-                done.xid
-            );
         }
     }
 
