@@ -29,7 +29,8 @@ fn due(sessions: &mut Sessions, limit: usize) -> Due {
 
 /// Sessions 1 and 2, with timeouts of 1 and 2 seconds.
 fn two() -> Sessions {
-    let mut sessions = Sessions::new(SILENCE_MS, [(SessionId(1), 1_000), (SessionId(2), 2_000)]);
+    let mut sessions =
+        Sessions::new(server(1), SILENCE_MS, [(SessionId(1), 1_000), (SessionId(2), 2_000)]);
     sessions.advance(0);
     sessions
 }
@@ -126,7 +127,8 @@ fn a_silent_server_is_not_waited_for() {
 
 #[test]
 fn at_most_so_many_expire_at_once() {
-    let mut sessions = Sessions::new(SILENCE_MS, (1..=5).map(|id| (SessionId(id), 1_000)));
+    let mut sessions =
+        Sessions::new(server(1), SILENCE_MS, (1..=5).map(|id| (SessionId(id), 1_000)));
     sessions.advance(0);
     sessions.advance(5_000);
     assert_eq!(expired(&due(&mut sessions, 2)), [1, 2]);
