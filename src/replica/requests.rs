@@ -84,8 +84,8 @@ impl<N: Nodes> Replica<N> {
                     client.pings += 1;
                     match client.pings {
                         1 => self.pinged.push(conn),
-                        limits::IN_FLIGHT.. => self.close(conn),
-                        _ => {}
+                        ..=limits::IN_FLIGHT => {}
+                        _ => self.close(conn),
                     }
                 }
             }

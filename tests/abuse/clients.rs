@@ -223,7 +223,7 @@ fn a_client_that_asks_without_reading_waits_alone() {
 }
 
 #[test]
-fn a_flood_of_pings_disturbs_nobody() {
+fn a_flood_of_pings_is_answered_and_disturbs_nobody() {
     let server = Server::start();
     let mut witness = Witness::start(&server);
     let mut client = Client::open(server.client);
@@ -232,7 +232,9 @@ fn a_flood_of_pings_disturbs_nobody() {
     for _ in 0..10_000 {
         client.send_frame(&ping);
     }
-    assert!(matches!(client.hear(), Some(ServerMessage::Pong { .. })));
+    for _ in 0..10_000 {
+        assert!(matches!(client.hear(), Some(ServerMessage::Pong { .. })));
+    }
     witness.is_undisturbed();
 }
 
