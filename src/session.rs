@@ -264,7 +264,6 @@ impl Sessions {
         let witnesses = Witnesses {
             home: self.home,
             clock_ms: self.clock_ms,
-            before_ms: self.before_ms,
             silence_ms: self.silence_ms,
             servers: &self.servers,
         };
@@ -313,9 +312,9 @@ impl Live {
     fn witness(&self, witnesses: &Witnesses<'_>) -> Option<ServerId> {
         let (owner, _) = self.owner?;
         if owner == witnesses.home {
-            // It costs nothing to hear of every sign of life up to the last tick, even a late one.
+            // What the leader itself has heard is known at once, however late it comes.
             let reporter = witnesses.servers.get(&owner);
-            let heard_all = reporter.is_some_and(|it| it.covered_ms >= witnesses.before_ms);
+            let heard_all = reporter.is_some_and(|it| it.covered_ms == witnesses.clock_ms);
             return (!heard_all).then_some(owner);
         }
         let reporter = witnesses.servers.get(&owner)?;
@@ -328,7 +327,6 @@ impl Live {
 struct Witnesses<'a> {
     home: ServerId,
     clock_ms: u64,
-    before_ms: u64,
     silence_ms: u64,
     servers: &'a BTreeMap<ServerId, Reporter>,
 }

@@ -135,12 +135,17 @@ impl<N: Nodes> Replica<N> {
         // A server that was stopped could not hear anybody meanwhile: that time does not count.
         lead.sessions.advance(elapsed_ms.min(4 * u64::from(self.config.tick_ms)));
         let now_ms = lead.sessions.clock_ms();
-        let due = lead.sessions.due(limits::EXPIRIES_PER_TICK);
+        let mut due = lead.sessions.due(limits::EXPIRIES_PER_TICK);
         let (id, epoch) = (self.config.zab.id, lead.epoch);
-        if now_ms >= lead.report_at_ms || due.poll.contains(&id) {
+        let asks_itself = due.poll.remove(&id);
+        if asks_itself || now_ms >= lead.report_at_ms {
             self.touch_own();
         }
-        for server in due.poll.into_iter().filter(|&server| server != id) {
+        if asks_itself && let Part::Leading(lead) = &mut self.part {
+            let others = lead.sessions.due(limits::EXPIRIES_PER_TICK - due.expired.len());
+            due.expired.extend(others.expired);
+        }
+        for server in due.poll {
             self.out.send.push((server, PeerMessage::Poll { epoch, now_ms }));
         }
         if !due.expired.is_empty() {
