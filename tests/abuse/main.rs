@@ -8,6 +8,8 @@ mod clients;
 mod links;
 mod many;
 mod peers;
+#[path = "../common/ports.rs"]
+mod ports;
 mod server;
 mod setup;
 mod zookeeper;

@@ -7,20 +7,21 @@ use bytes::{Buf, Bytes};
 use conclave::peers::handshake::Hello;
 use conclave_proto::ServerId;
 
-use crate::server::{DEADLINE, Server, free_port};
+use crate::ports::Ports;
+use crate::server::{DEADLINE, Server};
 
 /// A server that waits for two others.
-fn lonely() -> (Server, u16) {
-    let peer = free_port();
+fn lonely() -> (Server, Ports) {
+    let ports = Ports::claim();
+    let peer = ports.first();
     let address = format!("127.0.0.1:{peer}");
-    let members: Vec<String> = [(1, peer), (2, free_port()), (3, free_port())]
-        .map(|(id, port)| format!("{id}=127.0.0.1:{port}"))
-        .into();
+    let members: Vec<String> =
+        (1..=3).zip(peer..).map(|(id, port)| format!("{id}=127.0.0.1:{port}")).collect();
     let mut flags = vec!["--peer", &address];
     for member in &members {
         flags.extend(["--member", member]);
     }
-    (Server::start_with(&flags), peer)
+    (Server::start_with(&flags), ports)
 }
 
 fn server(id: u8) -> ServerId {
@@ -45,7 +46,8 @@ fn verdict(mut answer: Bytes) -> u8 {
 
 #[test]
 fn strangers_are_refused() {
-    let (lonely, port) = lonely();
+    let (lonely, ports) = lonely();
+    let port = ports.first();
     for (count, (hello, code, words)) in (1..).zip([
         (Hello::new(server(2), server(1), "another"), 2, "different names"),
         (Hello::new(server(2), server(3), "conclave"), 3, "another server is at this address"),
@@ -67,7 +69,8 @@ fn strangers_are_refused() {
 
 #[test]
 fn garbage_is_refused() {
-    let (lonely, port) = lonely();
+    let (lonely, ports) = lonely();
+    let port = ports.first();
     let whole = Hello::new(server(2), server(1), "conclave").encode();
     let mut twice = whole.to_vec();
     twice.extend_from_slice(&whole);
@@ -82,7 +85,8 @@ fn garbage_is_refused() {
 
 #[test]
 fn a_peer_that_sends_garbage_is_cut_off() {
-    let (lonely, port) = lonely();
+    let (lonely, ports) = lonely();
+    let port = ports.first();
     for (count, garbage) in (1..).zip([
         &[0xff_u8; 16][..],
         &[0, 0, 0, 0],

@@ -1,7 +1,6 @@
 //! Real server processes on loopback, to be killed, frozen and started again.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -10,6 +9,8 @@ use conclave_client::{Client, Error};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
+
+use crate::ports::Ports;
 
 /// How long anything may take before a test gives up.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -20,6 +21,7 @@ const POLL: Duration = Duration::from_millis(20);
 pub(crate) struct Cluster {
     home: TempDir,
     servers: Vec<Server>,
+    _ports: Ports,
 }
 
 struct Server {
@@ -33,14 +35,16 @@ struct Server {
 impl Cluster {
     /// Starts that many servers and waits until one of them leads and all of them serve.
     pub(crate) async fn start(count: u8) -> Cluster {
+        let ports = Ports::claim();
         let servers = (1..=count)
-            .zip(free_ports(usize::from(count) * 3).chunks(3))
-            .map(|(id, ports)| {
-                let (client, peer, admin) = (ports[0], ports[1], ports[2]);
+            .zip((ports.first()..).step_by(3))
+            .map(|(id, client)| {
+                let (peer, admin) = (client + 1, client + 2);
                 Server { id, client, peer, admin, process: None }
             })
             .collect();
-        let mut cluster = Cluster { home: TempDir::new().expect("a temporary directory"), servers };
+        let home = TempDir::new().expect("a temporary directory");
+        let mut cluster = Cluster { home, servers, _ports: ports };
         for id in 1..=count {
             cluster.launch(id);
         }
@@ -321,11 +325,4 @@ impl Load {
             assert_eq!(found, acknowledged, "nodes below {parent}");
         }
     }
-}
-
-/// Ports that nobody listens on.
-fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }

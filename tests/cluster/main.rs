@@ -7,6 +7,8 @@
 )]
 
 mod harness;
+#[path = "../common/ports.rs"]
+mod ports;
 
 use std::process::{Command, Stdio};
 
