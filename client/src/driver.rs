@@ -17,10 +17,11 @@ use conclave_proto::frame::{FrameError, HEADER_BYTES, next_frame, write_frame};
 use conclave_proto::limits::RESPONSE_FRAME_BYTES;
 use conclave_proto::message::Refused;
 use conclave_proto::{ClientMessage, ErrorCode};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::Error;
@@ -32,6 +33,9 @@ use crate::session::{Config, Effect, Failure, Leave, Session};
 use crate::shared::Shared;
 use crate::state::State;
 use crate::watch::Inbox;
+
+/// How long a client whose session has ended waits until the server closes the connection.
+const SEE_OFF: Duration = Duration::from_secs(1);
 
 /// Drives a client until its session ends.
 pub(crate) struct Driver {
@@ -114,20 +118,34 @@ impl Driver {
 
     /// Drives the client until its session ends.
     pub(crate) async fn run(mut self) {
+        let last = self.drive().await;
+        // Nobody's operations wait while the connection is seen off.
+        drop(self);
+        if let Some(stream) = last {
+            see_off(stream).await;
+        }
+    }
+
+    /// Drives the client until its session ends; then the connection on which it did comes back.
+    async fn drive(&mut self) -> Option<TcpStream> {
         while self.session.ended().is_none() {
             let (server, at_ms) = self.dialer.choose(self.shared.now_ms());
             let name = self.dialer.name(server).to_owned();
             let dialled = dial(name, self.shared.instant(at_ms), self.attempt());
-            let Some(dialled) = self.attend(dialled).await else { return };
+            let dialled = self.attend(dialled).await?;
             let since_ms = self.shared.now_ms();
-            let broken = match dialled {
-                Ok(stream) => self.serve(stream).await,
-                Err(error) => Broken::Io(error),
+            let (broken, stream) = match dialled {
+                Ok(mut stream) => (self.serve(&mut stream).await, Some(stream)),
+                Err(error) => (Broken::Io(error), None),
             };
             self.session.disconnected();
             self.settle();
             self.note_failure(server, since_ms, &broken);
+            if let Broken::Left(Leave::Ended) = broken {
+                return stream;
+            }
         }
+        None
     }
 
     fn attempt(&self) -> Duration {
@@ -438,6 +456,16 @@ impl Drop for Driver {
         }
         self.settle();
     }
+}
+
+/// Lets the server close first, as it does after a session's end: whoever closes first keeps the
+/// connection's two ports for a minute, and a client that opens and closes sessions all the time
+/// would soon have none left.
+async fn see_off(mut stream: TcpStream) {
+    let mut rest = [0; 256];
+    let closed = async { while matches!(stream.read(&mut rest).await, Ok(1..)) {} };
+    // A server that does not close in time is left.
+    timeout(SEE_OFF, closed).await.ok();
 }
 
 fn poll_read<S: AsyncRead + Unpin>(

@@ -6,7 +6,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{self, Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -107,16 +108,21 @@ fn stop(process: &mut Child) {
     process.wait().unwrap();
 }
 
-/// Ten ports in a row that nobody listens on; tests run at the same time.
+/// Ten ports in a row that nobody listens on. They are below those that the system gives to
+/// whoever connects, and each process looks for them in places of its own: tests run at the same
+/// time, and a port that is free now must still be free when a server binds it.
 fn free_ports() -> u16 {
-    loop {
-        let first = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = first.local_addr().unwrap().port();
-        let others = (1..10).map(|n| TcpListener::bind(("127.0.0.1", port.checked_add(n)?)).ok());
-        if others.collect::<Vec<_>>().iter().all(Option::is_some) {
-            return port;
+    const FIRST: u32 = 12_000;
+    const BLOCKS: u32 = 1_500;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..BLOCKS {
+        let block = process::id() * 37 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let first = u16::try_from(FIRST + block % BLOCKS * 10).unwrap();
+        if (first..first + 10).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return first;
         }
     }
+    panic!("no ten ports in a row are free");
 }
 
 fn text(bytes: &[u8]) -> String {
