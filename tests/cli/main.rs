@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "../common/ports.rs"]
+mod ports;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{self, Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::{Child, Command, Output, Stdio};
 
+use ports::Ports;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -16,15 +18,15 @@ use tempfile::TempDir;
 struct Dev {
     process: Child,
     home: TempDir,
-    port: u16,
+    ports: Ports,
 }
 
 impl Dev {
     fn start() -> Dev {
         let home = TempDir::new().unwrap();
-        let port = free_ports();
-        let (process, _) = launch(&home.path().join("data"), port);
-        Dev { process, home, port }
+        let ports = Ports::claim();
+        let (process, _) = launch(&home.path().join("data"), ports.first());
+        Dev { process, home, ports }
     }
 
     /// Runs a command against the server.
@@ -36,7 +38,7 @@ impl Dev {
     fn run_with(&self, args: &[&str], input: &str) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_conclave"))
             .args(args)
-            .env("CONCLAVE_SERVERS", format!("127.0.0.1:{}", self.port))
+            .env("CONCLAVE_SERVERS", format!("127.0.0.1:{}", self.ports.first()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -106,23 +108,6 @@ fn stop(process: &mut Child) {
     let pid = process.id().to_string();
     Command::new("kill").args(["-s", "INT", &pid]).status().unwrap();
     process.wait().unwrap();
-}
-
-/// Ten ports in a row that nobody listens on. They are below those that the system gives to
-/// whoever connects, and each process looks for them in places of its own: tests run at the same
-/// time, and a port that is free now must still be free when a server binds it.
-fn free_ports() -> u16 {
-    const FIRST: u32 = 12_000;
-    const BLOCKS: u32 = 1_500;
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    for _ in 0..BLOCKS {
-        let block = process::id() * 37 + NEXT.fetch_add(1, Ordering::Relaxed);
-        let first = u16::try_from(FIRST + block % BLOCKS * 10).unwrap();
-        if (first..first + 10).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
-            return first;
-        }
-    }
-    panic!("no ten ports in a row are free");
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -238,7 +223,7 @@ fn a_watch_tells_each_change() {
     let dev = Dev::start();
     let watch = Command::new(env!("CARGO_BIN_EXE_conclave"))
         .args(["watch", "--recursive", "--values", "--count", "3", "/"])
-        .env("CONCLAVE_SERVERS", format!("127.0.0.1:{}", dev.port))
+        .env("CONCLAVE_SERVERS", format!("127.0.0.1:{}", dev.ports.first()))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -258,10 +243,11 @@ fn a_watch_tells_each_change() {
 #[test]
 fn dev_keeps_its_data_and_says_what_to_type() {
     let home = TempDir::new().unwrap();
-    let (dir, port) = (home.path().join("data"), free_ports());
+    let (dir, ports) = (home.path().join("data"), Ports::claim());
+    let port = ports.first();
     let (mut process, said) = launch(&dir, port);
     assert!(said.contains(&format!("export CONCLAVE_SERVERS=127.0.0.1:{port}")), "{said}");
-    let mut dev = Dev { process, home, port };
+    let mut dev = Dev { process, home, ports };
     dev.ask(&["create", "/kept", "still here"]);
     let pid = fs::read_to_string(dir.join("1/pid")).unwrap();
     stop(&mut dev.process);
