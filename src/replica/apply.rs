@@ -69,6 +69,9 @@ impl<N: Nodes> Replica<N> {
         for change in &applied.changes {
             self.fire(change);
         }
+        if let (Some(excess), Part::Leading(_)) = (applied.excess, &self.part) {
+            self.out.notices.push(Notice::OverQuota(excess));
+        }
         if txn.origin.0 == self.config.zab.id {
             let answer = Answer { zxid: Some(applied.zxid), result: applied.result };
             self.answer_own(txn.origin.1, session, answer);

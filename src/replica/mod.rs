@@ -22,6 +22,7 @@ use conclave_proto::{
     ClientMessage, Fault, Identity, Secret, ServerId, ServerMessage, SessionId, Xid, Zxid,
 };
 
+use crate::tree::Excess;
 use crate::zab::{self, SnapshotOrder, Write, WriteToken};
 
 pub use crate::session::Claim;
@@ -157,6 +158,8 @@ pub enum Notice {
         /// How many.
         sessions: usize,
     },
+    /// A write that this leader proposed went beyond a quota.
+    OverQuota(Excess),
 }
 
 /// What a server knows before it starts.

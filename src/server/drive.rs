@@ -11,6 +11,7 @@ use conclave_proto::ServerId;
 use crate::peers::Links;
 use crate::replica::{Input, Notice, PeerMessage, Ready, Replica};
 use crate::store::{Home, StoreNodes, fatal};
+use crate::tree::{Excess, Measure};
 use crate::zab::{self, SnapshotOrder, WriteToken};
 
 use super::admin::Report;
@@ -26,6 +27,8 @@ use super::{EXIT_DIVERGED, Stop};
 
 /// The tree's file is called almost full beyond this part of its map, in percent.
 const MAP_ALERT_PERCENT: u64 = 90;
+/// The log speaks of quotas that are exceeded at most this often, in µs.
+const QUOTA_LOG_US: u64 = 1_000_000;
 /// How often the room on the disk is looked at and the gauges are set, in µs.
 const LOOK_AROUND_US: u64 = 1_000_000;
 /// How often the whole tree on disk is checked, the first time at the start, in µs.
@@ -62,6 +65,8 @@ pub(super) struct DriveState {
     last_checkpoint_us: u64,
     last_look_us: u64,
     next_scrub_us: u64,
+    /// When the log last said that a quota is exceeded.
+    over_quota_us: Option<u64>,
     low_space: bool,
     free_bytes: u64,
 }
@@ -214,6 +219,7 @@ impl Drive {
                 self.metrics.sessions_expired.inc_by(*sessions as u64);
                 return;
             }
+            Notice::OverQuota(excess) => return self.tell_excess(excess),
             // The server has stopped.
             Notice::Diverged { .. } | Notice::NotUnderstood { .. } => return,
         };
@@ -229,6 +235,23 @@ impl Drive {
             zab::Notice::HandedOver => self.stop.handed_over(),
             zab::Notice::ReadConfirmed { .. } => {}
         }
+    }
+
+    /// Says that a quota is exceeded, but not with every write that does it.
+    fn tell_excess(&mut self, excess: &Excess) {
+        self.metrics.quotas_exceeded.inc();
+        let now = self.clock.micros();
+        if self.state.over_quota_us.is_some_and(|last| now - last < QUOTA_LOG_US) {
+            return;
+        }
+        self.state.over_quota_us = Some(now);
+        let Excess { path, what, wanted, limit, hard } = excess;
+        let what = match what {
+            Measure::Nodes => "nodes",
+            Measure::Bytes => "bytes",
+        };
+        let refused = if *hard { "refused" } else { "let through" };
+        tracing::warn!(%path, wanted, limit, "a write beyond a quota of {what} is {refused}");
     }
 
     /// Begins a checkpoint if one is due, and looks at the room on the disk every now and then.
@@ -348,7 +371,7 @@ fn stop_if_lost(notice: &Notice) {
             "transaction {zxid} cannot be carried out: {why}. The server stops. Upgrade it to the \
              version of the others and start it again: it goes on from there"
         ),
-        Notice::Zab(_) | Notice::Expired { .. } => return,
+        Notice::Zab(_) | Notice::Expired { .. } | Notice::OverQuota(_) => return,
     }
     std::process::exit(EXIT_DIVERGED.into());
 }

@@ -271,6 +271,7 @@ pub(super) fn encode_meta(key: &[u8], hash_key: &[u8; 16], meta: &Meta, out: &mu
         out.put_u64_le(meta.digest);
         out.put_u64_le(meta.nodes);
         out.put_u64_le(meta.bytes);
+        out.put_u64_le(meta.quotas);
     });
 }
 
@@ -284,6 +285,7 @@ pub(super) fn decode_meta(key: &[u8], value: &[u8]) -> Option<([u8; 16], Meta)> 
         digest: reader.u64()?,
         nodes: reader.u64()?,
         bytes: reader.u64()?,
+        quotas: reader.u64()?,
     };
     Some((hash_key, meta))
 }

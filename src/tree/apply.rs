@@ -15,6 +15,7 @@ use conclave_proto::{
 use super::acl::{self, Asker};
 use super::draft::Draft;
 use super::nodes::{Node, Nodes};
+use super::quota::{self, Excess, Ledger, Usage};
 use super::{sessions, walk};
 use crate::limits;
 
@@ -22,7 +23,7 @@ use crate::limits;
 pub const SEMANTICS: u16 = 1;
 
 /// Nodes that exist by themselves or not at all: clients neither create nor delete them.
-const RESERVED: [&str; 4] = ["/", "/zookeeper", "/zookeeper/config", "/zookeeper/quota"];
+const RESERVED: [&str; 4] = ["/", "/zookeeper", "/zookeeper/config", quota::QUOTA];
 
 /// Where ZooKeeper shows the members of the ensemble.
 pub const CONFIG: &str = "/zookeeper/config";
@@ -46,11 +47,13 @@ pub struct Applied {
     pub session: Option<SessionChange>,
     /// Whether it was a retry of a write that had been applied before.
     pub duplicate: bool,
+    /// A quota that it exceeded, or that it would have exceeded and was refused for.
+    pub excess: Option<Excess>,
 }
 
 impl Applied {
     pub(super) fn new(zxid: Zxid, result: Result<Reply, Fault>) -> Applied {
-        Applied { zxid, result, changes: Vec::new(), session: None, duplicate: false }
+        Applied { zxid, result, changes: Vec::new(), session: None, duplicate: false, excess: None }
     }
 }
 
@@ -161,10 +164,12 @@ fn carry_out(nodes: &mut impl Nodes, zxid: Zxid, txn: &Txn) -> Applied {
         session: txn.request.session,
         asker: Asker::of(txn),
         draft: Draft::new(nodes),
+        ledger: Ledger::new(),
         changes: Vec::new(),
     };
     let result = work.carry_out(&txn.request.op);
     let mut applied = Applied::new(zxid, result);
+    applied.excess = work.ledger.excess.filter(|excess| excess.hard || applied.result.is_ok());
     if applied.result.is_ok() {
         work.draft.commit();
         applied.changes = work.changes;
@@ -179,6 +184,7 @@ struct Work<'a, N> {
     session: SessionId,
     asker: Asker<'a>,
     draft: Draft<'a, N>,
+    ledger: Ledger,
     changes: Vec<Change>,
 }
 
@@ -246,7 +252,8 @@ impl<N: Nodes> Work<'_, N> {
         if parent.lifetime == Lifetime::Ephemeral {
             return Err(ErrorCode::NoChildrenForEphemerals);
         }
-        let mut node = new_node(own(data), acl, self.zxid, self.time_ms);
+        let data = self.keep(&path, data)?;
+        let mut node = new_node(data, acl, self.zxid, self.time_ms);
         node.lifetime = mode.lifetime;
         if mode.lifetime == Lifetime::Ephemeral {
             node.owner = self.session;
@@ -257,6 +264,7 @@ impl<N: Nodes> Work<'_, N> {
             return Err(ErrorCode::SequenceOverflow);
         };
 
+        self.ledger.enter(&mut self.draft, &path, Usage::of(&node))?;
         let stat = node.stat();
         self.tell(&path, &node, EventKind::Created);
         self.draft.create(&path, node);
@@ -301,10 +309,13 @@ impl<N: Nodes> Work<'_, N> {
         check_size(data)?;
         let node = self.existing(path)?;
         self.asker.check(&node.acl, Perms::WRITE)?;
+        let data = self.keep(path, data)?;
+        let growth = Usage::of_change(node.data.as_ref(), data.as_ref());
+        self.ledger.enter(&mut self.draft, path, growth)?;
         check_version(node.version, version)?;
         self.tell(path, &node, EventKind::DataChanged);
         let node = self.draft.change(path, node, |node| {
-            node.data = own(data);
+            node.data = data;
             node.mzxid = self.zxid;
             node.mtime_ms = self.time_ms;
             node.version = node.version.wrapping_add(1);
@@ -419,12 +430,24 @@ impl<N: Nodes> Work<'_, N> {
     }
 
     fn remove(&mut self, path: &ZPath, node: &Node, above: &ZPath, parent: Node) {
+        self.ledger
+            .enter(&mut self.draft, path, Usage::of(node).negated())
+            .expect("no quota refuses what makes the tree smaller");
         self.tell(path, node, EventKind::Deleted);
         self.draft.remove(path, node);
         self.change_parent(above, parent, |parent| {
             parent.num_children =
                 parent.num_children.checked_sub(1).expect("a parent counts its children");
         });
+    }
+
+    /// The data that a node keeps when it is given this: a copy, since what a transaction holds is
+    /// lent from the message it came in, and would keep all of that in memory.
+    fn keep(&mut self, path: &ZPath, data: Option<&Bytes>) -> Result<Option<Bytes>, ErrorCode> {
+        match quota::counted_at(path) {
+            Some(subject) => self.ledger.count(&self.draft, &subject).map(Some),
+            None => Ok(data.map(|data| Bytes::copy_from_slice(data))),
+        }
     }
 
     fn change_parent(&mut self, above: &ZPath, parent: Node, change: impl FnOnce(&mut Node)) {
@@ -483,12 +506,6 @@ fn deletable_parent(path: &ZPath) -> Result<ZPath, ErrorCode> {
 
 fn is_reserved(path: &ZPath) -> bool {
     RESERVED.contains(&path.as_str())
-}
-
-/// A copy of the data for the node to keep. What a transaction holds is lent from the message it
-/// came in, and would keep all of that message in memory.
-fn own(data: Option<&Bytes>) -> Option<Bytes> {
-    data.map(|data| Bytes::copy_from_slice(data))
 }
 
 fn check_size(data: Option<&Bytes>) -> Result<(), ErrorCode> {

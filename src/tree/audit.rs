@@ -31,10 +31,11 @@ pub fn audit(nodes: &impl Nodes) -> Result<(), String> {
     audit.sessions()?;
     audit.mortals()?;
     let meta = nodes.meta();
-    let Meta { nodes, bytes, digest, .. } = audit.found;
-    if (meta.nodes, meta.bytes, meta.digest) != (nodes, bytes, digest) {
+    let Meta { nodes, bytes, digest, quotas, .. } = audit.found;
+    if (meta.nodes, meta.bytes, meta.digest, meta.quotas) != (nodes, bytes, digest, quotas) {
         return Err(format!(
-            "the state has {nodes} nodes, {bytes} bytes and the digest {digest:016x}, not {meta:?}"
+            "the state has {nodes} nodes, {bytes} bytes, {quotas} quotas and the digest \
+             {digest:016x}, not {meta:?}"
         ));
     }
     Ok(())
@@ -50,9 +51,10 @@ struct Audit<'a, N> {
 impl<N: Nodes> Audit<'_, N> {
     fn visit(&mut self, path: &ZPath) -> Result<(), String> {
         let node = self.nodes.node(path).ok_or_else(|| format!("{path} is listed, but missing"))?;
-        let Tally { nodes, bytes, digest } = Tally::of(path, &node);
+        let Tally { nodes, bytes, digest, quotas } = Tally::of(path, &node);
         self.found.nodes += nodes;
         self.found.bytes += bytes;
+        self.found.quotas += quotas;
         self.found.digest = self.found.digest.wrapping_add(digest);
 
         let mut children = 0;

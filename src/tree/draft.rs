@@ -7,12 +7,15 @@ use conclave_proto::ZPath;
 
 use super::digest::digest_of_node;
 use super::nodes::{Node, Nodes};
+use super::quota;
 
 /// Changes laid over the state. If it is dropped, nothing has happened; [`Draft::commit`] makes
 /// them real. This is all it takes for a multi to be atomic.
 pub(super) struct Draft<'a, N> {
     nodes: &'a mut N,
     edits: BTreeMap<ZPath, Edit>,
+    /// Whether there may be quotas.
+    quotas: bool,
 }
 
 /// What becomes of one path.
@@ -29,20 +32,23 @@ pub(super) struct Tally {
     pub(super) nodes: u64,
     pub(super) bytes: u64,
     pub(super) digest: u64,
+    pub(super) quotas: u64,
 }
 
 impl Tally {
     pub(super) fn of(path: &ZPath, node: &Node) -> Tally {
         let data = node.data.as_ref().map_or(0, bytes::Bytes::len);
         let bytes = (path.as_str().len() + data) as u64;
-        Tally { nodes: 1, bytes, digest: digest_of_node(path, node) }
+        let quotas = quota::counted_at(path).map_or(0, |_| 1);
+        Tally { nodes: 1, bytes, digest: digest_of_node(path, node), quotas }
     }
 }
 
 impl<'a, N: Nodes> Draft<'a, N> {
     /// No changes yet.
     pub(super) fn new(nodes: &'a mut N) -> Draft<'a, N> {
-        Draft { nodes, edits: BTreeMap::new() }
+        let quotas = nodes.meta().quotas > 0;
+        Draft { nodes, edits: BTreeMap::new(), quotas }
     }
 
     /// The state as it was before the transaction.
@@ -58,8 +64,19 @@ impl<'a, N: Nodes> Draft<'a, N> {
         }
     }
 
+    /// Whether there may be quotas.
+    pub(super) fn has_quotas(&self) -> bool {
+        self.quotas
+    }
+
+    /// What the transaction has changed so far: the paths, and the nodes that are there now.
+    pub(super) fn edits(&self) -> impl Iterator<Item = (&ZPath, Option<&Node>)> {
+        self.edits.iter().map(|(path, edit)| (path, edit.after.as_ref()))
+    }
+
     /// Put a node where none is.
     pub(super) fn create(&mut self, path: &ZPath, node: Node) {
+        self.quotas |= quota::counted_at(path).is_some();
         let nothing = Edit { before: Tally::default(), after: None };
         let edit = self.edits.entry(path.clone()).or_insert(nothing);
         assert!(edit.after.is_none(), "{path} is created, but exists");
@@ -98,6 +115,7 @@ impl<'a, N: Nodes> Draft<'a, N> {
             let tally = after.as_ref().map_or(Tally::default(), |node| Tally::of(&path, node));
             meta.nodes = meta.nodes - before.nodes + tally.nodes;
             meta.bytes = meta.bytes - before.bytes + tally.bytes;
+            meta.quotas = meta.quotas - before.quotas + tally.quotas;
             meta.digest = meta.digest.wrapping_sub(before.digest).wrapping_add(tally.digest);
             match after {
                 Some(node) => self.nodes.put_node(&path, node),

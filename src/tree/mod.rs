@@ -39,6 +39,12 @@
 //! draft; only if all of it succeeds does the draft become the state. So a multi is atomic without
 //! any undoing, and the digest is counted in one place, from what really changed.
 //!
+//! # Quotas
+//!
+//! A part of the tree can have limits, and then what there is in it is counted ([`Excess`] says
+//! what came of it). Both are the data of nodes in `/zookeeper/quota`, which clients of ZooKeeper
+//! read and write; as long as there are none, no write looks for them.
+//!
 //! # Sessions and retries
 //!
 //! A write is done on behalf of a session or of the ensemble itself ([`SessionId::NONE`]), which
@@ -66,6 +72,7 @@ mod audit;
 mod digest;
 mod draft;
 mod nodes;
+mod quota;
 mod read;
 mod sessions;
 mod walk;
@@ -76,5 +83,6 @@ pub use apply::{Applied, CONFIG, Change, SEMANTICS, SessionChange, apply, found}
 pub use audit::audit;
 pub use digest::{digest_of_node, digest_of_session};
 pub use nodes::{MemoryNodes, Meta, Node, Nodes, Outcome, SessionRecord};
+pub use quota::{Excess, Measure};
 pub use read::read;
 pub use watch::changed_since;

@@ -117,6 +117,8 @@ pub struct Meta {
     pub nodes: u64,
     /// The bytes of all paths and data.
     pub bytes: u64,
+    /// The number of quotas, that is of nodes that say how much there is in a part of the tree.
+    pub quotas: u64,
 }
 
 /// The state, as the rules see it: a sorted map of nodes, the sessions, and [`Meta`].

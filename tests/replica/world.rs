@@ -377,6 +377,9 @@ impl World {
             Notice::Expired { sessions } => {
                 self.log.push(format!("server {id}: {sessions} expired"))
             }
+            Notice::OverQuota(excess) => {
+                self.log.push(format!("server {id}: over the quota of {}", excess.path));
+            }
             Notice::Diverged { zxid, .. } => {
                 self.log.push(format!("server {id}: diverged at {zxid}"))
             }

@@ -94,7 +94,7 @@ impl Whole {
 fn broadcast_notice(notice: Notice) -> Option<zab::Notice> {
     match notice {
         Notice::Zab(notice) => Some(notice),
-        Notice::Expired { .. } => None,
+        Notice::Expired { .. } | Notice::OverQuota(_) => None,
         Notice::Diverged { .. } | Notice::NotUnderstood { .. } => panic!("{notice:?}"),
     }
 }

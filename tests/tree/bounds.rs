@@ -212,6 +212,19 @@ fn counting_has_an_end() {
     tree.create("/a/one-more", 0);
     assert_eq!(tree.read(&count("/a")).unwrap_err().code, ErrorCode::TooLarge);
     assert_eq!(tree.read(&count("/")), Ok(Reply::Count(limits::COUNT_NODES + 5)));
+
+    tree.create("/zookeeper/quota/a", 0);
+    let stats = "/zookeeper/quota/a/zookeeper_stats";
+    assert_eq!(tree.fails(create(stats, 0)), ErrorCode::TooLarge);
+    let delete = Op::Delete { path: path("/a/one-more"), version: None };
+    assert!(tree.apply(0, delete).result.is_ok());
+    // Once, but not twice in one transaction.
+    let again = Op::SetData { path: path(stats), data: None, version: None };
+    let then = vec![create(stats, 0), again.clone()];
+    let multi = Op::Multi { conditions: vec![], then, otherwise: vec![] };
+    assert_eq!(tree.fails(multi), ErrorCode::TooLarge);
+    tree.create(stats, 0);
+    assert!(tree.apply(0, again).result.is_ok());
 }
 
 #[test]

@@ -201,6 +201,8 @@ impl Model {
         let data = data.clone();
         let node = Znode { data, acl, lifetime: mode.lifetime, stat, created: 0 };
         self.nodes.insert(path.clone(), node);
+        self.settle(&path, (1, stat.data_length.into()))?;
+        let stat = self.nodes[&path].stat;
         let parent = self.nodes.get_mut(&above).unwrap();
         parent.created += 1;
         parent.stat.cversion += 1;
@@ -264,14 +266,17 @@ impl Model {
     ) -> Result<Reply, ErrorCode> {
         let node = self.nodes.get_mut(path.as_str()).ok_or(ErrorCode::NoNode)?;
         ask.needs(node, Perms::WRITE)?;
-        is_version(node.stat.version, version)?;
+        let is_version = is_version(node.stat.version, version);
+        let before = node.stat.data_length;
         node.data = data.clone();
         node.stat.data_length = length(data);
         node.stat.version += 1;
         node.stat.mzxid = ask.zxid;
         node.stat.mtime_ms = self.time_ms;
+        self.settle(path.as_str(), (0, i64::from(length(data)) - i64::from(before)))?;
+        is_version?;
         events.push((EventKind::DataChanged, path.to_string()));
-        Ok(Reply::Stat(node.stat))
+        Ok(Reply::Stat(self.nodes[path.as_str()].stat))
     }
 
     fn set_acl(
@@ -343,12 +348,55 @@ impl Model {
 
     fn remove(&mut self, zxid: Zxid, path: &str, events: &mut Events) {
         self.nodes.remove(path).unwrap();
+        self.settle(path, (0, 0)).unwrap();
         let parent = self.nodes.get_mut(&above(path)).unwrap();
         parent.stat.cversion += 1;
         parent.stat.num_children -= 1;
         parent.stat.pzxid = zxid;
         events.push((EventKind::Deleted, path.to_owned()));
         events.push((EventKind::ChildrenChanged, above(path)));
+    }
+
+    /// Count everything that has a quota, and compare what has grown with its hard limits.
+    fn settle(
+        &mut self,
+        path: &str,
+        (grown_nodes, grown_bytes): (i64, i64),
+    ) -> Result<(), ErrorCode> {
+        for stats in self.nodes.keys().cloned().collect::<Vec<_>>() {
+            let Some(subject) = stats
+                .strip_prefix("/zookeeper/quota/")
+                .and_then(|rest| rest.strip_suffix("/zookeeper_stats"))
+            else {
+                continue;
+            };
+            let subject = format!("/{subject}");
+            let is_within =
+                |path: &str| path == subject || path.starts_with(&format!("{subject}/"));
+            let counted = || self.nodes.iter().filter(|(path, _)| is_within(path));
+            let nodes = i64::try_from(counted().count()).unwrap();
+            let bytes: i64 = counted().map(|(_, node)| i64::from(node.stat.data_length)).sum();
+            let limits = self.nodes.get(&stats.replace("_stats", "_limits"));
+            let limits = limits.and_then(|node| node.data.clone()).unwrap_or_default();
+            let hard = |name: &str| {
+                let text = std::str::from_utf8(&limits).unwrap();
+                let (_, number) = text.split_once(&format!("{name}="))?;
+                number.split(';').next()?.parse().ok().filter(|limit: &i64| *limit >= 0)
+            };
+            let is_over = |grown: i64, now, limit: Option<i64>| {
+                grown > 0 && is_within(path) && limit.is_some_and(|limit| now > limit)
+            };
+            if is_over(grown_nodes, nodes, hard("countHardLimit"))
+                || is_over(grown_bytes, bytes, hard("byteHardLimit"))
+            {
+                return Err(ErrorCode::QuotaExceeded);
+            }
+            let text = Some(Bytes::from(format!("count={nodes},bytes={bytes}")));
+            let node = self.nodes.get_mut(&stats).unwrap();
+            node.stat.data_length = length(&text);
+            node.data = text;
+        }
+        Ok(())
     }
 
     /// The names of a node's children, in order.

@@ -37,13 +37,30 @@ enum Number {
 
 fn paths() -> impl Strategy<Value = ZPath> {
     // Few, so that they often meet; `-` comes before `/`, so it tells orders apart.
-    select(vec!["/", "/a", "/b", "/a-", "/a/a", "/a/b", "/a/b-", "/a/b/c", "/b/a", "/b/a/a"])
-        .prop_map(path)
+    let ordinary =
+        vec!["/", "/a", "/b", "/a-", "/a/a", "/a/b", "/a/b-", "/a/b/c", "/b/a", "/b/a/a"];
+    prop_oneof![9 => select(ordinary), 1 => select(quotas())].prop_map(path)
+}
+
+/// The nodes of some quotas, each after the one above it.
+fn quotas() -> Vec<&'static str> {
+    vec![
+        "/zookeeper/quota/a",
+        "/zookeeper/quota/a/zookeeper_limits",
+        "/zookeeper/quota/a/zookeeper_stats",
+        "/zookeeper/quota/a/b",
+        "/zookeeper/quota/a/b/zookeeper_stats",
+        "/zookeeper/quota/a/b/zookeeper_limits",
+    ]
 }
 
 fn data() -> impl Strategy<Value = Option<Bytes>> {
-    select(vec![None, Some(""), Some("x"), Some("hello")])
-        .prop_map(|data| data.map(|data| Bytes::from_static(data.as_bytes())))
+    let limits = "count=1,bytes=1=;byteHardLimit=7;countHardLimit=3";
+    prop_oneof![
+        9 => select(vec![None, Some(""), Some("x"), Some("hello")]),
+        1 => select(vec![Some(limits), Some("count=2,bytes=-1=;countHardLimit=2")])
+    ]
+    .prop_map(|data| data.map(|data| Bytes::from_static(data.as_bytes())))
 }
 
 fn identities() -> impl Strategy<Value = Vec<Identity>> {
@@ -148,13 +165,20 @@ struct Twins {
 }
 
 impl Twins {
-    fn new() -> Twins {
+    /// With or without quotas.
+    fn new(with_quotas: bool) -> Twins {
         let mut twins =
             Twins { world: World::new(), model: Model::new(), clock: 0, last_xid: [0; 4] };
         for session in 1..3 {
             let (session, secret) = (SessionId(session), Secret::new([0; 16]));
             let op = Op::CreateSession { session, timeout_ms: 1000, secret };
             twins.apply(&txn(SessionId::NONE, op));
+        }
+        for at in quotas().into_iter().filter(|_| with_quotas) {
+            let data =
+                Some(Bytes::from_static(b"count=1,bytes=-1=;byteHardLimit=6;countHardLimit=3"));
+            let (acl, mode) = (Acl::open(), CreateMode::PERSISTENT);
+            twins.apply(&txn(SessionId::NONE, Op::Create { path: path(at), data, acl, mode }));
         }
         twins
     }
@@ -266,8 +290,9 @@ proptest! {
         ids in identities(),
         limit in 0..4_u32,
         read_path in paths(),
+        with_quotas in any::<bool>(),
     ) {
-        let mut twins = Twins::new();
+        let mut twins = Twins::new(with_quotas);
         for step in history {
             twins.step(step);
         }

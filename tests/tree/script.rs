@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use bytes::Bytes;
-use conclave::tree::{self, Applied, SessionChange};
+use conclave::tree::{self, Applied, Excess, SessionChange};
 use conclave_proto::request::Entry;
 use conclave_proto::{Acl, Fault, Identity, Op, Reply, Secret, SessionId, Stat, WatchKind, Xid};
 use expect_test::{ExpectFile, expect_file};
@@ -56,7 +56,7 @@ macro_rules! scripts {
 
 scripts! {
     stat sequential ephemeral mortal delete_recursive multi conditions retries sessions versions
-    listing acl watches
+    listing acl watches quota
 }
 
 /// The tree, and the sessions by their names.
@@ -131,12 +131,16 @@ impl Stage {
         txn.time_ms = self.clock;
         txn.identities = identities.into();
         (txn.request.xid, txn.request.acked) = (Xid(numbers.0), Xid(numbers.1));
-        let Applied { zxid, result, changes, session, duplicate } = self.world.apply(&txn);
+        let Applied { zxid, result, changes, session, duplicate, excess } = self.world.apply(&txn);
         let again = if duplicate { "again, from " } else { "" };
         let mut text = format!("{again}{zxid} {}\n", show_result(&result));
         for change in changes {
             writeln!(text, "    {:?} {}", change.event.kind, change.event.path).unwrap();
             assert_eq!(change.event.zxid, zxid);
+        }
+        if let Some(Excess { path, what, wanted, limit, hard }) = excess {
+            let kind = if hard { "hard" } else { "soft" };
+            writeln!(text, "    {wanted} {what:?} at {path}, the {kind} limit is {limit}").unwrap();
         }
         match session {
             None => {}
