@@ -1,41 +1,65 @@
 //! `conclave compare`.
 
+use std::fmt;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
+use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
-use clap::ValueEnum;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::java::ZooKeeper;
-use super::report::{Row, print_heading, print_row};
+use super::report::Row;
 use super::work::Kind;
-use super::{Load, Target, measure};
+use super::{Load, Wire, measure, run_number};
 use crate::cli::ensemble::{Ensemble, Layout};
 use crate::cli::{Output, say};
 
+/// What one measurement may take beside its own time: sessions are opened, nodes made and removed.
+const PREPARATION: Duration = Duration::from_secs(60);
+/// A load that keeps its thread this busy is what limits the servers.
+const SATURATED_CORES: f64 = 0.9;
+/// Its mark in the table.
+const SATURATED_MARK: char = '*';
+
 /// Compare Conclave with Apache ZooKeeper on this machine
 ///
-/// Starts both, gives both the same load in turn, and prints what each did and the ratio. Needs
-/// Java and ZooKeeper's jars (Debian: libzookeeper-java libslf4j-java libnetty-java).
+/// Starts an ensemble of each, gives both the same load in turn over ZooKeeper's protocol, and
+/// prints a line for each operation and shape: operations a second, latency in ms, the servers'
+/// CPU in ms for 1000 operations, and Conclave's figures divided by ZooKeeper's. All are the
+/// medians of the rounds. Needs Java and ZooKeeper's jars (Debian: libzookeeper-java
+/// libslf4j-java libnetty-java).
+///
+/// The load runs on one thread of the same machine. A * marks a figure that the load has limited.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: conclave compare set get --seconds 5 --rounds 3")]
+#[command(after_help = "\
+Examples:
+  conclave compare                                   # everything, about 15 minutes
+  conclave compare set get --shapes 64x16 --rounds 1
+  conclave compare set get --native                  # and over Conclave's own protocol
+  conclave compare --json > figures.jsonl")]
 pub(in crate::cli) struct Args {
-    /// What to do; each with every combination of --shapes
-    #[arg(value_enum, default_values_t = [Kind::Set, Kind::Get])]
+    /// What to do; each with every one of --shapes
+    #[arg(value_enum, default_values_t = Kind::COMPARABLE)]
     kinds: Vec<Kind>,
-    /// Clients x operations in flight
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Shape::value_variants().to_vec())]
+    /// Clients x operations in flight of each; connect and watch take those with one in flight
+    #[arg(long, value_delimiter = ',', default_value = "1x1,1x16,64x1,64x16,256x1,256x16")]
     shapes: Vec<Shape>,
+    /// Measure Conclave over its own protocol as well
+    #[arg(long)]
+    native: bool,
     /// How many servers of each
     #[arg(long, value_name = "N", default_value_t = 3)]
     servers: u8,
     /// Seconds each measurement takes
-    #[arg(long, value_name = "S", default_value_t = 5)]
+    #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
-    /// How often each pair is measured; the ratio is the median
-    #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    /// How often each is measured
+    #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     rounds: u64,
     /// Bytes of each value
     #[arg(long, value_name = "BYTES", default_value_t = 100)]
@@ -51,151 +75,314 @@ pub(in crate::cli) struct Args {
 }
 
 /// How many clients, and how many operations each has in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Shape {
-    #[value(name = "1x1")]
-    One,
-    #[value(name = "64x1")]
-    Many,
-    #[value(name = "256x1")]
-    Crowd,
-    #[value(name = "64x16")]
-    Pipelined,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    clients: u64,
+    depth: usize,
 }
 
-impl Shape {
-    fn clients_and_depth(self) -> (u64, usize) {
-        match self {
-            Shape::One => (1, 1),
-            Shape::Many => (64, 1),
-            Shape::Crowd => (256, 1),
-            Shape::Pipelined => (64, 16),
+impl FromStr for Shape {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Shape> {
+        let parts = text.split_once('x').and_then(|(clients, depth)| {
+            Some(Shape { clients: clients.parse().ok()?, depth: depth.parse().ok()? })
+        });
+        match parts {
+            Some(shape)
+                if (1..=10_000).contains(&shape.clients) && (1..=1024).contains(&shape.depth) =>
+            {
+                Ok(shape)
+            }
+            _ => bail!(
+                "a shape is CLIENTSxDEPTH, like 64x16, of at most 10000 clients and 1024 in flight"
+            ),
         }
     }
 }
 
-/// Conclave's figures divided by ZooKeeper's, the median of the rounds.
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.clients, self.depth)
+    }
+}
+
+/// The two ensembles.
+struct Sides {
+    conclave: Ensemble,
+    zookeeper: ZooKeeper,
+}
+
+/// Which of them a load goes to, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    ZooKeeper,
+    Conclave(Wire),
+}
+
+impl Side {
+    fn name(self) -> &'static str {
+        match self {
+            Side::ZooKeeper => "ZooKeeper",
+            Side::Conclave(Wire::ZooKeeper) => "Conclave",
+            Side::Conclave(Wire::Native) => "Conclave natively",
+        }
+    }
+}
+
+/// What one side did: medians of the rounds.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Figures {
+    ops_per_second: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+    /// Of all servers together.
+    cpu_ms_per_1000: f64,
+    /// How many cores the load took; it has one.
+    load_cores: f64,
+}
+
+/// Conclave's figures divided by ZooKeeper's: medians of the rounds, each compared with its own.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Ratios {
+    ops_per_second: f64,
+    p50: f64,
+    p99: f64,
+    cpu: f64,
+}
+
+/// A line of the table.
 #[derive(Debug, Serialize)]
-struct Ratio {
+struct Comparison {
     kind: String,
     clients: u64,
     depth: usize,
-    ops_per_second: f64,
-    p99: f64,
-    cpu_per_op: f64,
+    /// The wire on which Conclave was driven.
+    wire: &'static str,
+    zookeeper: Figures,
+    conclave: Figures,
+    ratio: Ratios,
 }
 
 pub(in crate::cli) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    ensure!(!args.kinds.contains(&Kind::Failover), "failover is measured by `conclave bench`");
     let home = tempfile::Builder::new().prefix("conclave-compare-").tempdir()?;
     let (ours, theirs) = (home.path().join("conclave"), home.path().join("zookeeper"));
     let jars = args.zookeeper_jars.as_deref();
     let zookeeper = ZooKeeper::start(args.servers, &theirs, args.port_base + 100, jars).await?;
     let layout = Layout { servers: args.servers, dir: ours, port_base: args.port_base };
-    let ensemble = Ensemble::start(layout).await?;
-    let outcome = compare_all(&args, &ensemble, &zookeeper).await;
-    ensemble.stop().await;
+    let sides = Sides { conclave: Ensemble::start(layout).await?, zookeeper };
+    let outcome = compare_all(&args, &sides).await;
+    sides.conclave.stop().await;
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-async fn compare_all(
-    args: &Args,
-    ensemble: &Ensemble,
-    zookeeper: &ZooKeeper,
-) -> anyhow::Result<()> {
+async fn compare_all(args: &Args, sides: &Sides) -> anyhow::Result<()> {
+    let cells: Vec<(Kind, Shape)> = args
+        .kinds
+        .iter()
+        .flat_map(|&kind| args.shapes.iter().map(move |&shape| (kind, shape)))
+        .filter(|(kind, shape)| kind.is_pipelined() || shape.depth == 1)
+        .collect();
+    let mut progress = Progress::new(args, cells.len());
     if !args.output.json {
         print_heading();
     }
-    let mut run = u64::from(std::process::id()) << 16;
-    let mut ratios = Vec::new();
-    for &kind in &args.kinds {
-        for &shape in &args.shapes {
-            let mut rounds = Vec::new();
-            for _ in 0..args.rounds {
-                run += 1;
-                let (clients, depth) = shape.clients_and_depth();
-                let theirs = Load {
-                    target: Target::ZooKeeper,
-                    servers: zookeeper.addresses().to_vec(),
-                    kind,
-                    clients,
-                    depth,
-                    value: Bytes::from(vec![b'x'; args.value_size]),
-                    time: Duration::from_secs(args.seconds),
-                    run,
-                };
-                let ours = ensemble.layout().connect_string();
-                let ours = Load {
-                    target: Target::Conclave,
-                    servers: ours.split(',').map(str::to_owned).collect(),
-                    ..theirs.clone()
-                };
-                let pids: Vec<_> =
-                    ensemble.layout().ids().filter_map(|id| ensemble.pid(id)).collect();
-                let theirs = measure(&theirs, &zookeeper.pids()).await?;
-                show(args, &theirs)?;
-                let ours = measure(&ours, &pids).await?;
-                show(args, &ours)?;
-                rounds.push((ours, theirs));
+    for (kind, shape) in cells {
+        for comparison in compare(args, sides, kind, shape, &mut progress).await? {
+            if args.output.json {
+                say!("{}", serde_json::to_string(&comparison)?);
+            } else {
+                print_comparison(&comparison);
             }
-            ratios.push(ratio(&rounds));
         }
-    }
-    print_ratios(args, &ratios)
-}
-
-fn show(args: &Args, row: &Row) -> anyhow::Result<()> {
-    if args.output.json {
-        say!("{}", serde_json::to_string(row)?);
-    } else {
-        print_row(row);
     }
     Ok(())
 }
 
-fn ratio(rounds: &[(Row, Row)]) -> Ratio {
-    let median = |of: &dyn Fn(&Row) -> f64| {
-        let mut all: Vec<_> = rounds.iter().map(|(ours, theirs)| of(ours) / of(theirs)).collect();
-        all.sort_by(f64::total_cmp);
-        all[all.len() / 2]
+/// Measures both sides in turn, as often as was asked. The one that begins changes with each round,
+/// so that what the one leaves behind (dirty pages, a warm disk) is not always the other's burden.
+async fn compare(
+    args: &Args,
+    sides: &Sides,
+    kind: Kind,
+    shape: Shape,
+    progress: &mut Progress,
+) -> anyhow::Result<Vec<Comparison>> {
+    let mut order = vec![Side::ZooKeeper, Side::Conclave(Wire::ZooKeeper)];
+    if args.native {
+        order.push(Side::Conclave(Wire::Native));
+    }
+    let mut rows: Vec<(Side, Row)> = Vec::new();
+    for _ in 0..args.rounds {
+        for &side in &order {
+            progress.next(kind, shape, side);
+            let (load, pids) = load(args, sides, side, (kind, shape), progress.done);
+            let limit = load.time + PREPARATION;
+            let what = || format!("{} {shape} on {}", kind.name(), side.name());
+            let row = timeout(limit, measure(&load, &pids)).await;
+            let row = row.with_context(|| format!("{}: not done after {limit:?}", what()))?;
+            let row = row.with_context(what)?;
+            ensure!(row.errors == 0, "{}: {} operations failed", what(), row.errors);
+            ensure!(row.operations > 0, "{}: no operation was done in time", what());
+            rows.push((side, row));
+        }
+        order.reverse();
+    }
+    let of = |side| rows.iter().filter(move |(of, _)| *of == side).map(|(_, row)| row);
+    let theirs: Vec<&Row> = of(Side::ZooKeeper).collect();
+    let wires = [Wire::ZooKeeper, Wire::Native].into_iter();
+    let compared = wires.map(|wire| of(Side::Conclave(wire)).collect::<Vec<_>>());
+    let compared = compared.filter(|ours| !ours.is_empty());
+    Ok(compared.map(|ours| Comparison::new(&theirs, &ours)).collect())
+}
+
+fn load(
+    args: &Args,
+    sides: &Sides,
+    side: Side,
+    (kind, shape): (Kind, Shape),
+    number: u64,
+) -> (Load, Vec<u32>) {
+    let layout = sides.conclave.layout();
+    let split = |servers: String| servers.split(',').map(str::to_owned).collect();
+    let (wire, servers) = match side {
+        Side::ZooKeeper => (Wire::ZooKeeper, sides.zookeeper.addresses().to_vec()),
+        Side::Conclave(Wire::ZooKeeper) => (Wire::ZooKeeper, split(layout.zookeeper_string())),
+        Side::Conclave(Wire::Native) => (Wire::Native, split(layout.connect_string())),
     };
-    let (row, _) = &rounds[0];
-    Ratio {
-        kind: row.kind.clone(),
-        clients: row.clients,
-        depth: row.depth,
-        ops_per_second: median(&|row| row.ops_per_second),
-        p99: median(&|row| row.p99_ms),
-        cpu_per_op: median(&|row| row.servers.map_or(f64::NAN, |usage| usage.cpu_us_per_op)),
+    let pids = match side {
+        Side::ZooKeeper => sides.zookeeper.pids(),
+        Side::Conclave(_) => layout.ids().filter_map(|id| sides.conclave.pid(id)).collect(),
+    };
+    let load = Load {
+        wire,
+        servers,
+        kind,
+        clients: shape.clients,
+        depth: shape.depth,
+        value: Bytes::from(vec![b'x'; args.value_size]),
+        time: Duration::from_secs(args.seconds),
+        run: run_number() + number,
+    };
+    (load, pids)
+}
+
+impl Comparison {
+    /// The rounds of both, in the same order.
+    fn new(theirs: &[&Row], ours: &[&Row]) -> Comparison {
+        let ratio = |of: &dyn Fn(&Row) -> f64| {
+            median(ours.iter().zip(theirs).map(|(ours, theirs)| of(ours) / of(theirs)))
+        };
+        Comparison {
+            kind: ours[0].kind.clone(),
+            clients: ours[0].clients,
+            depth: ours[0].depth,
+            wire: ours[0].wire,
+            zookeeper: Figures::new(theirs),
+            conclave: Figures::new(ours),
+            ratio: Ratios {
+                ops_per_second: ratio(&|row| row.ops_per_second),
+                p50: ratio(&|row| row.p50_ms),
+                p99: ratio(&|row| row.p99_ms),
+                cpu: ratio(&cpu_ms_per_1000),
+            },
+        }
     }
 }
 
-fn print_ratios(args: &Args, ratios: &[Ratio]) -> anyhow::Result<()> {
-    if args.output.json {
-        for ratio in ratios {
-            say!("{}", serde_json::to_string(ratio)?);
+impl Figures {
+    fn new(rows: &[&Row]) -> Figures {
+        let of = |of: &dyn Fn(&Row) -> f64| median(rows.iter().map(|row| of(row)));
+        Figures {
+            ops_per_second: of(&|row| row.ops_per_second),
+            p50_ms: of(&|row| row.p50_ms),
+            p99_ms: of(&|row| row.p99_ms),
+            cpu_ms_per_1000: of(&cpu_ms_per_1000),
+            load_cores: of(&|row| row.load_cores),
         }
-        return Ok(());
     }
-    say!("\nConclave / ZooKeeper, medians of {} rounds:\n", args.rounds);
+
+    fn mark(&self) -> char {
+        if self.load_cores >= SATURATED_CORES { SATURATED_MARK } else { ' ' }
+    }
+}
+
+/// µs for one are ms for a thousand.
+fn cpu_ms_per_1000(row: &Row) -> f64 {
+    row.servers.map_or(f64::NAN, |usage| usage.cpu_us_per_op)
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut all: Vec<f64> = values.collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
+/// Says on standard error what is being measured.
+struct Progress {
+    done: u64,
+    total: u64,
+}
+
+impl Progress {
+    fn new(args: &Args, cells: usize) -> Progress {
+        let total = cells as u64 * args.rounds * if args.native { 3 } else { 2 };
+        let minutes = total * (args.seconds + 1) / 60 + 1;
+        tell(&format!("{total} measurements, about {minutes} min"));
+        Progress { done: 0, total }
+    }
+
+    fn next(&mut self, kind: Kind, shape: Shape, side: Side) {
+        self.done += 1;
+        let Progress { done, total } = self;
+        tell(&format!("[{done}/{total}] {} {shape} on {}", kind.name(), side.name()));
+    }
+}
+
+/// Nothing depends on whether somebody reads it.
+fn tell(what: &str) {
+    writeln!(std::io::stderr(), "{what}").ok();
+}
+
+fn print_heading() {
     say!(
-        "{:<10} {:>8} {:>6} {:>8} {:>8} {:>8}",
-        "kind",
-        "clients",
-        "depth",
+        "{:<9} {:>8} {:<9} {:^37} {:^37} {:^20}",
+        "",
+        "clients x",
+        "Conclave's",
+        "ZooKeeper",
+        "Conclave",
+        "Conclave / ZooKeeper",
+    );
+    let figures = format!("{:>10} {:>8} {:>8} {:>8}", "ops/s", "p50 ms", "p99 ms", "cpu ms/k");
+    say!(
+        "{:<9} {:>9} {:<10}{figures} {figures}  {:>6} {:>6} {:>6}",
+        "operation",
+        "in flight",
+        "wire",
         "ops/s",
         "p99",
-        "cpu/op"
+        "cpu",
     );
-    for ratio in ratios {
-        say!(
-            "{:<10} {:>8} {:>6} {:>8.2} {:>8.2} {:>8.2}",
-            ratio.kind,
-            ratio.clients,
-            ratio.depth,
-            ratio.ops_per_second,
-            ratio.p99,
-            ratio.cpu_per_op
-        );
-    }
-    Ok(())
+}
+
+fn print_comparison(row: &Comparison) {
+    let shape = Shape { clients: row.clients, depth: row.depth };
+    let side = |figures: &Figures| {
+        let Figures { ops_per_second, p50_ms, p99_ms, cpu_ms_per_1000, .. } = figures;
+        let mark = figures.mark();
+        format!("{ops_per_second:>9.0}{mark} {p50_ms:>8.3} {p99_ms:>8.3} {cpu_ms_per_1000:>8.1}")
+    };
+    say!(
+        "{:<9} {:>9} {:<10}{} {}  {:>6.2} {:>6.2} {:>6.2}",
+        row.kind,
+        shape.to_string(),
+        row.wire,
+        side(&row.zookeeper),
+        side(&row.conclave),
+        row.ratio.ops_per_second,
+        row.ratio.p99,
+        row.ratio.cpu,
+    );
 }

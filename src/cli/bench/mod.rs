@@ -76,16 +76,18 @@ pub(super) struct Args {
 
 /// Which wire the load speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Target {
-    Conclave,
+enum Wire {
+    /// Conclave's own.
+    Native,
+    /// ZooKeeper's.
     ZooKeeper,
 }
 
-impl Target {
+impl Wire {
     fn name(self) -> &'static str {
         match self {
-            Target::Conclave => "conclave",
-            Target::ZooKeeper => "zookeeper",
+            Wire::Native => "native",
+            Wire::ZooKeeper => "zookeeper",
         }
     }
 }
@@ -93,7 +95,7 @@ impl Target {
 /// One measurement.
 #[derive(Clone, Debug)]
 struct Load {
-    target: Target,
+    wire: Wire,
     servers: Vec<String>,
     kind: Kind,
     clients: u64,
@@ -164,17 +166,17 @@ fn run_number() -> u64 {
 }
 
 fn load(args: &Args, ensemble: Option<&Ensemble>, kind: Kind, run: u64) -> anyhow::Result<Load> {
-    let (target, servers) = match ensemble {
+    let (wire, servers) = match ensemble {
         Some(ensemble) => {
             let servers = ensemble.layout().connect_string();
-            (Target::Conclave, servers.split(',').map(str::to_owned).collect())
+            (Wire::Native, servers.split(',').map(str::to_owned).collect())
         }
-        None if !args.zookeeper.is_empty() => (Target::ZooKeeper, args.zookeeper.clone()),
-        None if !args.servers.is_empty() => (Target::Conclave, args.servers.clone()),
+        None if !args.zookeeper.is_empty() => (Wire::ZooKeeper, args.zookeeper.clone()),
+        None if !args.servers.is_empty() => (Wire::Native, args.servers.clone()),
         None => bail!("which servers? Say --spawn 3, --servers HOST:PORT,… or --zookeeper …"),
     };
     Ok(Load {
-        target,
+        wire,
         servers,
         kind,
         clients: args.clients,
@@ -187,39 +189,43 @@ fn load(args: &Args, ensemble: Option<&Ensemble>, kind: Kind, run: u64) -> anyho
 
 /// Prepares the nodes and the sessions, runs the load, and says what came of it.
 async fn measure(load: &Load, pids: &[u32]) -> anyhow::Result<Row> {
-    match load.target {
-        Target::Conclave => {
+    match load.wire {
+        Wire::Native => {
             native::prepare(load).await?;
             let clients = native::open(load).await?;
-            let row = observe(load, pids, native::run(load, clients)).await?;
+            let (row, _) = observe(load, pids, native::run(load, clients)).await?;
             native::clean_up(load).await?;
             Ok(row)
         }
-        Target::ZooKeeper => {
+        Wire::ZooKeeper => {
             zookeeper::prepare(load).await?;
             let connections = zookeeper::open(load).await?;
-            let row = observe(load, pids, zookeeper::run(load, connections)).await?;
-            zookeeper::clean_up(load).await?;
+            let (row, tally) = observe(load, pids, zookeeper::run(load, connections)).await?;
+            zookeeper::clean_up(load, &tally).await?;
             Ok(row)
         }
     }
 }
 
-/// Runs a load and looks at the clock and the servers' counters before and after.
+/// Runs a load and looks at the clock and the counters of the servers, and of this process, before
+/// and after.
 async fn observe(
     load: &Load,
     pids: &[u32],
     run: impl Future<Output = anyhow::Result<Tally>>,
-) -> anyhow::Result<Row> {
-    let before = Counters::of(pids);
+) -> anyhow::Result<(Row, Tally)> {
+    let own = [std::process::id()];
+    let (before, own_before) = (Counters::of(pids), Counters::of(&own));
     let started = Instant::now();
     let tally = run.await?;
-    let mut row = Row::new(load, &tally, started.elapsed());
+    let elapsed = started.elapsed();
+    let mut row = Row::new(load, &tally, elapsed);
+    row.load_cores = own_before.cores_until(Counters::of(&own), elapsed);
     if !pids.is_empty() {
         let after = Counters::of(pids);
         row.servers = Some(before.usage_until(after, tally.operations(), pids));
     }
-    Ok(row)
+    Ok((row, tally))
 }
 
 /// Runs one task a client, all on this thread, and adds up what they measured.
@@ -228,7 +234,7 @@ async fn join_all(
 ) -> anyhow::Result<Tally> {
     let mut sum = Tally::new();
     for task in tasks {
-        sum.add(&task.await??);
+        sum.add(task.await??);
     }
     Ok(sum)
 }

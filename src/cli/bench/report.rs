@@ -14,6 +14,8 @@ pub(super) struct Tally {
     latency: Histogram<u64>,
     /// The operations that failed.
     errors: u64,
+    /// How many nodes each client has created that have to be removed.
+    created: Vec<(u64, u64)>,
 }
 
 impl Tally {
@@ -21,7 +23,7 @@ impl Tally {
     pub(super) fn new() -> Tally {
         let minute_us = 60_000_000;
         let latency = Histogram::new_with_bounds(1, minute_us, 3).expect("valid bounds");
-        Tally { latency, errors: 0 }
+        Tally { latency, errors: 0, created: Vec::new() }
     }
 
     /// Counts an operation.
@@ -35,9 +37,20 @@ impl Tally {
     }
 
     /// Adds what another measured.
-    pub(super) fn add(&mut self, other: &Tally) {
+    pub(super) fn add(&mut self, other: Tally) {
         self.latency.add(&other.latency).expect("the same bounds");
         self.errors += other.errors;
+        self.created.extend(other.created);
+    }
+
+    /// A client has created that many nodes.
+    pub(super) fn created(&mut self, client: u64, nodes: u64) {
+        self.created.push((client, nodes));
+    }
+
+    /// The clients that have created nodes, and how many.
+    pub(super) fn creations(&self) -> &[(u64, u64)] {
+        &self.created
     }
 
     /// The operations that succeeded.
@@ -65,7 +78,8 @@ pub(super) struct Usage {
 /// One line of the table.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Row {
-    pub(super) target: String,
+    /// Which wire the load spoke.
+    pub(super) wire: &'static str,
     pub(super) kind: String,
     pub(super) clients: u64,
     pub(super) depth: usize,
@@ -78,6 +92,8 @@ pub(super) struct Row {
     pub(super) p99_ms: f64,
     pub(super) p999_ms: f64,
     pub(super) max_ms: f64,
+    /// How many cores the load itself took. It runs on one thread: near 1, the load was the limit.
+    pub(super) load_cores: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) servers: Option<Usage>,
 }
@@ -89,7 +105,7 @@ impl Row {
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let ops_per_second = tally.operations() as f64 / seconds;
         Row {
-            target: load.target.name().to_owned(),
+            wire: load.wire.name(),
             kind: load.kind.name(),
             clients: load.clients,
             depth: load.depth,
@@ -102,6 +118,7 @@ impl Row {
             p99_ms: tally.quantile_ms(0.99),
             p999_ms: tally.quantile_ms(0.999),
             max_ms: tally.quantile_ms(1.0),
+            load_cores: 0.0,
             servers: None,
         }
     }
@@ -110,8 +127,8 @@ impl Row {
 /// Prints the heading of the table.
 pub(super) fn print_heading() {
     say!(
-        "{:<10} {:<9} {:>8} {:>6} {:>11} {:>9} {:>9} {:>9} {:>9} {:>7} {:>10} {:>8} {:>9}",
-        "target",
+        "{:<10} {:<9} {:>8} {:>6} {:>11} {:>9} {:>9} {:>9} {:>9} {:>7} {:>10} {:>8} {:>9} {:>5}",
+        "wire",
         "kind",
         "clients",
         "depth",
@@ -123,7 +140,8 @@ pub(super) fn print_heading() {
         "errors",
         "cpu µs/op",
         "MiB",
-        "switches"
+        "switches",
+        "load"
     );
 }
 
@@ -138,8 +156,8 @@ pub(super) fn print_row(row: &Row) {
         None => ["-".into(), "-".into(), "-".into()],
     };
     say!(
-        "{:<10} {:<9} {:>8} {:>6} {:>11.0} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {:>7} {cpu:>10} {rss:>8} {switches:>9}",
-        row.target,
+        "{:<10} {:<9} {:>8} {:>6} {:>11.0} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {:>7} {cpu:>10} {rss:>8} {switches:>9} {:>5.2}",
+        row.wire,
         row.kind,
         row.clients,
         row.depth,
@@ -149,5 +167,6 @@ pub(super) fn print_row(row: &Row) {
         row.p999_ms,
         row.max_ms,
         row.errors,
+        row.load_cores,
     );
 }

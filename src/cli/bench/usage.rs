@@ -1,6 +1,7 @@
 //! What server processes on this machine consume, as the kernel counts it.
 
 use std::fs;
+use std::time::Duration;
 
 use super::report::Usage;
 
@@ -37,6 +38,12 @@ impl Counters {
             rss_mib: rss as f64 / 1024.0,
             switches_per_op: now.switches.saturating_sub(self.switches) as f64 / operations,
         }
+    }
+
+    /// How many cores the same processes kept busy in that time.
+    pub(super) fn cores_until(self, now: Counters, elapsed: Duration) -> f64 {
+        let busy = Duration::from_micros(now.cpu_us.saturating_sub(self.cpu_us));
+        busy.as_secs_f64() / elapsed.as_secs_f64()
     }
 }
 

@@ -26,6 +26,28 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// Every kind that any server can be measured with.
+    pub(super) const COMPARABLE: [Kind; 8] = [
+        Kind::Set,
+        Kind::Create,
+        Kind::Get,
+        Kind::Mixed,
+        Kind::Multi,
+        Kind::Children,
+        Kind::Connect,
+        Kind::Watch,
+    ];
+
+    /// Whether each client can have several operations of this kind in flight.
+    pub(super) fn is_pipelined(self) -> bool {
+        match self {
+            Kind::Set | Kind::Create | Kind::Get | Kind::Mixed | Kind::Multi | Kind::Children => {
+                true
+            }
+            Kind::Connect | Kind::Watch | Kind::Failover => false,
+        }
+    }
+
     /// Its name, as it is typed.
     pub(super) fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
@@ -66,6 +88,11 @@ impl Steps {
     /// The operations of that client.
     pub(super) fn new(kind: Kind, client: u64) -> Steps {
         Steps { kind, client, next: 0 }
+    }
+
+    /// How many there have been.
+    pub(super) fn count(&self) -> u64 {
+        self.next
     }
 
     /// The next one.

@@ -75,9 +75,14 @@ pub(super) async fn run(load: &Load, connections: Vec<Connection>) -> anyhow::Re
     }
 }
 
-/// Removes every node that the load made.
-pub(super) async fn clean_up(load: &Load) -> anyhow::Result<()> {
+/// Removes every node that the load made, and any that one before it has left.
+pub(super) async fn clean_up(load: &Load, tally: &Tally) -> anyhow::Result<()> {
     let mut connection = Connection::open(load.server_of(0), (load.run, 0)).await?;
+    // There may be more of them than one answer has room for.
+    let created = tally.creations().iter().flat_map(|&(client, nodes)| {
+        (0..nodes).map(move |number| created_path(load.run, client, number))
+    });
+    connection.bulk(created, |this, path| this.send_delete(&path)).await?;
     let parents = [format!("{ROOT}/nodes"), format!("{ROOT}/created"), listed_path()];
     for parent in &parents {
         let names = connection.children(parent).await?;
@@ -106,6 +111,9 @@ async fn steady(
             connection.flush().await?;
         } else if connection.in_flight() == 0 {
             connection.close().await?;
+            if load.kind == Kind::Create {
+                tally.created(client, steps.count());
+            }
             return Ok(tally);
         }
         connection.receive(|asked, succeeded| tally.record(asked.elapsed(), succeeded)).await?;
