@@ -136,6 +136,7 @@ mod list;
 mod mailbox;
 mod multi;
 mod queue;
+pub mod recipes;
 mod request;
 mod session;
 mod shared;

@@ -1,0 +1,220 @@
+//! The task that keeps a copy up to date.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use conclave_proto::{ErrorCode, EventKind, WatchKind};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tracing::{debug, warn};
+
+use super::view::{CachedNode, Draft, Told, View, relative};
+use super::{CacheItem, Phase, Scope, Shared};
+use crate::recipes;
+use crate::recipes::support::failed_with;
+use crate::{Client, Error, Watch, WatchItem};
+
+/// How long to wait before everything is read again when that failed.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Keeps the copy of one cache.
+pub(super) struct Runner {
+    client: Client,
+    shared: Arc<Shared>,
+    with_data: bool,
+    watch: Watch,
+    changes: broadcast::Sender<CacheItem>,
+    flushes: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+}
+
+/// How an attempt to read everything ended.
+enum Attempt {
+    Read(View),
+    /// Events were lost meanwhile.
+    Overtaken,
+}
+
+impl Runner {
+    /// Sets the watch.
+    pub(super) async fn start(
+        client: &Client,
+        shared: Arc<Shared>,
+        with_data: bool,
+        changes: broadcast::Sender<CacheItem>,
+        flushes: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+    ) -> Result<Runner, recipes::Error> {
+        let kind = match shared.scope {
+            Scope::Node => WatchKind::Persistent,
+            Scope::Children | Scope::Tree => WatchKind::PersistentRecursive,
+        };
+        let set = client.watch(&shared.root, kind);
+        let watch = if with_data { set.with_value().await? } else { set.await? };
+        Ok(Runner { client: client.clone(), shared, with_data, watch, changes, flushes })
+    }
+
+    /// Reads everything, as often as it takes, and shows it.
+    pub(super) async fn fill(&mut self) -> Result<(), recipes::Error> {
+        loop {
+            match self.read_all().await {
+                Ok(Attempt::Read(view)) => {
+                    let mut shown =
+                        self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
+                    *shown = view;
+                    self.shared.phase.send_replace(Phase::Following);
+                    // Nobody follows it, perhaps.
+                    drop(self.changes.send(CacheItem::Gap));
+                    return Ok(());
+                }
+                Ok(Attempt::Overtaken) => {
+                    debug!("{} changes faster than it is read; once more", self.shared.root);
+                }
+                Err(error) if will_pass(&error) => {
+                    warn!("cannot read {} now: {error}", self.shared.root);
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Keeps the copy up to date until that is not possible any more.
+    pub(super) async fn run(mut self) {
+        let why = loop {
+            let outcome = tokio::select! {
+                // What has come is applied before anybody is told that it is.
+                biased;
+                item = self.watch.next() => self.hear(item).await,
+                Some(done) = self.flushes.recv() => {
+                    // Whoever asked may have given up.
+                    done.send(()).ok();
+                    Ok(())
+                }
+            };
+            if let Err(error) = outcome {
+                break error;
+            }
+        };
+        self.shared.phase.send_replace(Phase::Ended(self.shared.ended(why)));
+    }
+
+    async fn hear(&mut self, item: Option<Result<WatchItem, Error>>) -> Result<(), recipes::Error> {
+        match item {
+            Some(Ok(WatchItem::Event { zxid, path, kind, value })) => {
+                if let Some(told) = self.in_scope(Told { zxid, path, kind, value }) {
+                    self.apply(told);
+                }
+                Ok(())
+            }
+            Some(Ok(WatchItem::Gap { resumed_at })) => {
+                debug!("changes of {} up to {resumed_at} are missing", self.shared.root);
+                self.shared.phase.send_replace(Phase::Reading);
+                self.fill().await
+            }
+            Some(Err(error)) => Err(error.into()),
+            None => Err(self.shared.closed()),
+        }
+    }
+
+    fn apply(&self, told: Told) {
+        let Told { zxid, path, kind, value } = told;
+        let mut view = self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some((before, after)) = view.apply(zxid, &path, kind, value) {
+            // Nobody follows it, perhaps.
+            drop(self.changes.send(CacheItem::Changed { zxid, path, before, after }));
+        }
+    }
+
+    /// The event, if the cache shows its node.
+    fn in_scope(&self, told: Told) -> Option<Told> {
+        let Shared { root, scope, .. } = &*self.shared;
+        let shows = match scope {
+            Scope::Node => told.path == *root && told.kind != EventKind::ChildrenChanged,
+            Scope::Children => relative(root, &told.path).is_some_and(|name| !name.contains('/')),
+            Scope::Tree => true,
+        };
+        shows.then_some(told)
+    }
+
+    /// Reads everything once, while it changes.
+    async fn read_all(&mut self) -> Result<Attempt, Error> {
+        let (client, shared) = (self.client.clone(), Arc::clone(&self.shared));
+        let mut draft = Draft::new(shared.root.clone());
+        if shared.scope == Scope::Children {
+            draft.take_root(None);
+        } else {
+            let read = client.get(&shared.root).send();
+            let Some(node) = self.meanwhile(&mut draft, read).await? else {
+                return Ok(Attempt::Overtaken);
+            };
+            draft.take_root(present(node)?.map(|node| {
+                let data = if self.with_data { node.data } else { None };
+                CachedNode::new(data, &node.stat)
+            }));
+        }
+        if shared.scope == Scope::Node {
+            return Ok(Attempt::Read(draft.finish()));
+        }
+        let mut after: Option<String> = None;
+        loop {
+            let mut list = match shared.scope {
+                Scope::Tree => client.list_recursive(&shared.root),
+                Scope::Children | Scope::Node => client.list(&shared.root),
+            };
+            list = list.with_stat();
+            list = if self.with_data { list.with_data() } else { list };
+            if let Some(after) = after.take() {
+                list = list.after(after);
+            }
+            let Some(page) = self.meanwhile(&mut draft, list.send()).await? else {
+                return Ok(Attempt::Overtaken);
+            };
+            let Some(page) = present(page)? else { break };
+            after = page.entries.last().filter(|_| page.more).map(|entry| entry.name.clone());
+            draft.take_page(page.entries, page.more);
+            if after.is_none() {
+                break;
+            }
+        }
+        Ok(Attempt::Read(draft.finish()))
+    }
+
+    /// Waits for an answer and hears the events that come before it; `None` if some are missing.
+    async fn meanwhile<T>(
+        &mut self,
+        draft: &mut Draft,
+        answer: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Option<Result<T, Error>>, Error> {
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            let item = tokio::select! {
+                biased;
+                item = self.watch.next() => item,
+                answer = &mut answer => return Ok(Some(answer)),
+            };
+            match item {
+                Some(Ok(WatchItem::Event { zxid, path, kind, value })) => {
+                    let told = self.in_scope(Told { zxid, path, kind, value });
+                    if !told.is_none_or(|told| draft.hear(told)) {
+                        return Ok(None);
+                    }
+                }
+                Some(Ok(WatchItem::Gap { .. })) => return Ok(None),
+                Some(Err(error)) => return Err(error),
+                None => {
+                    let operation = crate::Operation { name: "watch", path: None, index: None };
+                    return Err(Error::Closed { operation });
+                }
+            }
+        }
+    }
+}
+
+/// What was read, if there was something to read.
+fn present<T>(read: Result<T, Error>) -> Result<Option<T>, Error> {
+    if failed_with(&read, ErrorCode::NoNode) { Ok(None) } else { read.map(Some) }
+}
+
+/// Whether it is worth trying again: the session lives on, as far as is known.
+fn will_pass(error: &Error) -> bool {
+    matches!(error, Error::Timeout { .. } | Error::Overloaded { .. })
+        || matches!(error.code(), Some(ErrorCode::Throttled | ErrorCode::Unavailable))
+}
