@@ -37,12 +37,6 @@ async fn truth(client: &Client) -> Content {
     found
 }
 
-/// One who follows the changes and keeps a copy of its own from them.
-async fn follow(cache: Cache) -> (Content, CacheChanges) {
-    let (now, changes) = cache.follow(content).unwrap();
-    (now, changes)
-}
-
 /// Applies what a follower is told until it shows the same as the cache.
 async fn converge(cache: &Cache, own: &mut Content, changes: &mut CacheChanges) {
     while cache.read(content).unwrap() != *own {
@@ -103,7 +97,7 @@ async fn a_cache_is_the_tree_after_leader_kills_and_cut_connections() {
     let caches = [Cache::tree(&admin, "/t").await.unwrap(), Cache::tree(&far, "/t").await.unwrap()];
     let mut followers = Vec::new();
     for cache in &caches {
-        followers.push(follow(cache.clone()).await);
+        followers.push(cache.follow(content).unwrap());
     }
     for _ in 0..rounds() {
         wire.cut();

@@ -64,10 +64,7 @@ impl View {
     }
 
     /// Every node below this one, in the order of their paths as text.
-    pub fn below<'a>(
-        &'a self,
-        path: &'a ZPath,
-    ) -> impl Iterator<Item = (&'a ZPath, &'a CachedNode)> {
+    pub fn below<'a>(&'a self, path: &ZPath) -> impl Iterator<Item = (&'a ZPath, &'a CachedNode)> {
         // The first text that can lie below; what follows is checked one by one.
         let from = if path.is_root() { String::from("/") } else { format!("{path}/") };
         self.nodes
@@ -76,10 +73,7 @@ impl View {
     }
 
     /// The children of a node, in the order of their names. Takes as long as there are nodes below.
-    pub fn children<'a>(
-        &'a self,
-        path: &'a ZPath,
-    ) -> impl Iterator<Item = (&'a str, &'a CachedNode)> {
+    pub fn children<'a>(&'a self, path: &ZPath) -> impl Iterator<Item = (&'a str, &'a CachedNode)> {
         self.below(path).filter_map(move |(below, node)| {
             let name = relative(path, below)?;
             (!name.contains('/')).then_some((name, node))
