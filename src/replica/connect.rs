@@ -281,6 +281,7 @@ impl<N: Nodes> Replica<N> {
     /// A connection is closed. Its session lives on until it is resumed, closed or expires.
     pub(super) fn forget(&mut self, conn: ConnId) {
         let Some(client) = self.clients.remove(&conn) else { return };
+        self.remember_parted(&client);
         self.hub.forget(Watcher(conn.0));
         self.handshakes.remove(&conn);
         if let Some(zxid) = client.waits_for {

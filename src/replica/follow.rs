@@ -270,7 +270,7 @@ impl<N: Nodes> Replica<N> {
                 stream: follow.stream,
                 forwarded: follow.next,
                 low_space,
-                report: self.reports.add(signs.drain(..sessions.len()).collect()),
+                report: self.reports.add(signs.drain(..sessions.len().min(signs.len())).collect()),
                 sessions,
             };
             self.out.send.push((follow.leader, PeerMessage::Touch(touch)));

@@ -13,7 +13,7 @@ use super::client::{Client, State};
 use super::follow::Follow;
 use super::lead::Lead;
 use super::pending::{Pendings, mix};
-use super::reports::{Reports, Ticks};
+use super::reports::{Parted, Reports, Ticks};
 use super::requests::Reading;
 use super::{Config, ConnId, Input, Notice, PeerMessage, Ready, ToClient};
 
@@ -47,6 +47,8 @@ pub struct Replica<N> {
     pub(super) pinged: Vec<ConnId>,
     /// The connections of whose life the leader is still to be told.
     pub(super) unreported: Vec<ConnId>,
+    /// Signs of life of connections that were closed before the leader was told of them.
+    pub(super) parted: Vec<Parted>,
 
     pub(super) now_ms: Option<u64>,
     pub(super) time_ms: i64,
@@ -109,6 +111,7 @@ impl<N: Nodes> Replica<N> {
             ticks: Ticks::default(),
             pinged: Vec::new(),
             unreported: Vec::new(),
+            parted: Vec::new(),
             now_ms: None,
             time_ms: 0,
             low_space: false,

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use conclave_proto::{ServerMessage, SessionId};
 
 use crate::limits;
+use crate::session::Claim;
 use crate::tree::Nodes;
 
 use super::client::{Client, Open};
@@ -24,6 +25,14 @@ pub(super) struct Sign {
     pub(super) session: SessionId,
     /// When it was given.
     pub(super) seen_ms: u64,
+}
+
+/// The last sign of life on a connection that is closed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parted {
+    session: SessionId,
+    claim: Claim,
+    seen_ms: u64,
 }
 
 /// The reports to the leader of which it is not known yet whether they count.
@@ -75,10 +84,12 @@ impl Ticks {
     }
 
     /// The tick that followed, by which whatever was noted at that time had happened; the same
-    /// time if there was none yet.
+    /// time if there was none yet, or if that is too long ago to be remembered.
     fn after(&self, noted_ms: u64) -> u64 {
-        let place = self.0.partition_point(|&tick_ms| tick_ms <= noted_ms);
-        self.0.get(place).copied().unwrap_or(noted_ms)
+        match self.0.partition_point(|&tick_ms| tick_ms <= noted_ms) {
+            0 => noted_ms,
+            place => self.0.get(place).copied().unwrap_or(noted_ms),
+        }
     }
 }
 
@@ -95,6 +106,15 @@ impl<N: Nodes> Replica<N> {
         client
     }
 
+    /// A connection is closed: what it was last heard to say counts all the same.
+    pub(super) fn remember_parted(&mut self, client: &Client) {
+        if let Some(Open { session, claim, .. }) = client.open()
+            && client.unreported
+        {
+            self.parted.push(Parted { session, claim, seen_ms: client.seen_ms });
+        }
+    }
+
     pub(super) fn mark_all_unreported(&mut self) {
         self.unreported.clear();
         for (&conn, client) in &mut self.clients {
@@ -105,19 +125,25 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// The signs of life that the leader has not been told of; it is to be told of them now.
+    /// The signs of life that the leader has not been told of; it is to be told of them now. The
+    /// first ones are those of connections that are open.
     pub(super) fn take_unreported(&mut self) -> (Vec<Touched>, Vec<Sign>) {
+        let age_ms = |now_ms: u64, seen_ms: u64| u32::try_from(now_ms - seen_ms).unwrap_or(u32::MAX);
         let now_ms = self.now_ms();
-        let mut touched = Vec::with_capacity(self.unreported.len());
+        let parted = std::mem::take(&mut self.parted);
+        let mut touched = Vec::with_capacity(self.unreported.len() + parted.len());
         let mut signs = Vec::with_capacity(self.unreported.len());
         for conn in std::mem::take(&mut self.unreported) {
             let Some(client) = self.clients.get_mut(&conn) else { continue };
             client.unreported = false;
             let Some(Open { session, claim, .. }) = client.open() else { continue };
             let seen_ms = self.ticks.after(client.seen_ms);
-            let age_ms = u32::try_from(now_ms - seen_ms).unwrap_or(u32::MAX);
-            touched.push(Touched { session, age_ms, claim });
+            touched.push(Touched { session, age_ms: age_ms(now_ms, seen_ms), claim });
             signs.push(Sign { conn, session, seen_ms });
+        }
+        for Parted { session, claim, seen_ms } in parted {
+            let age_ms = age_ms(now_ms, self.ticks.after(seen_ms));
+            touched.push(Touched { session, age_ms, claim });
         }
         (touched, signs)
     }

@@ -98,7 +98,12 @@ impl Knobs {
     /// What this seed draws.
     pub(crate) fn draw(random: &mut Random) -> Knobs {
         let voters = *random.pick(&[1, 3, 3, 3, 5, 5, 7]);
-        let chaos = *random.pick(&[20, 60, 60, 180, 540]) * SECOND;
+        let chaos = match random.below(100) {
+            0 => 540,
+            1..7 => 180,
+            7..35 => 60,
+            _ => 20,
+        } * SECOND;
         Knobs {
             voters,
             observers: knob(random, 0, |random| random.index(3)),
