@@ -128,7 +128,8 @@ impl<N: Nodes> Replica<N> {
     /// The signs of life that the leader has not been told of; it is to be told of them now. The
     /// first ones are those of connections that are open.
     pub(super) fn take_unreported(&mut self) -> (Vec<Touched>, Vec<Sign>) {
-        let age_ms = |now_ms: u64, seen_ms: u64| u32::try_from(now_ms - seen_ms).unwrap_or(u32::MAX);
+        let age_ms =
+            |now_ms: u64, seen_ms: u64| u32::try_from(now_ms - seen_ms).unwrap_or(u32::MAX);
         let now_ms = self.now_ms();
         let parted = std::mem::take(&mut self.parted);
         let mut touched = Vec::with_capacity(self.unreported.len() + parted.len());

@@ -61,6 +61,9 @@ pub(super) struct DriveState {
     durable: WriteToken,
     /// What is sent once everything up to a token is on the disk.
     held: VecDeque<(WriteToken, Vec<(ServerId, PeerMessage)>)>,
+    /// Whether a snapshot is being put in force. Until it is, the replica is told of nothing but
+    /// writes: whatever it wanted written behind it would be meant for the log as it was.
+    installing: bool,
     checkpointing: bool,
     last_checkpoint_us: u64,
     last_look_us: u64,
@@ -84,6 +87,9 @@ impl Drive {
     fn turn(&mut self) {
         self.metrics.turns.inc();
         self.take_outcomes();
+        if self.state.installing {
+            return;
+        }
         let mut waiting = mem::take(&mut self.state.waiting);
         self.inbox.take(&mut waiting);
         for input in waiting.inputs.drain(..) {
@@ -115,6 +121,7 @@ impl Drive {
                 Outcome::Installed { sync, at, installed } => {
                     self.replica.nodes_mut().replace(*installed);
                     self.replica.install(sync, at);
+                    self.state.installing = false;
                     tracing::info!(at = %at.zxid, "the snapshot is in force");
                 }
                 Outcome::Checkpointed(checkpoint) => {
@@ -125,6 +132,7 @@ impl Drive {
                 Outcome::Taken { from, sync, chunks } => self.transfers.taken(from, sync, chunks),
                 Outcome::Received { from, sync, at, received } => {
                     if self.transfers.received(from, sync) {
+                        self.state.installing = true;
                         self.log.put(Job::Install { sync, at, received });
                     }
                 }

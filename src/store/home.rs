@@ -1,9 +1,10 @@
 //! The place where a server's data is kept.
 
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct Home {
     pub(super) lost: bool,
     pub(super) lock: Arc<Lock>,
     next_tree: Arc<AtomicU64>,
+    /// The trees that are being received.
+    receiving: Arc<Mutex<BTreeSet<u64>>>,
 }
 
 /// Keeps other processes out of the directories.
@@ -79,6 +82,7 @@ impl Home {
             lost: options.lost,
             lock: Arc::new(Lock { _files: files }),
             next_tree: Arc::new(AtomicU64::new(1)),
+            receiving: Arc::default(),
         })
     }
 
@@ -108,10 +112,30 @@ impl Home {
 
     /// Create the directory of a new tree; its number.
     pub(super) fn create_tree(&self) -> Result<(u64, PathBuf), StoreError> {
+        self.create_tree_of(self.next_tree.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Create the directory of a tree that is to be received. Until [`Home::end_of_transfer`] nobody
+    /// removes it but who receives it, if nothing comes of it.
+    pub(super) fn create_tree_to_receive(&self) -> Result<(u64, PathBuf), StoreError> {
         let number = self.next_tree.fetch_add(1, Ordering::Relaxed);
+        self.receiving().insert(number);
+        self.create_tree_of(number)
+    }
+
+    fn create_tree_of(&self, number: u64) -> Result<(u64, PathBuf), StoreError> {
         let path = directory(&self.dir, number);
         self.disk.create_dir(&path)?;
         Ok((number, path))
+    }
+
+    /// The tree is in force, or removed.
+    pub(super) fn end_of_transfer(&self, tree: u64) {
+        self.receiving().remove(&tree);
+    }
+
+    fn receiving(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.receiving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keep the newest tree, which is damaged, for a person to look at; an earlier one is removed.
@@ -125,14 +149,11 @@ impl Home {
         Ok(())
     }
 
-    /// Remove what interrupted transfers and earlier trees left; with `None`, every tree.
+    /// Remove what interrupted transfers and earlier trees left; with `None`, every tree. What is
+    /// being received is left alone.
     pub(super) fn remove_trees_but(&self, kept: Option<u64>) -> Result<(), StoreError> {
-        self.remove_trees(|number| Some(number) != kept)
-    }
-
-    /// Remove what earlier trees left. A later one belongs to a transfer that is under way.
-    pub(super) fn remove_trees_before(&self, kept: u64) -> Result<(), StoreError> {
-        self.remove_trees(|number| number < kept)
+        let receiving = self.receiving();
+        self.remove_trees(|number| Some(number) != kept && !receiving.contains(&number))
     }
 
     fn remove_trees(&self, doomed: impl Fn(u64) -> bool) -> Result<(), StoreError> {

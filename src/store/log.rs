@@ -136,7 +136,7 @@ impl LogWriter {
             while let Some(segment) = log.older.pop_front() {
                 log.spares.recycle(&segment)?;
             }
-            log.home.remove_trees_before(tree)?;
+            log.home.remove_trees_but(Some(tree))?;
             Ok(installed)
         })
     }

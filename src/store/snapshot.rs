@@ -206,6 +206,7 @@ impl Drop for NewTree {
             // If this fails, the next start removes it.
             drop(self.home.disk.remove(&self.path));
         }
+        self.home.end_of_transfer(self.number);
     }
 }
 
@@ -230,7 +231,7 @@ fn refused<T>(why: &str) -> Result<T, StoreError> {
 
 impl SnapshotWriter {
     pub(super) fn create(home: Home) -> Result<SnapshotWriter, StoreError> {
-        let (number, path) = home.create_tree()?;
+        let (number, path) = home.create_tree_to_receive()?;
         let new = NewTree { home, number, path, in_force: false };
         let tree = Tree::open(&new.home, &new.path)?;
         let ahead = Vec::new();

@@ -178,6 +178,25 @@ fn a_transfer_that_begins_while_another_is_put_in_force_is_left_alone() {
 }
 
 #[test]
+fn a_transfer_that_was_given_up_comes_to_its_end_whatever_is_put_in_force_meanwhile() {
+    let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
+    let mut source = Tree::new(from.path());
+    source.grow(300);
+    let (at, chunks) = source.chunks();
+    let mut target = open(to.path());
+    let write = |mut writer: SnapshotWriter| {
+        chunks.iter().for_each(|chunk| writer.chunk(chunk).unwrap());
+        writer
+    };
+    // Its thread has everything, and does not know yet that nobody wants it.
+    let given_up = write(target.home.receive().unwrap());
+    let wanted = write(target.home.receive().unwrap()).finish(at).unwrap();
+    target.log.install(wanted).unwrap();
+    assert_eq!(given_up.finish(at).unwrap().at(), at);
+    assert_eq!(trees(to.path()), 1);
+}
+
+#[test]
 fn a_damaged_snapshot_is_refused_and_leaves_nothing() {
     let (from, to) = (tempdir().unwrap(), tempdir().unwrap());
     let mut source = Tree::new(from.path());
