@@ -1,6 +1,7 @@
 //! An ensemble of real server processes on this machine: what `dev` and `bench --spawn` run.
 
 use std::fs::{self, File, OpenOptions};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -79,6 +80,11 @@ impl Layout {
     /// Where one server is administered.
     pub(super) fn admin_address(&self, id: u8) -> String {
         format!("127.0.0.1:{}", self.port(id, 2))
+    }
+
+    /// The ports of all servers.
+    pub(super) fn ports(&self) -> Range<u16> {
+        self.port_base..self.port_base + PORTS_PER_SERVER * u16::from(self.servers)
     }
 
     fn check(&self) -> anyhow::Result<()> {

@@ -274,6 +274,36 @@ fn a_benchmark_of_each_kind_counts_operations_without_errors() {
 }
 
 #[test]
+fn a_comparison_with_zookeeper_gives_both_the_same_load() {
+    if !Path::new("/usr/share/java/zookeeper.jar").exists() {
+        return;
+    }
+    let ports = Ports::claim();
+    let port = ports.first().to_string();
+    let shape = ["--shapes", "2x1,2x4", "--rounds", "1", "--seconds", "1", "--warm-up", "0"];
+    let kinds = ["get", "create", "connect", "--native", "--json", "--servers", "1"];
+    let output = Command::new(env!("CARGO_BIN_EXE_conclave"))
+        .args(["compare", "--port-base", &port])
+        .args([&kinds[..], &shape].concat())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let rows: Vec<Value> =
+        text(&output.stdout).lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let names: Vec<_> =
+        rows.iter().map(|row| format!("{} {}", row["kind"], row["depth"])).collect();
+    // Sessions are opened one at a time by each client.
+    let expected = [r#""get" 1"#, r#""get" 4"#, r#""create" 1"#, r#""create" 4"#, r#""connect" 1"#];
+    assert_eq!(names, expected.map(|name| [name; 2]).concat());
+    for row in rows {
+        for side in ["zookeeper", "conclave"] {
+            assert!(row[side]["ops_per_second"].as_f64() > Some(0.0), "{row}");
+        }
+        assert!(row["ratio"]["ops_per_second"].as_f64() > Some(0.0), "{row}");
+    }
+}
+
+#[test]
 fn every_shell_gets_its_completions() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output =

@@ -15,14 +15,14 @@ use tokio::time::timeout;
 use super::java::ZooKeeper;
 use super::report::Row;
 use super::work::Kind;
-use super::{Load, Wire, measure, run_number};
+use super::{DEFAULT_THREADS, Load, Wire, measure, parse_threads, run_number};
 use crate::cli::ensemble::{Ensemble, Layout};
 use crate::cli::{Output, say};
 
 /// What one measurement may take beside its own time: sessions are opened, nodes made and removed.
 const PREPARATION: Duration = Duration::from_secs(60);
-/// A load that keeps its thread this busy is what limits the servers.
-const SATURATED_CORES: f64 = 0.9;
+/// A load that keeps its threads this busy is what limits the servers.
+const SATURATED: f64 = 0.9;
 /// Its mark in the table.
 const SATURATED_MARK: char = '*';
 
@@ -34,11 +34,11 @@ const SATURATED_MARK: char = '*';
 /// medians of the rounds. Needs Java and ZooKeeper's jars (Debian: libzookeeper-java
 /// libslf4j-java libnetty-java).
 ///
-/// The load runs on one thread of the same machine. A * marks a figure that the load has limited.
+/// The load runs on the same machine. A * marks a figure that the load has limited.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  conclave compare                                   # everything, about 15 minutes
+  conclave compare                                   # everything, about 18 minutes
   conclave compare set get --shapes 64x16 --rounds 1
   conclave compare set get --native                  # and over Conclave's own protocol
   conclave compare --json > figures.jsonl")]
@@ -58,9 +58,16 @@ pub(in crate::cli) struct Args {
     /// Seconds each measurement takes
     #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
+    /// Seconds of mixed load that each side gets before anything is measured: a Java program is
+    /// slow until it has been compiled
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    warm_up: u64,
     /// How often each is measured
     #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     rounds: u64,
+    /// How many threads the load has; over Conclave's own protocol it has one
+    #[arg(long, value_name = "T", default_value_t = DEFAULT_THREADS, value_parser = parse_threads)]
+    threads: usize,
     /// Bytes of each value
     #[arg(long, value_name = "BYTES", default_value_t = 100)]
     value_size: usize,
@@ -138,8 +145,8 @@ struct Figures {
     p99_ms: f64,
     /// Of all servers together.
     cpu_ms_per_1000: f64,
-    /// How many cores the load took; it has one.
-    load_cores: f64,
+    /// How busy the load's own threads were, from 0 to 1.
+    load_busy: f64,
 }
 
 /// Conclave's figures divided by ZooKeeper's: medians of the rounds, each compared with its own.
@@ -169,9 +176,11 @@ pub(in crate::cli) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let home = tempfile::Builder::new().prefix("conclave-compare-").tempdir()?;
     let (ours, theirs) = (home.path().join("conclave"), home.path().join("zookeeper"));
     let jars = args.zookeeper_jars.as_deref();
-    let zookeeper = ZooKeeper::start(args.servers, &theirs, args.port_base + 100, jars).await?;
     let layout = Layout { servers: args.servers, dir: ours, port_base: args.port_base };
-    let sides = Sides { conclave: Ensemble::start(layout).await?, zookeeper };
+    let conclave = Ensemble::start(layout).await?;
+    let behind = conclave.layout().ports().end;
+    let zookeeper = ZooKeeper::start(args.servers, &theirs, behind, jars).await?;
+    let sides = Sides { conclave, zookeeper };
     let outcome = compare_all(&args, &sides).await;
     sides.conclave.stop().await;
     outcome.map(|()| ExitCode::SUCCESS)
@@ -185,6 +194,7 @@ async fn compare_all(args: &Args, sides: &Sides) -> anyhow::Result<()> {
         .filter(|(kind, shape)| kind.is_pipelined() || shape.depth == 1)
         .collect();
     let mut progress = Progress::new(args, cells.len());
+    warm_up(args, sides).await?;
     if !args.output.json {
         print_heading();
     }
@@ -196,6 +206,18 @@ async fn compare_all(args: &Args, sides: &Sides) -> anyhow::Result<()> {
                 print_comparison(&comparison);
             }
         }
+    }
+    Ok(())
+}
+
+async fn warm_up(args: &Args, sides: &Sides) -> anyhow::Result<()> {
+    for side in [Side::ZooKeeper, Side::Conclave(Wire::ZooKeeper)] {
+        let what = (Kind::Mixed, Shape { clients: 64, depth: 16 });
+        let (mut load, pids) = load(args, sides, side, what, 0);
+        load.time = Duration::from_secs(args.warm_up);
+        tell(&format!("warming up {}", side.name()));
+        let warmed = timeout(load.time + PREPARATION, measure(&load, &pids)).await;
+        warmed.with_context(|| format!("warming up {}: not done in time", side.name()))??;
     }
     Ok(())
 }
@@ -264,6 +286,7 @@ fn load(
         value: Bytes::from(vec![b'x'; args.value_size]),
         time: Duration::from_secs(args.seconds),
         run: run_number() + number,
+        threads: args.threads,
     };
     (load, pids)
 }
@@ -299,13 +322,18 @@ impl Figures {
             p50_ms: of(&|row| row.p50_ms),
             p99_ms: of(&|row| row.p99_ms),
             cpu_ms_per_1000: of(&cpu_ms_per_1000),
-            load_cores: of(&|row| row.load_cores),
+            load_busy: of(&load_busy),
         }
     }
 
     fn mark(&self) -> char {
-        if self.load_cores >= SATURATED_CORES { SATURATED_MARK } else { ' ' }
+        if self.load_busy >= SATURATED { SATURATED_MARK } else { ' ' }
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share for people")]
+fn load_busy(row: &Row) -> f64 {
+    row.load_cores / row.load_threads as f64
 }
 
 /// µs for one are ms for a thousand.
@@ -328,7 +356,7 @@ struct Progress {
 impl Progress {
     fn new(args: &Args, cells: usize) -> Progress {
         let total = cells as u64 * args.rounds * if args.native { 3 } else { 2 };
-        let minutes = total * (args.seconds + 1) / 60 + 1;
+        let minutes = (total * (args.seconds + 1) + 2 * args.warm_up) / 60 + 1;
         tell(&format!("{total} measurements, about {minutes} min"));
         Progress { done: 0, total }
     }

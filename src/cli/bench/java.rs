@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::zookeeper::Connection;
 
 /// How long the servers may take until they serve.
 const START_DEADLINE: Duration = Duration::from_secs(60);
+/// How long one attempt to open a session may take.
+const TRY: Duration = Duration::from_secs(2);
 /// How often it is tried.
 const POLL: Duration = Duration::from_millis(100);
 /// Where Debian's packages put the jars.
@@ -82,7 +84,11 @@ impl ZooKeeper {
     async fn wait_until_serving(&mut self, dir: &Path) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_DEADLINE;
         for address in &self.addresses {
-            while let Err(error) = Connection::open(address, (0, 0)).await {
+            // A server that starts accepts connections before it says anything on them.
+            while let Err(error) = timeout(TRY, Connection::open(address, (0, 0)))
+                .await
+                .unwrap_or_else(|late| Err(late.into()))
+            {
                 for server in &mut self.servers {
                     let ended = server.try_wait()?;
                     let logs = dir.display();
@@ -100,8 +106,9 @@ impl ZooKeeper {
     }
 }
 
+/// Of one server's three ports, the one for clients; the others follow.
 fn client_port(id: u8, port_base: u16) -> u16 {
-    port_base + u16::from(id)
+    port_base + 3 * u16::from(id - 1)
 }
 
 fn configure(id: u8, count: u8, dir: &Path, port_base: u16) -> anyhow::Result<PathBuf> {
@@ -115,8 +122,8 @@ fn configure(id: u8, count: u8, dir: &Path, port_base: u16) -> anyhow::Result<Pa
         client_port(id, port_base)
     );
     for member in 1..=count {
-        let (peers, elections) = (20 + u16::from(member), 40 + u16::from(member));
-        let (peers, elections) = (port_base + peers, port_base + elections);
+        let clients = client_port(member, port_base);
+        let (peers, elections) = (clients + 1, clients + 2);
         text += &format!("server.{member}=127.0.0.1:{peers}:{elections}\n");
     }
     let config = home.join("zoo.cfg");

@@ -24,6 +24,9 @@ use report::{Row, Tally, print_heading, print_row};
 use usage::Counters;
 use work::Kind;
 
+/// Two threads make more load than three servers on as many other cores can take.
+const DEFAULT_THREADS: usize = 2;
+
 /// Measure how fast servers are
 ///
 /// Every client has a session of its own and keeps DEPTH operations in flight. Clients are spread
@@ -64,6 +67,9 @@ pub(super) struct Args {
     /// How many operations each client keeps in flight
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     depth: u64,
+    /// How many threads the clients share; those of Conclave's own protocol have one
+    #[arg(long, value_name = "T", default_value_t = DEFAULT_THREADS, value_parser = parse_threads)]
+    threads: usize,
     /// Bytes of each value
     #[arg(long, value_name = "BYTES", default_value_t = 100)]
     value_size: usize,
@@ -104,6 +110,8 @@ struct Load {
     time: Duration,
     /// Makes the names of this measurement's nodes its own.
     run: u64,
+    /// How many threads the clients share, if they speak ZooKeeper's protocol.
+    threads: usize,
 }
 
 impl Load {
@@ -111,6 +119,17 @@ impl Load {
     fn server_of(&self, client: u64) -> &str {
         let index = usize::try_from(client).unwrap_or(0) % self.servers.len();
         &self.servers[index]
+    }
+
+    /// How many threads it really runs on.
+    fn threads_used(&self) -> usize {
+        match self.wire {
+            Wire::Native => 1,
+            Wire::ZooKeeper if self.kind == Kind::Watch => 1,
+            Wire::ZooKeeper => {
+                usize::try_from(self.clients).unwrap_or(usize::MAX).clamp(1, self.threads)
+            }
+        }
     }
 }
 
@@ -160,6 +179,11 @@ async fn measure_all(args: &Args, mut ensemble: Option<&mut Ensemble>) -> anyhow
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+fn parse_threads(text: &str) -> anyhow::Result<usize> {
+    let threads = text.parse().ok().filter(|threads| (1..=64).contains(threads));
+    threads.context("there are 1 to 64 threads")
+}
+
 /// A number that no earlier benchmark on the same servers has used.
 fn run_number() -> u64 {
     u64::from(std::process::id()) << 16
@@ -184,6 +208,7 @@ fn load(args: &Args, ensemble: Option<&Ensemble>, kind: Kind, run: u64) -> anyho
         value: Bytes::from(vec![b'x'; args.value_size]),
         time: Duration::from_secs(args.seconds),
         run,
+        threads: args.threads,
     })
 }
 

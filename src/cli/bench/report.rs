@@ -92,8 +92,10 @@ pub(super) struct Row {
     pub(super) p99_ms: f64,
     pub(super) p999_ms: f64,
     pub(super) max_ms: f64,
-    /// How many cores the load itself took. It runs on one thread: near 1, the load was the limit.
+    /// How many cores the load itself took, and how many threads it had: if the two are about the
+    /// same, the load was the limit.
     pub(super) load_cores: f64,
+    pub(super) load_threads: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) servers: Option<Usage>,
 }
@@ -119,6 +121,7 @@ impl Row {
             p999_ms: tally.quantile_ms(0.999),
             max_ms: tally.quantile_ms(1.0),
             load_cores: 0.0,
+            load_threads: load.threads_used(),
             servers: None,
         }
     }

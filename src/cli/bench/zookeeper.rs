@@ -4,11 +4,13 @@
 //! are checked for errors and otherwise skipped.
 
 use std::collections::VecDeque;
+use std::thread;
 
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::report::Tally;
@@ -20,6 +22,8 @@ use super::{Load, join_all};
 
 /// Requests in flight while nodes are prepared or removed.
 const BULK: usize = 256;
+/// The room made for what comes next.
+const READ_BYTES: usize = 16 << 10;
 
 const CREATE: i32 = 1;
 const DELETE: i32 = 2;
@@ -63,14 +67,14 @@ pub(super) async fn run(load: &Load, connections: Vec<Connection>) -> anyhow::Re
         Kind::Connect => {
             let sessions =
                 (0..load.clients).map(|client| open_and_close(load.clone(), client, until));
-            join_all(sessions.map(tokio::spawn).collect()).await
+            on_threads(load, sessions).await
         }
         Kind::Watch => fan_out(load, connections, until).await,
         Kind::Failover => bail!("failover is measured on Conclave alone"),
         Kind::Set | Kind::Create | Kind::Get | Kind::Mixed | Kind::Multi | Kind::Children => {
             let clients = connections.into_iter().zip(0..);
             let loads = clients.map(|(connection, n)| steady(load.clone(), connection, n, until));
-            join_all(loads.map(tokio::spawn).collect()).await
+            on_threads(load, loads).await
         }
     }
 }
@@ -94,13 +98,42 @@ pub(super) async fn clean_up(load: &Load, tally: &Tally) -> anyhow::Result<()> {
     connection.close().await
 }
 
+/// Runs the clients on as many threads as the load has, so that it is not the limit itself.
+async fn on_threads(
+    load: &Load,
+    clients: impl Iterator<Item = impl Future<Output = anyhow::Result<Tally>> + Send + 'static>,
+) -> anyhow::Result<Tally> {
+    let clients: Vec<_> = clients.collect();
+    let share = clients.len().div_ceil(load.threads.max(1));
+    let mut clients = clients.into_iter();
+    let mut threads = Vec::new();
+    while clients.len() > 0 {
+        let some: Vec<_> = clients.by_ref().take(share).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (done, outcome) = oneshot::channel();
+        thread::spawn(move || {
+            let tally = runtime
+                .block_on(async { join_all(some.into_iter().map(tokio::spawn).collect()).await });
+            // Nobody waits for it any more if another thread has failed.
+            drop(done.send(tally));
+        });
+        threads.push(outcome);
+    }
+    let mut sum = Tally::new();
+    for outcome in threads {
+        sum.add(outcome.await.context("a thread of the load ended")??);
+    }
+    Ok(sum)
+}
+
 /// One client that keeps `depth` requests in flight.
 async fn steady(
     load: Load,
-    mut connection: Connection,
+    connection: Connection,
     client: u64,
     until: Instant,
 ) -> anyhow::Result<Tally> {
+    let mut connection = connection.adopt()?;
     let mut tally = Tally::new();
     let mut steps = Steps::new(load.kind, client);
     loop {
@@ -198,14 +231,20 @@ impl Connection {
         stream.set_nodelay(true)?;
         let mut connection = Connection {
             stream,
-            input: BytesMut::with_capacity(64 << 10),
-            output: BytesMut::with_capacity(64 << 10),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
             xid: 0,
             in_flight: VecDeque::new(),
             names,
         };
         connection.handshake(address).await?;
         Ok(connection)
+    }
+
+    /// Moves to the thread that asks for it.
+    fn adopt(self) -> anyhow::Result<Connection> {
+        let stream = TcpStream::from_std(self.stream.into_std()?)?;
+        Ok(Connection { stream, ..self })
     }
 
     async fn handshake(&mut self, address: &str) -> anyhow::Result<()> {
@@ -376,7 +415,10 @@ impl Connection {
     async fn close(mut self) -> anyhow::Result<()> {
         self.request(CLOSE_SESSION, |_| {});
         self.flush().await?;
-        while self.fill().await.is_ok() {}
+        // The server closes first and keeps the port.
+        while self.stream.read_buf(&mut self.input).await? > 0 {
+            self.input.clear();
+        }
         Ok(())
     }
 
@@ -426,7 +468,7 @@ impl Connection {
     }
 
     async fn fill(&mut self) -> anyhow::Result<()> {
-        self.input.reserve(64 << 10);
+        self.input.reserve(READ_BYTES);
         if self.stream.read_buf(&mut self.input).await? == 0 {
             bail!("the server closed the connection");
         }
