@@ -183,7 +183,7 @@ pub enum Loss {
     Expired,
     /// The client was closed.
     Closed,
-    /// Somebody deleted the node that stood for it.
+    /// The node that stood for it was deleted: by hand, or because the session was closed.
     Deleted,
     /// The holder itself released it.
     Released,
@@ -195,8 +195,20 @@ impl fmt::Display for Loss {
             Loss::Suspected => "the session is no longer alive for certain",
             Loss::Expired => "the session has expired",
             Loss::Closed => "the client is closed",
-            Loss::Deleted => "somebody deleted the node",
+            Loss::Deleted => "the node was deleted",
             Loss::Released => "it was released",
         })
+    }
+}
+
+/// How a hold ends when its watch ends with this.
+pub(super) fn loss_of(error: &crate::Error) -> Loss {
+    if matches!(error, crate::Error::SessionExpired { .. }) {
+        Loss::Expired
+    } else if matches!(error, crate::Error::Closed { .. }) {
+        Loss::Closed
+    } else {
+        // Without its watch, nobody would notice the node's end.
+        Loss::Suspected
     }
 }

@@ -8,12 +8,40 @@
 //!
 //! | to | use |
 //! |---|---|
+//! | let one at a time do something | [`Mutex`] |
+//! | have one leader, known to the others | [`Election`] |
 //! | keep a copy of a part of the tree at hand | [`Cache`](cache::Cache) |
+//!
+//! # A lock alone is not enough
+//!
+//! A process that holds a lock can be paused: by the scheduler, by its hypervisor, by a page fault.
+//! If the pause is longer than the session timeout, the lock goes to another process. The first one
+//! wakes up in the middle of what it was doing and does not know. No lock service can prevent this,
+//! since it cannot take back what a process is about to do; the thing that the lock protects must.
+//!
+//! - If that is kept in Conclave, write through [`Hold::guard`]: the write and the check that the
+//!   lock is held are one transaction.
+//! - If it is kept elsewhere, send the [`Token`] along, and let the other side refuse tokens that are
+//!   less than the greatest it has seen ([`Fence`]).
+//! - End what lasts when [`Hold::lost`] resolves. It does on suspicion, before the servers give the
+//!   lock to another one; so a process that runs is never late, and one that is paused is stopped by
+//!   the other two.
 
+mod body;
 pub mod cache;
+mod election;
 mod error;
+mod hold;
+mod line;
+mod mutex;
+mod owned;
+mod place;
 mod support;
 mod token;
 
+pub use election::{Election, Latch, Leader, Leadership, Observer};
 pub use error::{Error, Loss, NameError};
+pub use hold::Hold;
+pub use mutex::{Holder, Mutex};
+pub use place::place;
 pub use token::{Fence, StaleToken, Token};

@@ -1,0 +1,418 @@
+//! Leader election.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use conclave_proto::request::{Reply, Test};
+use conclave_proto::{Acl, ErrorCode, SessionId, WatchKind, ZPath};
+use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
+
+use super::body::Body;
+use super::error::{Error, Loss};
+use super::hold::{Hold, within};
+use super::line::{Line, Ticket};
+use super::owned::{Owned, Stake, forget};
+use super::place::Place;
+use super::token::Token;
+use crate::{Client, IntoPath, Multi, MultiOutcome, Watch};
+
+/// The node that stands for the leadership.
+const LEADER: &str = "leader";
+
+/// An election: of the candidates, one at a time leads.
+///
+/// ```no_run
+/// use conclave_client::Client;
+/// use conclave_client::recipes::{Election, Error};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Error> {
+/// let client = Client::connect("127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420").await?;
+/// let election = Election::new(&client, "/services/billing/election")?;
+///
+/// loop {
+///     let leadership = election.campaign("10.0.0.7:8080").await?;
+///     println!("I lead; my token is {}", leadership.token());
+///     tokio::select! {
+///         () = lead(leadership.token().get()) => return leadership.resign().await,
+///         loss = leadership.lost() => println!("I lead no more: {loss}"),
+///     }
+/// }
+/// # }
+/// # async fn lead(token: u64) {}
+/// ```
+///
+/// [`campaign`](Election::campaign) waits until this process leads. [`latch`](Election::latch) keeps
+/// running for it in the background, and tells when it begins and ends.
+/// [`observe`](Election::observe) follows who leads, for everybody else.
+///
+/// # Guarantees
+///
+/// At any point of history at most one leads, and each leader's [`Token`] is greater than all
+/// before.
+///
+/// | when | what happens |
+/// |---|---|
+/// | the connection is lost | the leadership, or the candidacy, is kept while the client looks for another server |
+/// | the session expires | the leadership goes to a successor. [`Leadership::lost`] has resolved before |
+/// | the process is paused | if for longer than the session timeout, another one leads when it wakes up. Its writes through [`Leadership::guard`] fail; others must be stopped by the token |
+/// | a leader of the servers dies | as if the connection was lost; sessions get their whole timeout again |
+/// | two think they lead | possible only as above; the later one's token is greater |
+/// | the leader's node is deleted by hand | it loses the leadership ([`Loss::Deleted`]), and the next one has it |
+///
+/// The successor is the candidate that has waited longest, or, if all say so, a [random
+/// one](Election::random).
+///
+/// # Cost
+///
+/// A campaign takes two round trips and two writes, and one round trip for each change right before
+/// it. A leader that resigns is followed after one write for its end and one for its successor. A
+/// candidate has one node, a watch on it, and one on the node before it; the leader one node more.
+/// When the leader ends, one candidate is told and no other; each observer has one watch.
+#[derive(Clone)]
+pub struct Election {
+    line: Line,
+}
+
+/// Who leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leader {
+    /// The fencing token.
+    pub token: Token,
+    /// The session.
+    pub session: SessionId,
+    /// What it proclaims.
+    pub value: Bytes,
+}
+
+impl Election {
+    /// The election whose candidates are in the directory `path`. The directory is made when it is
+    /// needed and goes when nobody does any more. Nothing else may be in it.
+    ///
+    /// # Errors
+    /// If it is not a path, or the caller is not in a tokio runtime.
+    pub fn new(client: &Client, path: impl IntoPath) -> Result<Election, Error> {
+        let place = Place::new(client, path, "an election")?;
+        let line = Line { place, kind: "candidate", others: &[LEADER], random: false };
+        Ok(Election { line })
+    }
+
+    /// The successor is not the candidate that has waited longest but a random one. All candidates
+    /// of an election should say the same.
+    pub fn random(mut self) -> Election {
+        self.line.random = true;
+        self
+    }
+
+    /// Who may do what with the nodes; everybody everything unless said.
+    pub fn acl(mut self, acl: Vec<Acl>) -> Election {
+        self.line.place.acl = acl;
+        self
+    }
+
+    /// Stands for election, and waits until it leads and has proclaimed `value`. If the future is
+    /// dropped, the candidacy is withdrawn.
+    ///
+    /// # Errors
+    /// If the session ends, the candidate's node is deleted by hand, or the directory has other
+    /// nodes in it.
+    pub async fn campaign(&self, value: impl Into<Bytes>) -> Result<Leadership, Error> {
+        let value = value.into();
+        let (ticket, mut entries) = self.line.enter(Body::new("", value.clone())).await?;
+        let leader = self.line.place.child(LEADER)?;
+        loop {
+            self.line.wait(&ticket, entries, |_| Ok(true)).await?;
+            let body = Body::new("", value.clone());
+            match self.take(&ticket, body).await? {
+                Some(stake) => {
+                    return Ok(Leadership { hold: Hold::new(ticket.owned.with(stake)) });
+                }
+                None => self.vacancy(&ticket, &leader).await?,
+            }
+            entries = self.line.list().await?;
+        }
+    }
+
+    /// As [`campaign`](Election::campaign), but not longer than `time`.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`]; otherwise as [`campaign`](Election::campaign).
+    pub async fn campaign_within(
+        &self,
+        value: impl Into<Bytes>,
+        time: Duration,
+    ) -> Result<Leadership, Error> {
+        within(time, &self.line.place.path, self.campaign(value)).await
+    }
+
+    /// Keeps standing for election in the background until the latch is dropped.
+    pub fn latch(&self, value: impl Into<Bytes>) -> Latch {
+        let (sender, changes) = watch::channel(Ok(None));
+        let (election, value) = (self.clone(), value.into());
+        let task = self.line.place.runtime.spawn(async move {
+            let error = election.lead_again_and_again(value, &sender).await;
+            drop(sender.send_replace(Err(error)));
+        });
+        Latch { changes, task: task.abort_handle() }
+    }
+
+    /// Who leads now, as far as the server knows that the client is connected to; `None` if nobody
+    /// does.
+    ///
+    /// # Errors
+    /// If the node that stands for the leadership was edited by hand; otherwise as a read.
+    pub async fn leader(&self) -> Result<Option<Leader>, Error> {
+        leader(&self.line.place).await
+    }
+
+    /// Follows who leads: the present one first, then each one that comes, and `None` when one
+    /// goes.
+    ///
+    /// # Errors
+    /// If the watch cannot be set.
+    pub async fn observe(&self) -> Result<Observer, Error> {
+        let place = self.line.place.clone();
+        let path = place.child(LEADER)?;
+        let watch = place.client.watch(&path, WatchKind::Persistent).await?;
+        Ok(Observer { place, watch, last: None })
+    }
+
+    /// Creates the leader's node, if there is none and this candidate still stands.
+    ///
+    /// It is settled even if nobody waits for it: then nothing is left behind.
+    async fn take(&self, ticket: &Ticket, body: Body) -> Result<Option<Stake>, Error> {
+        let path = self.line.place.child(LEADER)?;
+        let place = self.line.place.clone();
+        let candidate = ticket.owned.stakes()[0].clone();
+        let (told, outcome) = oneshot::channel();
+        let runtime = place.runtime.clone();
+        runtime.spawn(async move {
+            let result = create_leader(&place, &path, &candidate, body).await;
+            if let Err(Ok(Some(stake))) = told.send(result) {
+                drop(Owned::new(&place, vec![stake]));
+            }
+        });
+        match outcome.await {
+            Ok(Ok(stake)) => Ok(stake),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ticket.owned.lost(Loss::Closed)),
+        }
+    }
+
+    /// Waits until the leader that stands in the way is gone.
+    async fn vacancy(&self, ticket: &Ticket, leader: &ZPath) -> Result<(), Error> {
+        let (stat, mut watch) = self.line.place.client.exists_and_watch(leader).await?;
+        if stat.is_some() {
+            tokio::select! {
+                item = watch.next() => drop(item.transpose()?),
+                error = ticket.owned.ended() => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn lead_again_and_again(
+        &self,
+        value: Bytes,
+        changes: &watch::Sender<Result<Option<Arc<Leadership>>, Error>>,
+    ) -> Error {
+        loop {
+            let leadership = match self.campaign(value.clone()).await {
+                Ok(leadership) => Arc::new(leadership),
+                // Deleted by hand: stand again.
+                Err(Error::Lost { loss: Loss::Deleted, .. }) => continue,
+                Err(error) => return error,
+            };
+            drop(changes.send_replace(Ok(Some(Arc::clone(&leadership)))));
+            leadership.lost().await;
+            drop(changes.send_replace(Ok(None)));
+            // Others may still have it; it is over all the same.
+            drop(leadership.hold.owned.release().await);
+        }
+    }
+}
+
+async fn create_leader(
+    place: &Place,
+    path: &ZPath,
+    candidate: &Stake,
+    body: Body,
+) -> Result<Option<Stake>, Error> {
+    let multi = place
+        .client
+        .multi()
+        .when(path, Test::Missing)
+        .when(&candidate.path, Test::CreatedBy(candidate.zxid))
+        .create_with(path, body.encode(), place.mode(false), place.acl.clone());
+    match multi.await {
+        Ok(MultiOutcome { held: true, replies, .. }) => match replies.first() {
+            Some(Reply::Created { stat, .. }) => {
+                Ok(Some(Stake { path: path.clone(), zxid: stat.czxid }))
+            }
+            _ => Err(place.foreign(LEADER)),
+        },
+        Ok(_) => Ok(None),
+        Err(error) => {
+            if error.outcome_unknown() {
+                place.runtime.spawn(forget(place.clone(), body.tag));
+            }
+            Err(error.into())
+        }
+    }
+}
+
+async fn leader(place: &Place) -> Result<Option<Leader>, Error> {
+    let path = place.child(LEADER)?;
+    match place.client.get(&path).await {
+        Ok(node) => match node.data.as_ref().and_then(Body::decode) {
+            Some(Body { text: value, .. }) => {
+                let (token, session) = (node.stat.czxid.into(), node.stat.ephemeral_owner);
+                Ok(Some(Leader { token, session, value }))
+            }
+            None => {
+                let why = String::from("its first line is another one");
+                Err(Error::Malformed { path, recipe: place.recipe, why })
+            }
+        },
+        Err(error) if error.code() == Some(ErrorCode::NoNode) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The leadership, until it is resigned, dropped, or lost with the session.
+///
+/// It is a [`Hold`], and everything said there holds for it.
+#[must_use = "a leadership that is dropped is resigned"]
+#[derive(Debug)]
+pub struct Leadership {
+    hold: Hold,
+}
+
+impl Leadership {
+    /// The fencing token: greater than that of everybody who led before.
+    pub fn token(&self) -> Token {
+        self.hold.token()
+    }
+
+    /// The hold that it is.
+    pub fn hold(&self) -> &Hold {
+        &self.hold
+    }
+
+    /// See [`Hold::is_held`].
+    pub fn is_held(&self) -> bool {
+        self.hold.is_held()
+    }
+
+    /// See [`Hold::lost`].
+    pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static {
+        self.hold.lost()
+    }
+
+    /// See [`Hold::guard`].
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if another one may lead already. Otherwise as the multi.
+    pub async fn guard(&self, multi: Multi<'_>) -> Result<MultiOutcome, Error> {
+        self.hold.guard(multi).await
+    }
+
+    /// Tells observers another value.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if another one may lead already.
+    pub async fn proclaim(&self, value: impl Into<Bytes>) -> Result<(), Error> {
+        let owned = &self.hold.owned;
+        let data = Body::new("", value.into()).encode();
+        let multi = owned.place().client.multi().set(owned.path(), data, None);
+        self.guard(multi).await.map(drop)
+    }
+
+    /// Ends the leadership and the candidacy; when this returns, another one may lead.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if it was over before.
+    pub async fn resign(self) -> Result<(), Error> {
+        self.hold.release().await
+    }
+}
+
+/// A candidacy that goes on: after each leadership it stands again. Dropping it withdraws it.
+///
+/// ```no_run
+/// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::recipes::Error> {
+/// use conclave_client::recipes::Election;
+/// let mut latch = Election::new(client, "/services/billing/election")?.latch("10.0.0.7:8080");
+/// loop {
+///     match latch.changed().await? {
+///         Some(leadership) => println!("I lead, with token {}", leadership.token()),
+///         None => println!("I do not lead"),
+///     }
+/// }
+/// # }
+/// ```
+#[must_use = "a latch that is dropped withdraws"]
+pub struct Latch {
+    changes: watch::Receiver<Result<Option<Arc<Leadership>>, Error>>,
+    task: AbortHandle,
+}
+
+impl Latch {
+    /// The leadership, if this process has it now for certain.
+    pub fn leadership(&self) -> Option<Arc<Leadership>> {
+        let now = self.changes.borrow().clone().ok().flatten();
+        now.filter(|leadership| leadership.is_held())
+    }
+
+    /// Waits for the next change: the leadership when it begins, `None` when it ends. Changes that
+    /// nobody waited for are left out; the last one is not.
+    ///
+    /// # Errors
+    /// If it cannot go on: the session has ended, or the directory has other nodes in it.
+    pub async fn changed(&mut self) -> Result<Option<Arc<Leadership>>, Error> {
+        // The task ends only after it has said why.
+        drop(self.changes.changed().await);
+        self.changes.borrow_and_update().clone()
+    }
+}
+
+impl Drop for Latch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A stream of leaders; see [`Election::observe`].
+#[must_use = "an observer does nothing unless it is asked"]
+pub struct Observer {
+    place: Place,
+    watch: Watch,
+    /// What was told last; the outer `None`: nothing yet.
+    last: Option<Option<Leader>>,
+}
+
+impl Observer {
+    /// Who leads, as soon as it is another one than was told before, or proclaims something else.
+    /// Of several changes in short time only the last may be told.
+    ///
+    /// # Errors
+    /// If the session ends, or the leader's node was edited by hand.
+    pub async fn next(&mut self) -> Result<Option<Leader>, Error> {
+        loop {
+            if self.last.is_some() {
+                let item = self.watch.next().await.transpose()?;
+                if item.is_none() {
+                    return Err(Error::Config(String::from("the observer's watch has ended")));
+                }
+            }
+            let now = leader(&self.place).await?;
+            if self.last.as_ref() != Some(&now) {
+                self.last = Some(now.clone());
+                return Ok(now);
+            }
+        }
+    }
+}

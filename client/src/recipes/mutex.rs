@@ -1,0 +1,216 @@
+//! A lock that one at a time holds.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use conclave_proto::request::Test;
+use conclave_proto::{Acl, ErrorCode, SessionId};
+
+use super::body::Body;
+use super::error::Error;
+use super::hold::{Hold, within};
+use super::line::{Entry, Line};
+use super::owned::{Owned, REVOKED};
+use super::place::Place;
+use super::token::Token;
+use crate::{Client, IntoPath};
+
+/// A lock that one at a time holds: fair, re-entrant, revocable.
+///
+/// ```no_run
+/// use conclave_client::Client;
+/// use conclave_client::recipes::{Error, Mutex};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Error> {
+/// let client = Client::connect("127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420").await?;
+/// let mut mutex = Mutex::new(&client, "/locks/nightly-report")?.describe("host 1");
+///
+/// let hold = mutex.lock().await?;
+/// println!("it is mine; my token is {}", hold.token());
+/// tokio::select! {
+///     () = write_the_report(hold.token().get()) => {}
+///     loss = hold.lost() => println!("stopped in the middle: {loss}"),
+/// }
+/// hold.release().await?;
+/// # Ok(())
+/// # }
+/// # async fn write_the_report(token: u64) {}
+/// ```
+///
+/// A handle is one owner. While its lock is held, [`lock`](Mutex::lock) gives another [`Hold`] of
+/// the same lock at once, and the lock is released with the last of them. Two parts of a program
+/// that exclude each other have a handle each; they may share the client.
+///
+/// # Guarantees
+///
+/// | when | what happens |
+/// |---|---|
+/// | the connection is lost | the lock, or the place in the queue, is kept while the client looks for another server. What was asked is settled by the number of the request: no node is left that nobody knows of |
+/// | the session expires | the lock is lost, and goes to the next. [`Hold::lost`] has resolved before, `lock` and `release` fail |
+/// | the process is paused | if it is paused for longer than the session timeout it loses the lock without knowing. Writes through [`Hold::guard`] fail; others must be stopped by the [`Token`] |
+/// | a leader dies | as if the connection was lost; sessions get their whole timeout again |
+/// | two think they hold it | possible only as above, after the end of a session; their tokens differ, and the later one's is greater |
+/// | a node is deleted by hand | its holder loses the lock ([`Loss::Deleted`](super::Loss::Deleted)), who waits is told so |
+///
+/// Fair: whoever asked first gets it first, in the order in which the servers were asked.
+///
+/// # Cost
+///
+/// To lock a free one: one round trip and one write. To wait: one round trip more, and one for each
+/// time that the one before leaves. To release: one round trip and one write. A contender has one
+/// node, one watch on it, and one on the node before it: when the lock is released, one contender is
+/// told and no other.
+pub struct Mutex {
+    line: Line,
+    description: Bytes,
+    held: Weak<Owned>,
+}
+
+/// Who holds a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The fencing token.
+    pub token: Token,
+    /// The session.
+    pub session: SessionId,
+    /// What the holder [says](Mutex::describe) of itself.
+    pub description: Bytes,
+}
+
+impl Mutex {
+    /// The lock whose queue is in the directory `path`. The directory is made when it is needed and
+    /// goes when nobody does any more. Nothing else may be in it.
+    ///
+    /// # Errors
+    /// If it is not a path, or the caller is not in a tokio runtime.
+    pub fn new(client: &Client, path: impl IntoPath) -> Result<Mutex, Error> {
+        let place = Place::new(client, path, "a mutex")?;
+        let line = Line { place, kind: "lock", others: &[], random: false };
+        Ok(Mutex { line, description: Bytes::new(), held: Weak::new() })
+    }
+
+    /// What others are told of the holder, the host's name for instance.
+    pub fn describe(mut self, description: impl Into<Bytes>) -> Mutex {
+        self.description = description.into();
+        self
+    }
+
+    /// Who may do what with the nodes; everybody everything unless said.
+    pub fn acl(mut self, acl: Vec<Acl>) -> Mutex {
+        self.line.place.acl = acl;
+        self
+    }
+
+    /// Waits for the lock. If the future is dropped, the place in the queue is given up.
+    ///
+    /// # Errors
+    /// If the session ends, the node is deleted by hand, or the directory has other nodes in it.
+    pub async fn lock(&mut self) -> Result<Hold, Error> {
+        if let Some(owned) = self.held() {
+            return Ok(Hold { owned });
+        }
+        let body = Body::new("", self.description.clone());
+        let (ticket, entries) = self.line.enter(body).await?;
+        self.line.wait(&ticket, entries, |_| Ok(true)).await?;
+        Ok(self.hold(ticket.owned))
+    }
+
+    /// Waits for the lock, but not longer than `time`.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`]; otherwise as [`lock`](Mutex::lock).
+    pub async fn lock_within(&mut self, time: Duration) -> Result<Hold, Error> {
+        let path = self.line.place.path.clone();
+        within(time, &path, self.lock()).await
+    }
+
+    /// Takes the lock if it is free. One read if it is not.
+    ///
+    /// # Errors
+    /// As [`lock`](Mutex::lock).
+    pub async fn try_lock(&mut self) -> Result<Option<Hold>, Error> {
+        if let Some(owned) = self.held() {
+            return Ok(Some(Hold { owned }));
+        }
+        if !self.line.list().await?.is_empty() {
+            return Ok(None);
+        }
+        let (ticket, entries) = self.line.enter(Body::new("", self.description.clone())).await?;
+        let is_first = entries.first().is_some_and(|first| first.path == *ticket.owned.path());
+        Ok(is_first.then(|| self.hold(ticket.owned)))
+    }
+
+    /// Who holds the lock now; `None` if nobody does.
+    ///
+    /// # Errors
+    /// As [`lock`](Mutex::lock).
+    pub async fn holder(&self) -> Result<Option<Holder>, Error> {
+        for Entry { path, .. } in self.line.list().await? {
+            match self.line.place.client.get(&path).await {
+                Ok(node) => {
+                    let body = node.data.as_ref().and_then(Body::decode);
+                    let body = body.ok_or_else(|| self.malformed(&path))?;
+                    return Ok(Some(Holder {
+                        token: node.stat.czxid.into(),
+                        session: node.stat.ephemeral_owner,
+                        description: body.text,
+                    }));
+                }
+                Err(error) if error.code() == Some(ErrorCode::NoNode) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// How many hold the lock or wait for it.
+    ///
+    /// # Errors
+    /// As [`lock`](Mutex::lock).
+    pub async fn contenders(&self) -> Result<usize, Error> {
+        Ok(self.line.list().await?.len())
+    }
+
+    /// Asks who holds the lock to release it: [`Hold::revoked`] resolves there. Answer: the token of
+    /// the holder who was asked, `None` if nobody holds it.
+    ///
+    /// # Errors
+    /// As [`lock`](Mutex::lock).
+    pub async fn revoke(&self) -> Result<Option<Token>, Error> {
+        let client = &self.line.place.client;
+        while let Some(first) = self.line.list().await?.first() {
+            let node = match client.get(&first.path).await {
+                Ok(node) => node,
+                Err(error) if error.code() == Some(ErrorCode::NoNode) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let body = node.data.as_ref().and_then(Body::decode);
+            let body = body.ok_or_else(|| self.malformed(&first.path))?;
+            let data = Body { word: REVOKED.to_owned(), ..body }.encode();
+            let czxid = node.stat.czxid;
+            let multi = client.multi().when(&first.path, Test::CreatedBy(czxid));
+            if multi.set(&first.path, data, None).await?.held {
+                return Ok(Some(czxid.into()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn malformed(&self, path: &conclave_proto::ZPath) -> Error {
+        let why = String::from("its first line is another one");
+        Error::Malformed { path: path.clone(), recipe: self.line.place.recipe, why }
+    }
+
+    /// What this handle holds already, unless it is lost.
+    fn held(&self) -> Option<Arc<Owned>> {
+        self.held.upgrade().filter(|owned| !owned.is_over())
+    }
+
+    fn hold(&mut self, owned: Owned) -> Hold {
+        let hold = Hold::new(owned);
+        self.held = Arc::downgrade(&hold.owned);
+        hold
+    }
+}

@@ -1,0 +1,358 @@
+//! Nodes that stand for what this process holds or waits for: watched over, and never left behind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use conclave_proto::request::Test;
+use conclave_proto::{ErrorCode, EventKind, SessionId, WatchKind, ZPath, Zxid};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::warn;
+
+use super::body::Body;
+use super::error::{Error, Loss, loss_of};
+use super::place::Place;
+use super::token::Token;
+use crate::{Client, MultiOutcome, Pending, WatchItem};
+
+/// The word in the body of a node whose holder is asked to release it.
+pub(super) const REVOKED: &str = "revoked";
+
+/// How long to wait before a refused removal is tried again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// One node that this process made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stake {
+    pub(super) path: ZPath,
+    /// The transaction that created it: nobody else's node of that name has it.
+    pub(super) zxid: Zxid,
+}
+
+/// How it stands with what is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) loss: Option<Loss>,
+    /// Somebody asked the holder to release it.
+    pub(super) revoked: bool,
+}
+
+impl Standing {
+    /// How it was lost, if it is for good.
+    fn end(&self) -> Option<Loss> {
+        self.loss.filter(|loss| *loss != Loss::Suspected)
+    }
+}
+
+/// Nodes that this process made and watches over. They are deleted when this is dropped, whatever
+/// the connection is like then.
+pub(super) struct Owned {
+    place: Place,
+    stakes: Vec<Stake>,
+    standing: Arc<watch::Sender<Standing>>,
+    watchers: Vec<AbortHandle>,
+    /// Whether the nodes are somebody else's business now, or are being deleted.
+    given_up: AtomicBool,
+}
+
+impl Owned {
+    /// Watches over nodes that were just made. There is at least one; its token is theirs.
+    pub(super) fn new(place: &Place, stakes: Vec<Stake>) -> Owned {
+        assert!(!stakes.is_empty(), "something that is held has a node");
+        let standing = Arc::new(watch::Sender::new(Standing::default()));
+        let watchers = stakes
+            .iter()
+            .map(|stake| {
+                let watcher = Watcher {
+                    client: place.client.clone(),
+                    stake: stake.clone(),
+                    standing: Arc::clone(&standing),
+                };
+                place.runtime.spawn(watcher.run()).abort_handle()
+            })
+            .collect();
+        let given_up = AtomicBool::new(false);
+        Owned { place: place.clone(), stakes, standing, watchers, given_up }
+    }
+
+    /// The same nodes and another one, which comes first.
+    pub(super) fn with(self, stake: Stake) -> Owned {
+        self.given_up.store(true, Ordering::Relaxed);
+        let stakes = [vec![stake], self.stakes.clone()].concat();
+        Owned::new(&self.place, stakes)
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub(super) fn stakes(&self) -> &[Stake] {
+        &self.stakes
+    }
+
+    /// The path of the node that the token is of.
+    pub(super) fn path(&self) -> &ZPath {
+        &self.stakes[0].path
+    }
+
+    pub(super) fn token(&self) -> Token {
+        self.stakes[0].zxid.into()
+    }
+
+    pub(super) fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Whether it is held for certain, at this moment.
+    pub(super) fn is_held(&self) -> bool {
+        !self.is_over() && self.place.client.certain_until() > Instant::now().into_std()
+    }
+
+    /// Whether it is lost for good, as far as this process knows.
+    pub(super) fn is_over(&self) -> bool {
+        self.standing.borrow().end().is_some()
+    }
+
+    /// Waits until it is lost for good.
+    pub(super) async fn ended(&self) -> Error {
+        let mut standing = self.standing();
+        let loss = match standing.wait_for(|standing| standing.end().is_some()).await {
+            Ok(standing) => standing.end(),
+            Err(_) => None,
+        };
+        self.lost(loss.unwrap_or(Loss::Released))
+    }
+
+    pub(super) fn lost(&self, loss: Loss) -> Error {
+        Error::Lost { path: self.path().clone(), token: self.token(), loss }
+    }
+
+    /// Deletes the nodes; returns when they are gone.
+    ///
+    /// # Errors
+    /// If it was lost before, or the servers refuse.
+    pub(super) async fn release(&self) -> Result<(), Error> {
+        let before = self.standing.borrow().end();
+        let Some(removal) = self.give_up() else {
+            return Err(self.lost(before.unwrap_or(Loss::Released)));
+        };
+        // The removal goes on if the caller does not wait for its end.
+        match self.place.runtime.spawn(removal).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(self.lost(before.unwrap_or(Loss::Deleted))),
+            Ok(Err(error)) => Err(error.into()),
+            // The runtime is being shut down, and the session with it.
+            Err(_) => Err(self.lost(Loss::Closed)),
+        }
+    }
+
+    /// Asks for the nodes' deletion, and gives what waits for it; `None` if it was asked before.
+    fn give_up(&self) -> Option<impl Future<Output = Result<bool, crate::Error>> + Send + 'static> {
+        if self.given_up.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        lose(&self.standing, Loss::Released);
+        let (client, stakes) = (self.place.client.clone(), self.stakes.clone());
+        // Asked now, so that what the caller asks next finds them gone.
+        let first = remove(&client, &stakes);
+        Some(async move { remove_surely(&client, &stakes, first).await })
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Some(removal) = self.give_up() {
+            self.place.runtime.spawn(removal);
+        }
+        for watcher in &self.watchers {
+            watcher.abort();
+        }
+    }
+}
+
+/// Says that something is lost, unless it was said before.
+fn lose(standing: &watch::Sender<Standing>, loss: Loss) {
+    standing.send_if_modified(|standing| {
+        let is_new = standing.end().is_none();
+        if is_new {
+            standing.loss = Some(loss);
+        }
+        is_new
+    });
+}
+
+/// Watches over one node and the session.
+struct Watcher {
+    client: Client,
+    stake: Stake,
+    standing: Arc<watch::Sender<Standing>>,
+}
+
+impl Watcher {
+    async fn run(self) {
+        let loss = match self.watch().await {
+            Ok(loss) => loss,
+            Err(error) => loss_of(&error),
+        };
+        lose(&self.standing, loss);
+    }
+
+    async fn watch(&self) -> Result<Loss, crate::Error> {
+        let watch = self.client.watch(&self.stake.path, WatchKind::Persistent).with_value();
+        let mut watch = watch.since(self.stake.zxid).await?;
+        loop {
+            let item = tokio::select! {
+                item = watch.next() => item,
+                () = sleep_until(self.next_look()) => {
+                    self.look();
+                    continue;
+                }
+            };
+            match item.transpose()? {
+                Some(WatchItem::Event { kind: EventKind::Deleted, .. }) => {
+                    return Ok(Loss::Deleted);
+                }
+                Some(WatchItem::Event { value, .. }) => {
+                    self.note_word(value.as_ref().and_then(Body::decode));
+                }
+                Some(WatchItem::Gap { .. }) => match self.client.get(&self.stake.path).await {
+                    Ok(node) if node.stat.czxid == self.stake.zxid => {
+                        self.note_word(node.data.as_ref().and_then(Body::decode));
+                    }
+                    Ok(_) => return Ok(Loss::Deleted),
+                    Err(error) if error.code() == Some(ErrorCode::NoNode) => {
+                        return Ok(Loss::Deleted);
+                    }
+                    Err(error) => return Err(error),
+                },
+                None => return Ok(Loss::Closed),
+            }
+        }
+    }
+
+    fn note_word(&self, body: Option<Body>) {
+        if body.is_some_and(|body| body.word == REVOKED) {
+            self.standing
+                .send_if_modified(|standing| !std::mem::replace(&mut standing.revoked, true));
+        }
+    }
+
+    /// How long before the session's certain end it is suspected: time enough to stop.
+    fn margin(&self) -> Duration {
+        self.client.session_timeout() / 10
+    }
+
+    fn next_look(&self) -> Instant {
+        let suspicion = self.client.certain_until() - self.margin();
+        let soon = Instant::now() + self.margin() / 4;
+        if self.standing.borrow().loss.is_some() { soon } else { Instant::from_std(suspicion) }
+    }
+
+    /// Suspects the session, or finds it alive again.
+    fn look(&self) {
+        let is_suspect = self.client.certain_until() <= Instant::now().into_std() + self.margin();
+        let loss = is_suspect.then_some(Loss::Suspected);
+        self.standing.send_if_modified(|standing| {
+            let changes = standing.end().is_none() && standing.loss != loss;
+            if changes {
+                standing.loss = loss;
+            }
+            changes
+        });
+    }
+}
+
+/// Asks for the deletion of the nodes, all or none.
+fn remove(client: &Client, stakes: &[Stake]) -> Pending<MultiOutcome> {
+    let mut multi = client.multi();
+    for Stake { path, zxid } in stakes {
+        multi = multi.when(path, Test::CreatedBy(*zxid)).delete(path, None);
+    }
+    multi.send()
+}
+
+/// Deletes the nodes, however long it takes; whether all of them were there.
+async fn remove_surely(
+    client: &Client,
+    stakes: &[Stake],
+    first: Pending<MultiOutcome>,
+) -> Result<bool, crate::Error> {
+    let mut next = first;
+    let all_were_there = loop {
+        match next.await {
+            Ok(outcome) => break outcome.held,
+            Err(error) => patience(client, error).await?,
+        }
+        next = remove(client, stakes);
+    };
+    if !all_were_there && stakes.len() > 1 {
+        for stake in stakes {
+            while let Err(error) = remove(client, std::slice::from_ref(stake)).await {
+                patience(client, error).await?;
+            }
+        }
+    }
+    Ok(all_were_there)
+}
+
+/// Waits until it makes sense to try again, or gives the error back.
+async fn patience(client: &Client, error: crate::Error) -> Result<(), crate::Error> {
+    let is_refused_for_now = matches!(
+        error.code(),
+        Some(ErrorCode::OutcomeUnknown | ErrorCode::Throttled | ErrorCode::Unavailable)
+    );
+    let has_to_wait =
+        matches!(error, crate::Error::Timeout { .. } | crate::Error::Overloaded { .. });
+    if is_refused_for_now || has_to_wait {
+        client.ready().await;
+        sleep(AGAIN).await;
+        return Ok(());
+    }
+    if !matches!(error, crate::Error::SessionExpired { .. } | crate::Error::Closed { .. }) {
+        warn!("a node of a recipe could not be deleted: {error}");
+    }
+    Err(error)
+}
+
+/// Deletes the node with this tag that a create whose outcome is unknown may have left in the
+/// directory, now or later.
+pub(super) async fn forget(place: Place, tag: u64) {
+    loop {
+        let result = find(&place, tag).await;
+        let error = match result {
+            Ok(Some(stake)) => {
+                let stakes = [stake];
+                let first = remove(&place.client, &stakes);
+                match remove_surely(&place.client, &stakes, first).await {
+                    Ok(_) => return,
+                    Err(error) => error,
+                }
+            }
+            // The listing was asked after the create, and so shows what has come of it.
+            Ok(None) => return,
+            Err(error) => error,
+        };
+        if error.code() == Some(ErrorCode::NoNode) || patience(&place.client, error).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+async fn find(place: &Place, tag: u64) -> Result<Option<Stake>, crate::Error> {
+    let session: SessionId = place.client.session();
+    let mut entries = place.client.list(&place.path).with_data().with_stat().stream();
+    while let Some(entry) = entries.next().await.transpose()? {
+        let stat = entry.stat.filter(|stat| stat.ephemeral_owner == session);
+        let body = entry.data.as_ref().and_then(Body::decode);
+        if let (Some(stat), Some(body)) = (stat, body)
+            && body.tag == tag
+            && let Ok(path) = place.path.child(&entry.name)
+        {
+            return Ok(Some(Stake { path, zxid: stat.czxid }));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,79 @@
+//! What an election promises.
+
+use std::pin::pin;
+
+use conclave_client::recipes::{Election, Loss};
+
+use crate::harness::Cluster;
+use crate::{short_lived, soon, waits};
+
+const ELECTION: &str = "/services/a/election";
+
+#[tokio::test]
+async fn one_leads_and_the_next_one_follows() {
+    let cluster = Cluster::start(1).await;
+    let (client, other) = (cluster.client().await, cluster.client().await);
+    let election = Election::new(&client, ELECTION).unwrap();
+    let elsewhere = Election::new(&other, ELECTION).unwrap();
+    let mut observer = elsewhere.observe().await.unwrap();
+    assert_eq!(soon(observer.next()).await.unwrap(), None);
+    let first = soon(election.campaign("one")).await.unwrap();
+    let seen = soon(observer.next()).await.unwrap().unwrap();
+    assert_eq!((seen.token, seen.session), (first.token(), client.session()));
+    assert_eq!(seen.value, "one");
+    let mut second = pin!(elsewhere.campaign("two"));
+    assert!(waits(&other, &mut second).await);
+    first.proclaim("one, really").await.unwrap();
+    assert_eq!(soon(observer.next()).await.unwrap().unwrap().value, "one, really");
+    let token = first.token();
+    first.resign().await.unwrap();
+    let second = soon(second).await.unwrap();
+    assert!(second.token() > token);
+    assert_eq!(election.leader().await.unwrap().unwrap().token, second.token());
+    drop(second);
+    while soon(observer.next()).await.unwrap().is_some() {}
+}
+
+#[tokio::test]
+async fn the_end_of_a_session_is_the_end_of_its_leadership() {
+    let cluster = Cluster::start(1).await;
+    let (client, other) = (short_lived(&cluster.addresses()).await, cluster.client().await);
+    let election = Election::new(&client, ELECTION).unwrap();
+    let first = soon(election.campaign("one")).await.unwrap();
+    let elsewhere = Election::new(&other, ELECTION).unwrap();
+    let mut latch = elsewhere.latch("two");
+    assert!(waits(&other, &mut pin!(latch.changed())).await);
+    assert!(latch.leadership().is_none());
+    client.close().await.unwrap();
+    assert!(matches!(soon(first.lost()).await, Loss::Closed | Loss::Deleted));
+    assert!(!first.is_held());
+    let second = soon(latch.changed()).await.unwrap().unwrap();
+    assert!(second.token() > first.token());
+    assert!(latch.leadership().is_some());
+    drop(latch);
+}
+
+#[tokio::test]
+async fn a_random_successor_is_one_of_the_candidates() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let election = Election::new(&client, ELECTION).unwrap().random();
+    let mut running = tokio::task::JoinSet::new();
+    for number in 0..10 {
+        let election = election.clone();
+        running.spawn(async move {
+            let leadership = election.campaign(number.to_string()).await.unwrap();
+            let token = leadership.token();
+            leadership.resign().await.unwrap();
+            token
+        });
+    }
+    let mut tokens = Vec::new();
+    while let Some(token) = soon(running.join_next()).await {
+        tokens.push(token.unwrap());
+    }
+    tokens.sort_unstable();
+    tokens.dedup();
+    assert_eq!(tokens.len(), 10, "everybody led, with a token of its own");
+    assert_eq!(client.children(ELECTION).await.map_or(0, |names| names.len()), 0);
+}

@@ -1,0 +1,142 @@
+//! What a mutex promises.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use conclave_client::Client;
+use conclave_client::recipes::{Error, Loss, Mutex};
+
+use crate::harness::Cluster;
+use crate::{soon, waits};
+
+const LOCK: &str = "/locks/a";
+
+fn mutex(client: &Client) -> Mutex {
+    Mutex::new(client, LOCK).unwrap()
+}
+
+/// How many nodes the lock has.
+async fn nodes(client: &Client) -> usize {
+    client.children(LOCK).await.map_or(0, |names| names.len())
+}
+
+#[tokio::test]
+async fn one_at_a_time_in_the_order_of_asking() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let other = cluster.client().await;
+    let (mut first, mut second, mut third) = (mutex(&client), mutex(&other), mutex(&client));
+    let hold = soon(first.lock()).await.unwrap();
+    let mut second = pin!(second.lock());
+    assert!(waits(&other, &mut second).await);
+    let mut third = pin!(third.lock());
+    assert!(waits(&client, &mut third).await);
+    assert!(hold.is_held());
+    let token = hold.token();
+    hold.release().await.unwrap();
+    let hold = soon(&mut second).await.unwrap();
+    assert!(hold.token() > token);
+    assert!(waits(&client, &mut third).await);
+    let token = hold.token();
+    drop(hold);
+    let hold = soon(third).await.unwrap();
+    assert!(hold.token() > token);
+    hold.release().await.unwrap();
+    assert_eq!(nodes(&client).await, 0);
+}
+
+#[tokio::test]
+async fn a_handle_that_holds_it_gets_it_again() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let (mut one, mut other) = (mutex(&client), mutex(&client));
+    let outer = soon(one.lock()).await.unwrap();
+    let inner = soon(one.lock()).await.unwrap();
+    assert_eq!(outer.token(), inner.token());
+    assert!(other.try_lock().await.unwrap().is_none());
+    inner.release().await.unwrap();
+    assert!(outer.is_held());
+    assert!(other.try_lock().await.unwrap().is_none());
+    outer.release().await.unwrap();
+    assert!(other.try_lock().await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn who_gives_up_leaves_nothing_behind() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let (mut one, mut other) = (mutex(&client), mutex(&client));
+    let hold = soon(one.lock()).await.unwrap();
+    let error = other.lock_within(Duration::from_millis(50)).await.unwrap_err();
+    assert!(matches!(error, Error::Deadline { .. }), "{error}");
+    {
+        let mut waiting = pin!(other.lock());
+        assert!(waits(&client, &mut waiting).await);
+    }
+    crate::harness::eventually("the places are given up", async || {
+        (nodes(&client).await == 1).then_some(())
+    })
+    .await;
+    hold.release().await.unwrap();
+    assert_eq!(nodes(&client).await, 0);
+}
+
+#[tokio::test]
+async fn a_late_write_does_nothing() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    client.create("/data", "0").await.unwrap();
+    let hold = soon(mutex(&client).lock()).await.unwrap();
+    hold.guard(client.multi().set("/data", "1", None)).await.unwrap();
+    client.delete(hold.path()).await.unwrap();
+    let error = hold.guard(client.multi().set("/data", "2", None)).await.unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error}");
+    assert_eq!(client.get("/data").await.unwrap().text(), Ok("1"));
+    assert_eq!(soon(hold.lost()).await, Loss::Deleted);
+    let error = hold.release().await.unwrap_err();
+    assert!(matches!(error, Error::Lost { loss: Loss::Deleted, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn the_holder_is_asked_to_release_it() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    assert_eq!(mutex(&client).revoke().await.unwrap(), None);
+    let hold = soon(mutex(&client).describe("host 1").lock()).await.unwrap();
+    let holder = mutex(&client).holder().await.unwrap().unwrap();
+    assert_eq!((holder.token, holder.session), (hold.token(), client.session()));
+    assert_eq!(holder.description, "host 1");
+    let revoked = hold.revoked();
+    assert_eq!(mutex(&client).revoke().await.unwrap(), Some(hold.token()));
+    soon(revoked).await;
+    assert!(hold.is_held(), "it is the holder's decision");
+}
+
+#[tokio::test]
+async fn strange_nodes_are_told_of() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    client.create("/locks", "").await.unwrap();
+    client.create(LOCK, "").await.unwrap();
+    client.create(format!("{LOCK}/readme"), "").await.unwrap();
+    let error = mutex(&client).lock().await.unwrap_err();
+    assert!(matches!(&error, Error::Foreign { path, .. } if path.name() == "readme"), "{error}");
+    client.delete(format!("{LOCK}/readme")).await.unwrap();
+
+    let hold = soon(mutex(&client).lock()).await.unwrap();
+    let mut waiting = mutex(&client);
+    let mut waiting = pin!(waiting.lock());
+    assert!(waits(&client, &mut waiting).await);
+    let names = client.children(LOCK).await.unwrap();
+    client.delete(format!("{LOCK}/{}", names[1])).await.unwrap();
+    let error = soon(waiting).await.unwrap_err();
+    assert!(matches!(error, Error::Lost { loss: Loss::Deleted, .. }), "{error}");
+
+    client.set(hold.path(), "edited").await.unwrap();
+    let error = mutex(&client).holder().await.unwrap_err();
+    assert!(matches!(error, Error::Malformed { .. }), "{error}");
+    client.clone().close().await.unwrap();
+    let error = mutex(&client).lock().await.unwrap_err();
+    assert!(error.is_final(), "{error}");
+    assert!(!hold.is_held() || soon(hold.lost()).await == Loss::Closed);
+}
