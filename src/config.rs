@@ -74,6 +74,8 @@ pub struct Config {
     pub members: Vec<MemberConfig>,
     /// Whoever has this identity of the scheme `digest`, `user:hash`, may do everything.
     pub super_digest: Option<String>,
+    /// Whether clients that are content with it may read while no quorum can be reached.
+    pub read_only: bool,
     /// The four-letter words that are answered on the port of ZooKeeper's protocol; `*`: all.
     pub words: Vec<String>,
     /// How time passes.
@@ -156,6 +158,7 @@ impl Default for Config {
             insecure: false,
             members: Vec::new(),
             super_digest: None,
+            read_only: false,
             words: vec!["srvr".into(), "isro".into()],
             timing: TimingConfig::default(),
             sessions: SessionsConfig::default(),
@@ -240,6 +243,7 @@ impl Config {
             lost_data: false,
             exposed,
             super_digest: self.super_digest()?,
+            read_only: self.read_only,
             words: self.words()?,
             cluster: self.cluster,
         })

@@ -80,6 +80,8 @@ pub const TICKS: usize = 1024;
 pub const READ_WAIT_MS: u64 = 5_000;
 /// How long a client waits for its session before it is refused, in ms.
 pub const CONNECT_WAIT_MS: u64 = 2_000;
+/// How long a server is without a leader before it serves those who are content to read, in ms.
+pub const READ_ONLY_AFTER_MS: u64 = 2_000;
 /// How long a client that is refused, or sent away, is told to wait, in ms.
 pub const BACKOFF_MS: u32 = 100;
 /// The state digests kept to compare with the leader's.

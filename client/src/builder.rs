@@ -76,8 +76,10 @@ impl Builder {
         self
     }
 
-    /// Whether a server that cannot reach a quorum will do. It answers reads from what it knows
-    /// and refuses writes. False unless said.
+    /// Whether a server that cannot reach a quorum will do, to begin with. It answers reads from
+    /// what it knows, which may be out of date, and refuses writes and linearizable reads; the
+    /// session expires when there is a quorum again. A session that a quorum has opened is never
+    /// continued like that. False unless said.
     pub fn read_only(mut self, accepted: bool) -> Builder {
         self.read_only = accepted;
         self

@@ -105,6 +105,8 @@ pub struct Connected {
     pub timeout_ms: u32,
     /// Whether it is the session asked for, not a new one.
     pub resumed: bool,
+    /// Whether one can only read: the server has no leader. The session ends when it has one again.
+    pub read_only: bool,
     /// Which server this is.
     pub server: ServerId,
     /// The last transaction applied here.

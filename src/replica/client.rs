@@ -7,6 +7,8 @@ use conclave_proto::{Fault, Identity, Op, Reply, Secret, SessionId, Xid, Zxid};
 
 use crate::session::Claim;
 
+use super::guests::Guest;
+
 /// A client's connection.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -16,6 +18,8 @@ pub(super) struct Client {
     pub(super) fresh: (SessionId, Secret),
     /// Whether its requests may be sent to a leader twice.
     pub(super) numbered: bool,
+    /// Whether a server without a leader will do for it.
+    pub(super) accepts_read_only: bool,
     /// How far it has come.
     pub(super) state: State,
     /// Its requests.
@@ -50,6 +54,8 @@ pub(super) enum State {
     Resuming(Resuming),
     /// It has a session.
     Open(Open),
+    /// It reads while there is no leader.
+    Guest(Guest),
 }
 
 /// A session that is being resumed.
@@ -83,6 +89,16 @@ impl Client {
     pub(super) fn open(&self) -> Option<Open> {
         match self.state {
             State::Open(open) => Some(open),
+            State::Greeting | State::Opening { .. } | State::Resuming(_) | State::Guest(_) => None,
+        }
+    }
+
+    /// The session in whose name it asks, whether that is open or a guest's.
+    pub(super) fn session(&self) -> Option<SessionId> {
+        match self.state {
+            State::Open(Open { session, .. }) | State::Guest(Guest { session, .. }) => {
+                Some(session)
+            }
             State::Greeting | State::Opening { .. } | State::Resuming(_) => None,
         }
     }

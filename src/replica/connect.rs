@@ -15,6 +15,12 @@ use super::machine::{Part, Replica};
 use super::pending::{Waiter, Work};
 use super::{ConnId, PeerMessage, ToClient};
 
+/// What clients are told that they may send.
+pub(super) fn limits_of_a_connection() -> ServerLimits {
+    let size = |limit: usize| u32::try_from(limit).expect("the limits are small");
+    ServerLimits { frame_bytes: size(limits::FRAME_BYTES), in_flight: size(limits::IN_FLIGHT) }
+}
+
 impl<N: Nodes> Replica<N> {
     pub(super) fn opened(
         &mut self,
@@ -27,6 +33,7 @@ impl<N: Nodes> Replica<N> {
             identities: identities.into(),
             fresh,
             numbered,
+            accepts_read_only: false,
             state: State::Greeting,
             queue: Queue::default(),
             waits_for: None,
@@ -43,7 +50,9 @@ impl<N: Nodes> Replica<N> {
     pub(super) fn connect(&mut self, conn: ConnId, connect: &Connect) {
         let until_ms = self.now_ms() + limits::CONNECT_WAIT_MS;
         let (min, max) = (self.config.session_timeout_min_ms, self.config.session_timeout_max_ms);
+        let read_only = self.is_read_only();
         let Some(client) = self.clients.get_mut(&conn) else { return };
+        client.accepts_read_only = connect.read_only;
         if !matches!(client.state, State::Greeting) {
             self.close(conn);
         } else if connect.version != PROTOCOL_VERSION {
@@ -51,6 +60,8 @@ impl<N: Nodes> Replica<N> {
             self.refuse(conn, ErrorCode::Unimplemented, speaks);
         } else if self.leaving {
             self.refuse(conn, ErrorCode::Unavailable, "this server is about to stop");
+        } else if read_only {
+            self.welcome(conn, connect);
         } else if let Some((session, secret)) = connect.session {
             let last_zxid = connect.last_zxid;
             client.state =
@@ -173,18 +184,15 @@ impl<N: Nodes> Replica<N> {
         let client = self.clients.get_mut(&conn).expect("a connection that is attached is open");
         client.state = State::Open(open);
         self.note_sign_of_life(conn);
-        let size = |limit: usize| u32::try_from(limit).expect("the limits are small");
         let connected = Connected {
             session: open.session,
             secret,
             timeout_ms: open.timeout_ms,
             resumed,
+            read_only: false,
             server: self.config.zab.id,
             zxid: self.applied,
-            limits: ServerLimits {
-                frame_bytes: size(limits::FRAME_BYTES),
-                in_flight: size(limits::IN_FLIGHT),
-            },
+            limits: limits_of_a_connection(),
         };
         self.tell(conn, ServerMessage::Connected(connected));
     }
@@ -195,7 +203,7 @@ impl<N: Nodes> Replica<N> {
         client.waits_for = None;
         match client.state {
             State::Resuming(_) => self.resume(conn),
-            State::Open(_) => self.drain(conn),
+            State::Open(_) | State::Guest(_) => self.drain(conn),
             State::Greeting | State::Opening { .. } => {}
         }
     }
@@ -206,7 +214,7 @@ impl<N: Nodes> Replica<N> {
         let overdue = |conn: &ConnId| match &clients[conn].state {
             State::Opening { until_ms, .. } => *until_ms <= now_ms,
             State::Resuming(resuming) => resuming.until_ms <= now_ms,
-            State::Greeting | State::Open(_) => false,
+            State::Greeting | State::Open(_) | State::Guest(_) => false,
         };
         let overdue: Vec<ConnId> =
             self.handshakes.iter().filter(|conn| overdue(conn)).copied().collect();
@@ -232,7 +240,7 @@ impl<N: Nodes> Replica<N> {
                 resuming.session == session
                     && resuming.granted.is_some_and(|(granted, _)| granted < claim)
             }
-            State::Greeting | State::Opening { .. } | State::Open(_) => false,
+            State::Greeting | State::Opening { .. } | State::Open(_) | State::Guest(_) => false,
         };
         let overtaken: Vec<ConnId> =
             self.handshakes.iter().filter(|conn| overtaken(conn)).copied().collect();
@@ -241,11 +249,15 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// Without a leader for a third of a session's timeout, its client is better off elsewhere.
+    /// Without a leader for a third of a session's timeout, its client is better off elsewhere. A
+    /// guest is sent away if it gives no sign of life.
     pub(super) fn send_away_the_leaderless(&mut self, since_ms: u64) {
-        let waited_ms = self.now_ms().saturating_sub(since_ms);
-        let enough = |client: &Client| {
-            client.open().is_some_and(|open| waited_ms > u64::from(open.timeout_ms) / 3)
+        let now_ms = self.now_ms();
+        let waited_ms = now_ms.saturating_sub(since_ms);
+        let enough = |client: &Client| match client.state {
+            State::Open(open) => waited_ms > u64::from(open.timeout_ms) / 3,
+            State::Guest(guest) => now_ms - client.seen_ms > u64::from(guest.timeout_ms),
+            State::Greeting | State::Opening { .. } | State::Resuming(_) => false,
         };
         let leaving: Vec<ConnId> = self
             .clients
@@ -264,7 +276,7 @@ impl<N: Nodes> Replica<N> {
         self.close(conn);
     }
 
-    fn refuse(&mut self, conn: ConnId, code: ErrorCode, why: impl Into<String>) {
+    pub(super) fn refuse(&mut self, conn: ConnId, code: ErrorCode, why: impl Into<String>) {
         let refused = Refused { code, message: why.into(), backoff_ms: limits::BACKOFF_MS };
         self.tell(conn, ServerMessage::Refused(refused));
         self.close(conn);

@@ -64,6 +64,7 @@ impl<N: Nodes> Replica<N> {
             }
             Part::Looking { .. } | Part::Following(_) | Part::Leading(_) => {
                 self.look();
+                self.dismiss_guests();
                 let stream = self.new_stream();
                 self.part = Part::Following(Follow {
                     leader,

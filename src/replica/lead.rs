@@ -230,6 +230,7 @@ impl<N: Nodes> Replica<N> {
             return;
         }
         self.look();
+        self.dismiss_guests();
         let silence_ms = u64::from(self.config.zab.silence_ticks) * u64::from(self.config.tick_ms);
         let records = self.nodes.sessions().map(|(session, record)| (session, record.timeout_ms));
         let mut lead = Box::new(Lead {

@@ -9,8 +9,9 @@ use crate::tree::Nodes;
 use crate::zab;
 
 use super::apply::Digests;
-use super::client::{Client, State};
+use super::client::Client;
 use super::follow::Follow;
+use super::guests::Guests;
 use super::lead::Lead;
 use super::pending::{Pendings, mix};
 use super::reports::{Parted, Reports, Ticks};
@@ -68,6 +69,8 @@ pub(super) enum Part {
     Looking {
         /// When that began.
         since_ms: u64,
+        /// Those who are content to read; `None`: nobody is served.
+        guests: Option<Guests>,
     },
     /// It follows or observes.
     Following(Follow),
@@ -98,7 +101,7 @@ impl<N: Nodes> Replica<N> {
             digests,
             hub: Hub::new(meta.applied_zxid),
             told: Vec::new(),
-            part: Part::Looking { since_ms: 0 },
+            part: Part::Looking { since_ms: 0, guests: None },
             session_count: nodes.sessions().count(),
             nodes,
             clients: BTreeMap::new(),
@@ -219,7 +222,7 @@ impl<N: Nodes> Replica<N> {
 
     fn tick(&mut self, now_ms: u64, time_ms: i64) {
         let elapsed_ms = self.now_ms.map_or(0, |before| now_ms.saturating_sub(before));
-        if let (None, Part::Looking { since_ms }) = (self.now_ms, &mut self.part) {
+        if let (None, Part::Looking { since_ms, .. }) = (self.now_ms, &mut self.part) {
             *since_ms = now_ms;
         }
         self.now_ms = Some(now_ms.max(self.now_ms()));
@@ -227,7 +230,10 @@ impl<N: Nodes> Replica<N> {
         self.time_ms = time_ms;
         self.zab.step(zab::Input::Tick);
         match self.part {
-            Part::Looking { since_ms } => self.send_away_the_leaderless(since_ms),
+            Part::Looking { since_ms, .. } => {
+                self.take_guests_if_due();
+                self.send_away_the_leaderless(since_ms);
+            }
             Part::Following(_) => self.report_if_due(),
             Part::Leading(_) => self.tick_of_leader(elapsed_ms),
         }
@@ -310,8 +316,8 @@ impl<N: Nodes> Replica<N> {
     /// There is no leader any more.
     pub(super) fn look(&mut self) {
         let since_ms = self.now_ms();
-        match std::mem::replace(&mut self.part, Part::Looking { since_ms }) {
-            Part::Looking { since_ms } => self.part = Part::Looking { since_ms },
+        match std::mem::replace(&mut self.part, Part::Looking { since_ms, guests: None }) {
+            looking @ Part::Looking { .. } => self.part = looking,
             Part::Following(_) => self.unsend(),
             Part::Leading(lead) => {
                 self.take_back(*lead);
@@ -340,7 +346,7 @@ impl<N: Nodes> Replica<N> {
 
     fn hand_over(&mut self) {
         self.leaving = true;
-        let open = self.clients.iter().filter(|(_, client)| matches!(client.state, State::Open(_)));
+        let open = self.clients.iter().filter(|(_, client)| client.session().is_some());
         for (&conn, _) in open {
             let message = ServerMessage::GoAway { backoff_ms: 0 };
             self.out.clients.push((conn, ToClient::Message(message)));

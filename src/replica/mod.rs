@@ -8,6 +8,7 @@ mod authenticate;
 mod client;
 mod connect;
 mod follow;
+mod guests;
 mod lead;
 mod lead_sessions;
 mod machine;
@@ -176,6 +177,8 @@ pub struct Config {
     pub session_timeout_max_ms: u32,
     /// Whoever has this identity of the scheme `digest` (`user:hash`) may do everything.
     pub super_digest: Option<String>,
+    /// Whether clients that are content with it may read here while there is no leader.
+    pub read_only: bool,
     /// What `/zookeeper/config` shows of the members; `None`: whatever is there.
     pub members_text: Option<Bytes>,
 }

@@ -103,7 +103,22 @@ impl<N: Nodes> Replica<N> {
 
     fn request(&mut self, conn: ConnId, xid: Xid, acked: Xid, level: ReadLevel, op: Op) {
         let applied = self.applied;
+        let needs_leader =
+            op.is_write() || level == ReadLevel::Linearizable || matches!(op, Op::Sync { .. });
+        let refusal = match self.is_read_only() && needs_leader {
+            true => self.refusal_for_guest(conn, &op),
+            false => None,
+        };
         let Some(client) = self.heard_from(conn, 1) else { return };
+        if let Some(refusal) = refusal {
+            let over = refusal.result.is_ok();
+            client.queue.push(xid, SlotState::Answered(refusal));
+            self.drain(conn);
+            if over {
+                self.close(conn);
+            }
+            return;
+        }
         if op.is_write() {
             if matches!(op, Op::CreateSession { .. } | Op::Reap { .. }) {
                 let result = Err(ErrorCode::BadArguments.into());
@@ -153,7 +168,7 @@ impl<N: Nodes> Replica<N> {
     /// protocol and is cut off.
     fn heard_from(&mut self, conn: ConnId, requests: usize) -> Option<&mut Client> {
         let client = self.clients.get(&conn)?;
-        if client.open().is_none() || client.queue.len() + requests > limits::IN_FLIGHT {
+        if client.session().is_none() || client.queue.len() + requests > limits::IN_FLIGHT {
             self.close(conn);
             return None;
         }
@@ -301,8 +316,8 @@ impl<N: Nodes> Replica<N> {
         let Some(client) = self.clients.get(&conn) else {
             return Err(ErrorCode::SessionExpired.into());
         };
-        let Some(open) = client.open() else { return Err(ErrorCode::SessionExpired.into()) };
-        let reply = tree::read(&self.nodes, &client.identities, open.session, op);
+        let Some(session) = client.session() else { return Err(ErrorCode::SessionExpired.into()) };
+        let reply = tree::read(&self.nodes, &client.identities, session, op);
         if let (Op::MultiRead(ops), Ok(Reply::MultiRead(replies))) = (op, &reply) {
             for (op, reply) in ops.iter().zip(replies) {
                 self.watch_what_was_read(conn, op, reply)?;

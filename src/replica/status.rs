@@ -27,6 +27,8 @@ pub struct Status {
     pub id: ServerId,
     /// What it does.
     pub role: Role,
+    /// Whether it has no leader and serves those who are content to read.
+    pub read_only: bool,
     /// Who leads, as far as it knows.
     pub leader: Option<ServerId>,
     /// The leader's epoch; without a leader, the last one this server was part of.
@@ -86,6 +88,7 @@ impl<N: Nodes> Replica<N> {
         Status {
             id,
             role,
+            read_only: self.is_read_only(),
             leader,
             epoch,
             committed: self.zab.committed(),

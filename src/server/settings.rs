@@ -32,6 +32,8 @@ pub struct Settings {
     pub members: Vec<Member>,
     /// Whoever has this identity of the scheme `digest`, `user:hash`, may do everything.
     pub super_digest: Option<String>,
+    /// Whether clients that are content with it may read while no quorum can be reached.
+    pub read_only: bool,
     /// The four-letter words that are answered on the port of ZooKeeper's protocol.
     pub words: BTreeSet<Word>,
     /// How time passes.

@@ -133,9 +133,10 @@ pub fn answer(word: Word, facts: &Facts) -> String {
         "ruok" => return "imok".into(),
         "envi" => environment(&mut out),
         "gtmk" | "stmk" => return "0".into(),
-        _ if facts.status.role == Role::Looking => {
+        _ if facts.status.role == Role::Looking && !facts.status.read_only => {
             return "This ZooKeeper instance is not currently serving requests\n".into();
         }
+        "isro" if facts.status.read_only => return "ro".into(),
         "isro" => return "rw".into(),
         "srst" => return "Server stats reset.\n".into(),
         "crst" => return "Connection stats reset.\n".into(),
@@ -174,6 +175,7 @@ fn line(out: &mut String, text: impl Display) {
 fn mode(facts: &Facts) -> &'static str {
     match facts.status.role {
         _ if facts.alone => "standalone",
+        _ if facts.status.read_only => "read-only",
         Role::Leading => "leader",
         Role::Observing => "observer",
         Role::Following | Role::Looking => "follower",

@@ -145,6 +145,7 @@ pub(crate) fn connected() -> Connected {
         secret: Secret::new([9; 16]),
         timeout_ms: 30_000,
         resumed: false,
+        read_only: false,
         server: ServerId::new(1).unwrap(),
         zxid: Zxid::from_bits(5),
         limits: ServerLimits { frame_bytes: 1 << 20, in_flight: 1024 },

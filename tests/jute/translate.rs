@@ -5,7 +5,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use conclave::wire::{Inbound, Then, Wire};
 use conclave_proto::convert::encode_client;
 use conclave_proto::frame::write_frame;
-use conclave_proto::message::{Refused, ServerMessage};
+use conclave_proto::message::{Connected, Refused, ServerMessage};
 use conclave_proto::request::ReadLevel;
 use conclave_proto::{
     Acl, ClientMessage, CreateMode, ErrorCode, Fault, Lifetime, Op, Reply, Stat, Xid, ZPath, Zxid,
@@ -223,6 +223,13 @@ fn handshakes_with_and_without_the_last_byte() {
         assert!(matches!(talk.says(&body), Some(Inbound::Message(ClientMessage::Connect(_)))));
         let (frames, then) = talk.hears(&ServerMessage::Connected(connected()));
         assert_eq!((frames[0].len(), then), (length, Then::GoOn));
+        assert_eq!(frames[0].last() == Some(&9), !with_byte, "the password, then a zero");
+
+        let mut talk = Talk::new();
+        talk.says(&body);
+        let (frames, _) =
+            talk.hears(&ServerMessage::Connected(Connected { read_only: true, ..connected() }));
+        assert_eq!((frames[0].len(), frames[0].last() == Some(&1)), (length, with_byte));
 
         let mut talk = Talk::new();
         talk.says(&body);

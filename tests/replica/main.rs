@@ -42,6 +42,7 @@ scripts! {
     low_space
     one_server
     permissions
+    read_only
     reads
     rearm
     retries

@@ -24,8 +24,8 @@ pub(crate) fn run(script: &str) -> String {
         out.push_str(line);
         out.push('\n');
         let words: Vec<&str> = command.split_whitespace().collect();
-        if let ["servers", count] = words[..] {
-            let mut new = World::new(number(count));
+        if let ["servers", count, ref rest @ ..] = words[..] {
+            let mut new = World::with(number(count), rest == ["read-only"]);
             new.elect();
             world = Some(new);
         } else {
@@ -81,7 +81,9 @@ fn carry_out(world: &mut World, command: &str, words: &[&str]) {
             let session = world.clients[other].session;
             client(world, name).session = session;
         }
+        [name, "has-seen", zxid] => client(world, name).last_zxid = the_zxid(zxid),
         [name, "stays"] => client(world, name).stays = true,
+        [name, "accepts-read-only"] => client(world, name).accepts_read_only = true,
         [name, "unnumbered"] => client(world, name).numbered = false,
         [name, "is", identity] => client(world, name).identities = vec![identify(identity)],
         [name, "ping"] => world.say(name, ClientMessage::Ping),

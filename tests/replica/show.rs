@@ -8,7 +8,8 @@ pub(crate) fn message(message: &ServerMessage) -> String {
         ServerMessage::Connected(it) => {
             let how = if it.resumed { "resumed" } else { "opened" };
             let (session, server) = (it.session, it.server);
-            format!("{how} {session} at {server}, {} ms, zxid {}", it.timeout_ms, it.zxid)
+            let only = if it.read_only { ", to read only" } else { "" };
+            format!("{how} {session} at {server}, {} ms, zxid {}{only}", it.timeout_ms, it.zxid)
         }
         ServerMessage::Refused(it) => format!("refused: {:?}: {}", it.code, it.message),
         ServerMessage::Response(it) => {

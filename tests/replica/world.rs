@@ -29,6 +29,8 @@ pub(crate) struct World {
     conns: u64,
     starts: u64,
     now_ms: u64,
+    /// Whether servers without a leader serve those who are content to read.
+    read_only: bool,
     /// What clients were told, and what servers noted, since this was last taken.
     pub(crate) log: Vec<String>,
 }
@@ -58,6 +60,8 @@ pub(crate) struct Client {
     pub(crate) xid: u64,
     pub(crate) last_zxid: Zxid,
     pub(crate) numbered: bool,
+    /// Whether a server without a leader will do.
+    pub(crate) accepts_read_only: bool,
     pub(crate) identities: Vec<Identity>,
     /// Whether it pings all the time.
     pub(crate) stays: bool,
@@ -71,6 +75,11 @@ pub(crate) fn server(number: u8) -> ServerId {
 impl World {
     /// `count` servers with empty disks.
     pub(crate) fn new(count: u8) -> World {
+        World::with(count, false)
+    }
+
+    /// The same; whether they serve those who are content to read while there is no leader.
+    pub(crate) fn with(count: u8, read_only: bool) -> World {
         let mut checkpoint = MemoryNodes::default();
         tree::found(&mut checkpoint);
         let mut world = World {
@@ -82,6 +91,7 @@ impl World {
             conns: 0,
             starts: 0,
             now_ms: 1_000_000,
+            read_only,
             log: Vec::new(),
         };
         for number in 1..=count {
@@ -116,6 +126,7 @@ impl World {
             session_timeout_min_ms: 1_000,
             session_timeout_max_ms: 60_000,
             super_digest: None,
+            read_only: self.read_only,
             members_text: None,
         };
         let server = self.servers.get_mut(&id).unwrap();
@@ -430,7 +441,7 @@ impl World {
             session: client.session,
             timeout_ms,
             last_zxid: client.last_zxid,
-            read_only: false,
+            read_only: client.accepts_read_only,
         };
         self.step(at, Input::Opened { conn, identities, fresh, numbered });
         self.step(at, Input::Client { conn, message: ClientMessage::Connect(connect) });
@@ -497,6 +508,7 @@ impl Client {
             xid: 0,
             last_zxid: Zxid::ZERO,
             numbered: true,
+            accepts_read_only: false,
             identities: vec![anyone],
             stays: false,
             received: Vec::new(),

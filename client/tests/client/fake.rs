@@ -165,6 +165,7 @@ impl Peer {
             secret: secret(),
             timeout_ms,
             resumed,
+            read_only: false,
             server: ServerId::new(1).unwrap(),
             zxid: z(1),
             limits,

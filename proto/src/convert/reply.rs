@@ -30,6 +30,7 @@ pub(super) fn server_to_wire(message: &ServerMessage) -> wire::ServerMessage {
             secret: secret_to_wire(&connected.secret),
             timeout_ms: connected.timeout_ms,
             resumed: connected.resumed,
+            read_only: connected.read_only,
             server: connected.server.get().into(),
             zxid: connected.zxid.bits(),
             max_frame_bytes: connected.limits.frame_bytes,
@@ -83,6 +84,7 @@ fn connected(connected: &wire::Connected) -> Result<Connected, Invalid> {
         secret: secret(&connected.secret)?,
         timeout_ms: connected.timeout_ms,
         resumed: connected.resumed,
+        read_only: connected.read_only,
         server: server(connected.server)?,
         zxid: Zxid::from_bits(connected.zxid),
         limits: ServerLimits {

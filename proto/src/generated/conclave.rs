@@ -95,6 +95,9 @@ pub struct Connected {
     pub max_frame_bytes: u32,
     #[prost(uint32, tag = "8")]
     pub max_in_flight: u32,
+    /// Whether one can only read: the server has no leader. The session ends when it has one again.
+    #[prost(bool, tag = "9")]
+    pub read_only: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refused {

@@ -68,6 +68,7 @@ fn connect() {
         secret: Secret::new([0xab; 16]),
         timeout_ms: 10_000,
         resumed: true,
+        read_only: false,
         server: ServerId::new(2).unwrap(),
         zxid: zxid(1),
         limits: ServerLimits { frame_bytes: 1 << 20, in_flight: 1024 },

@@ -50,18 +50,21 @@ pub(crate) fn server_message() -> impl Strategy<Value = ServerMessage> {
     let server_limits = (any::<u32>(), any::<u32>())
         .prop_map(|(frame_bytes, in_flight)| ServerLimits { frame_bytes, in_flight });
     let connected =
-        (session(), secret(), any::<u32>(), any::<bool>(), server(), zxid(), server_limits)
-            .prop_map(|(session, secret, timeout_ms, resumed, server, zxid, limits)| {
-                ServerMessage::Connected(Connected {
-                    session,
-                    secret,
-                    timeout_ms,
-                    resumed,
-                    server,
-                    zxid,
-                    limits,
-                })
-            });
+        (session(), secret(), any::<u32>(), any::<(bool, bool)>(), server(), zxid(), server_limits)
+            .prop_map(
+                |(session, secret, timeout_ms, (resumed, read_only), server, zxid, limits)| {
+                    ServerMessage::Connected(Connected {
+                        session,
+                        secret,
+                        timeout_ms,
+                        resumed,
+                        read_only,
+                        server,
+                        zxid,
+                        limits,
+                    })
+                },
+            );
     let refused = (code(), ".{0,20}", any::<u32>()).prop_map(|(code, message, backoff_ms)| {
         ServerMessage::Refused(Refused { code, message, backoff_ms })
     });

@@ -28,7 +28,7 @@ pub(super) fn put_connected(
         let none = [0; PASSWORD_BYTES];
         put_buffer(out, Some(connected.map_or(&none, |connected| connected.secret.expose())));
         if with_read_only {
-            out.put_u8(0);
+            out.put_u8(connected.is_some_and(|connected| connected.read_only).into());
         }
     });
 }
