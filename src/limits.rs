@@ -11,6 +11,9 @@ pub const DIFF_WINDOW_ENTRIES: usize = 200_000;
 pub const BATCH_BYTES: usize = 1 << 20;
 /// The entries in one message between servers.
 pub const BATCH_ENTRIES: usize = 4096;
+/// The entries that a server applies in one turn: others are served between two, and what belongs
+/// to so many stays in the processor's cache.
+pub const DELIVER_ENTRIES: usize = 128;
 /// The bytes of proposals that a leader has in flight before it makes requests wait.
 pub const UNCOMMITTED_BYTES: usize = 64 << 20;
 /// The proposals that a leader has in flight before it makes requests wait.

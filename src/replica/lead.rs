@@ -146,12 +146,12 @@ impl Lead {
 
     /// The transaction that is committed at that zxid, if this leader proposed it.
     pub(super) fn take_committed(&mut self, zxid: Zxid) -> Option<Txn> {
+        self.blocked = false;
         if self.in_flight.front()?.zxid != zxid {
             return None;
         }
         let proposal = self.in_flight.pop_front().expect("there is a first");
         self.in_flight_bytes -= proposal.bytes;
-        self.blocked = false;
         Some(proposal.txn)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conclave_proto::{ServerId, ServerMessage, SessionId, Zxid};
+use conclave_proto::{ServerId, ServerMessage, SessionId, Zxid, convert};
 
 use crate::hub::{Hub, Told};
 use crate::tree::Nodes;
@@ -78,6 +78,15 @@ pub(super) enum Part {
     Leading(Box<Lead>),
 }
 
+/// What the log itself says is committed: a leader stamps into each transaction what it has applied.
+fn committed_by(durable: &zab::Durable) -> Zxid {
+    if durable.needs_repair {
+        return Zxid::ZERO;
+    }
+    let last = durable.entries.last().map(|entry| convert::decode_txn(entry.body.clone()));
+    last.and_then(Result::ok).map_or(Zxid::ZERO, |txn| txn.digest.0)
+}
+
 /// What has piled up for the next [`Ready`].
 #[derive(Debug, Default)]
 pub(super) struct Out {
@@ -88,8 +97,9 @@ pub(super) struct Out {
 
 impl<N: Nodes> Replica<N> {
     /// A server that finds this on its disk; `nodes` is the state after `durable.applied`.
-    pub fn new(config: Config, durable: zab::Durable, nodes: N) -> Replica<N> {
+    pub fn new(config: Config, mut durable: zab::Durable, nodes: N) -> Replica<N> {
         let meta = nodes.meta();
+        durable.committed = committed_by(&durable);
         assert_eq!(durable.applied.zxid, meta.applied_zxid, "log and state disagree");
         assert!(config.session_timeout_min_ms <= config.session_timeout_max_ms);
         assert!(config.tick_ms > 0, "time does not stand still");
@@ -165,6 +175,7 @@ impl<N: Nodes> Replica<N> {
             self.absorb(zab, &mut ready);
             // A snapshot is cut from the state as it is now, so nothing more may happen before.
             if transfers || !self.has_more() {
+                ready.more |= transfers;
                 break;
             }
         }
@@ -197,6 +208,14 @@ impl<N: Nodes> Replica<N> {
         self.hub.restart(at.zxid);
         self.session_count = self.nodes.sessions().count();
         self.zab.step(zab::Input::SnapshotInstalled { sync, at });
+    }
+
+    /// Take back [`Ready::clients`], to use its memory again.
+    pub fn reuse(&mut self, mut clients: Vec<(ConnId, ToClient)>) {
+        clients.clear();
+        if self.out.clients.capacity() < clients.capacity() && self.out.clients.is_empty() {
+            self.out.clients = clients;
+        }
     }
 
     /// The state, to read.
@@ -290,6 +309,7 @@ impl<N: Nodes> Replica<N> {
         ready.token = zab.token;
         ready.send_after_write.extend(zab.send_after_write.into_iter().map(wrap));
         ready.snapshots.extend(zab.snapshots);
+        ready.more = zab.more;
         for entry in zab.committed {
             self.apply(entry);
             if self.halted {

@@ -118,6 +118,9 @@ pub struct Ready {
     pub clients: Vec<(ConnId, ToClient)>,
     /// Snapshots to transfer; a view for one to send is opened before the next [`Input`].
     pub snapshots: Vec<SnapshotOrder>,
+    /// There is more to do: call [`Replica::ready`] again, without waiting for an [`Input`], as
+    /// soon as whatever else has come is dealt with.
+    pub more: bool,
     /// Facts to log and measure.
     pub notices: Vec<Notice>,
 }

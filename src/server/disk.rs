@@ -42,7 +42,12 @@ pub(super) enum Job {
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// Everything up to here is durable.
-    Written(WriteToken),
+    Written {
+        /// The last of the writes.
+        token: WriteToken,
+        /// The bytes that have been added to the log.
+        bytes: u64,
+    },
     /// A snapshot is in force on the disk.
     Installed {
         /// The number of the synchronisation.
@@ -202,7 +207,7 @@ impl Scribe {
         let batch = mem::take(batch);
         let Some(token) = batch.token else { return Ok(()) };
         self.writer.sync()?;
-        self.outcomes.post(Outcome::Written(token));
+        self.outcomes.post(Outcome::Written { token, bytes: batch.bytes });
         #[expect(clippy::cast_precision_loss, reason = "a metric needs no 52 bits")]
         {
             let took = self.clock.micros() - began;

@@ -66,6 +66,8 @@ pub(super) struct DriveState {
     installing: bool,
     checkpointing: bool,
     last_checkpoint_us: u64,
+    /// The bytes added to the log since the last checkpoint was begun.
+    logged_bytes: u64,
     last_look_us: u64,
     next_scrub_us: u64,
     /// When the log last said that a quota is exceeded.
@@ -117,7 +119,10 @@ impl Drive {
         self.outcomes.take(&mut taken);
         for outcome in taken.drain(..) {
             match outcome {
-                Outcome::Written(token) => self.written(token),
+                Outcome::Written { token, bytes } => {
+                    self.state.logged_bytes += bytes;
+                    self.written(token);
+                }
                 Outcome::Installed { sync, at, installed } => {
                     self.replica.nodes_mut().replace(*installed);
                     self.replica.install(sync, at);
@@ -158,7 +163,8 @@ impl Drive {
 
     /// Does what has to be done, in the order of the fields.
     fn perform(&mut self, ready: Ready) {
-        let Ready { send, write, token, send_after_write, clients, snapshots, notices } = ready;
+        let Ready { send, write, token, send_after_write, clients, snapshots, more, notices } =
+            ready;
         // A server that is not what the others are must not say another word.
         notices.iter().for_each(stop_if_lost);
         for (to, message) in send {
@@ -175,8 +181,8 @@ impl Drive {
             self.clients.deliver(*conn, what);
         }
         self.clients.flush();
-        if !snapshots.is_empty() {
-            // The replica stopped short at the moment of the snapshot.
+        self.replica.reuse(clients);
+        if more {
             self.inbox.bell().notify_one();
         }
         for order in snapshots {
@@ -267,10 +273,11 @@ impl Drive {
         let now = self.clock.micros();
         let since = now - self.state.last_checkpoint_us;
         let dirty = self.replica.nodes().dirty_bytes() as u64;
-        let due = dirty >= self.storage.checkpoint_bytes
+        let due = dirty.max(self.state.logged_bytes) >= self.storage.checkpoint_bytes
             || (dirty > 0 && u128::from(since) >= self.storage.checkpoint_every.as_micros());
         if due && !self.state.checkpointing {
             self.state.last_checkpoint_us = now;
+            self.state.logged_bytes = 0;
             if let Some(frozen) = self.replica.nodes_mut().freeze() {
                 let frozen = Arc::new(frozen);
                 self.state.checkpointing = true;

@@ -79,7 +79,7 @@ pub struct StorageSettings {
     pub log_thread: bool,
     /// The longest time between two checkpoints while there are writes.
     pub checkpoint_every: Duration,
-    /// The bytes of changes after which a checkpoint is made earlier.
+    /// The bytes of changes, in memory or in the log, after which a checkpoint is made earlier.
     pub checkpoint_bytes: u64,
     /// Writes are refused while less space than this is free.
     pub reserve_bytes: u64,

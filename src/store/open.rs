@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
+use conclave_proto::Zxid;
+
 use super::disk::list;
 use super::env::{DAMAGE_MARK, STARTS, Tree, directory};
 use super::error::{IoContext, StoreError};
@@ -289,6 +291,7 @@ impl Recovery {
             applied,
             base,
             entries,
+            committed: Zxid::ZERO,
             needs_repair: promises.needs_repair,
         };
         let report = RecoveryReport { new: false, cut_bytes, damage: self.damage };

@@ -19,6 +19,9 @@ use crate::zab::Position;
 /// The size of the first segment of a log: each is four times as large as the one before it until
 /// the full size is reached.
 const FIRST_BYTES: u64 = 4 << 20;
+/// How many files of full size are kept: with one to spare, a segment that is given back a little
+/// late does not mean that another one is filled.
+const KEPT: usize = 2;
 /// How much is filled with zeros between two syncs.
 const SLICE_BYTES: usize = 1 << 20;
 
@@ -46,7 +49,7 @@ struct Filling {
 }
 
 impl Spares {
-    /// What the log's directory holds; beyond one file of full size it is removed.
+    /// What the log's directory holds; beyond a few files of full size it is removed.
     pub(super) fn open(home: &Home) -> Result<Spares, StoreError> {
         let mut spares = Spares { home: home.clone(), ready: Vec::new(), filling: None, number: 0 };
         for name in list(&home.log_dir)? {
@@ -72,7 +75,7 @@ impl Spares {
     }
 
     fn keep(&mut self, spare: Spare) -> Result<(), StoreError> {
-        if spare.size == self.home.segment_bytes && self.ready.is_empty() {
+        if spare.size == self.home.segment_bytes && self.ready.len() < KEPT {
             self.ready.push(spare);
             return Ok(());
         }

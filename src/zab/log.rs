@@ -89,7 +89,8 @@ impl Log {
         if log.holds(found.applied) {
             log.committed = found.applied.zxid;
             log.durable = log.last().zxid;
-            log.mark_delivered();
+            log.mark_delivered(usize::MAX, usize::MAX);
+            log.commit(found.committed.min(log.durable));
         } else {
             // The log is damaged: the state is all there is.
             log = Log::starting_at(found.applied, window_entries, window_bytes);
@@ -234,20 +235,32 @@ impl Log {
         self.committed = self.committed.max(zxid);
     }
 
-    /// Takes the entries that are committed and durable and were not taken before.
-    pub(super) fn deliver(&mut self) -> Vec<Entry> {
+    /// Takes entries that are committed and durable and were not taken before: about as many as
+    /// one message holds, lest the server stand still while it applies a long backlog.
+    pub(super) fn deliver(&mut self, most: usize) -> Vec<Entry> {
         let from = self.delivered;
-        self.mark_delivered();
+        self.mark_delivered(most, BATCH_BYTES);
         self.entries.range(from..self.delivered).cloned().collect()
     }
 
-    fn mark_delivered(&mut self) {
-        let end = self.index_after(self.committed.min(self.durable)).max(self.delivered);
-        for entry in self.entries.range(self.delivered..end) {
-            self.waiting_bytes -= entry.body.len();
-            self.delivered_bytes += entry.body.len();
+    /// The first of what there is to [`Log::deliver`].
+    pub(super) fn deliverable(&self) -> Option<Zxid> {
+        let next = self.entries.get(self.delivered)?.zxid;
+        (next <= self.committed.min(self.durable)).then_some(next)
+    }
+
+    fn mark_delivered(&mut self, entries: usize, bytes: usize) {
+        let upto = self.committed.min(self.durable);
+        let (first, start) = (self.delivered, self.delivered_bytes);
+        while let Some(next) = self.entries.get(self.delivered)
+            && next.zxid <= upto
+            && self.delivered - first < entries
+            && self.delivered_bytes - start < bytes
+        {
+            self.delivered += 1;
+            self.delivered_bytes += next.body.len();
+            self.waiting_bytes -= next.body.len();
         }
-        self.delivered = end;
     }
 
     /// Forgets delivered entries that are beyond the window, up to `keep_after`.
@@ -315,9 +328,9 @@ mod tests {
         let mut log = log(&[(1, 1), (1, 2), (1, 3), (1, 4)], 1);
         log.commit(zxid(1, 3));
         log.persisted(zxid(1, 2));
-        let delivered: Vec<Zxid> = log.deliver().iter().map(|entry| entry.zxid).collect();
+        let delivered: Vec<Zxid> = log.deliver(10).iter().map(|entry| entry.zxid).collect();
         assert_eq!(delivered, [zxid(1, 1), zxid(1, 2)]);
-        assert!(log.deliver().is_empty());
+        assert!(log.deliver(10).is_empty());
         log.trim(zxid(1, 0));
         assert_eq!(log.base().zxid, Zxid::ZERO, "someone still needs it");
         log.trim(Zxid::MAX);

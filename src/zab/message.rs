@@ -73,6 +73,9 @@ pub struct Ready {
     pub send_after_write: Vec<(ServerId, Message)>,
     /// Apply these, in order: they are committed.
     pub committed: Vec<Entry>,
+    /// There is more to be applied: ask for it, without waiting for an [`Input`], as soon as
+    /// whatever else has come is dealt with.
+    pub more: bool,
     /// Snapshots to send or receive. A cut is the state right after `committed` is applied, so the
     /// view must be opened before the next [`Input`].
     pub snapshots: Vec<SnapshotOrder>,

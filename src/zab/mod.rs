@@ -58,7 +58,7 @@ pub use message::{
 };
 pub use peer::{FollowerView, Peer, ProposeError, RoleView};
 
-use crate::limits::{DIFF_WINDOW_BYTES, DIFF_WINDOW_ENTRIES};
+use crate::limits::{DELIVER_ENTRIES, DIFF_WINDOW_BYTES, DIFF_WINDOW_ENTRIES};
 
 /// What a server knows of its ensemble before it starts.
 #[derive(Clone, Debug)]
@@ -82,6 +82,8 @@ pub struct Config {
     pub window_entries: usize,
     /// The bytes of such entries.
     pub window_bytes: usize,
+    /// The most entries that are delivered at once.
+    pub deliver_entries: usize,
 }
 
 impl Config {
@@ -97,6 +99,7 @@ impl Config {
             counter_limit: Zxid::MAX_COUNTER - (1 << 20),
             window_entries: DIFF_WINDOW_ENTRIES,
             window_bytes: DIFF_WINDOW_BYTES,
+            deliver_entries: DELIVER_ENTRIES,
         }
     }
 }
@@ -114,6 +117,9 @@ pub struct Durable {
     pub base: Position,
     /// The log after `base`, oldest first.
     pub entries: Vec<Entry>,
+    /// What is known to be committed, if that is after `applied`: it is delivered before a leader
+    /// is found. Zero if nothing is known.
+    pub committed: Zxid,
     /// Part of what this server once acknowledged is damaged or gone. Until it has been brought in
     /// sync by a leader that was elected without its help, it must not count in any quorum: not in
     /// an election, not in discovery. [`Write::CurrentEpoch`] ends this state on the disk.

@@ -124,13 +124,14 @@ impl Peer {
     /// If this server does not lead, or not now.
     pub fn propose(&mut self, body: Bytes) -> Result<Zxid, ProposeError> {
         let Role::Leading(leading) = &mut self.role else { return Err(ProposeError::NotLeading) };
-        match leading.propose(&mut self.core, body) {
+        let RoleView::Leading { epoch: told } = self.view else {
+            return Err(ProposeError::NotLeading);
+        };
+        if leading.stage.established() != Some(told) {
             // It leads, as far as anybody was told: it is between two epochs.
-            Err(ProposeError::NotLeading) if matches!(self.view, RoleView::Leading { .. }) => {
-                Err(ProposeError::Rolling)
-            }
-            result => result,
+            return Err(ProposeError::Rolling);
         }
+        leading.propose(&mut self.core, body)
     }
 
     /// Asks a quorum whether this server still leads. [`Notice::ReadConfirmed`] answers for this
@@ -153,7 +154,8 @@ impl Peer {
             }
             self.become_next(next);
         }
-        self.core.out.committed = self.core.log.deliver();
+        self.core.out.committed = self.core.log.deliver(self.core.config.deliver_entries);
+        self.core.out.more = self.core.log.deliverable().is_some();
         self.announce();
         let mut keep_after = Zxid::MAX;
         if let Role::Leading(leading) = &mut self.role {
@@ -455,6 +457,9 @@ impl Peer {
             }
             Role::Leading(leading) => {
                 let Some(epoch) = leading.stage.established() else { return };
+                if core.log.deliverable().is_some_and(|next| next.epoch() < epoch) {
+                    return;
+                }
                 (RoleView::Leading { epoch }, Notice::Leading { epoch })
             }
         };

@@ -323,7 +323,7 @@ impl World {
     }
 
     fn perform(&mut self, id: ServerId, ready: Ready) -> bool {
-        let mut busy = !ready.clients.is_empty();
+        let mut busy = ready.more || !ready.clients.is_empty();
         let mut burst = BTreeMap::new();
         for (to, message) in ready.send {
             busy = true;

@@ -83,6 +83,7 @@ impl Machine for Broadcast {
             delivered: ready.committed,
             answers: std::mem::take(&mut self.told),
             snapshots: ready.snapshots,
+            more: ready.more,
             notices: ready.notices,
         }
     }

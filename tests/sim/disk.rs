@@ -193,6 +193,7 @@ impl<S: Clone + Default> Disk<S> {
             applied: self.checkpoint,
             base: self.base,
             entries: self.log.iter().cloned().collect(),
+            committed: Zxid::ZERO,
             needs_repair: self.needs_repair,
         };
         (durable, self.state.clone())

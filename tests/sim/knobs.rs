@@ -25,6 +25,8 @@ pub(crate) struct Knobs {
     pub(crate) counter_limit: u64,
     /// The entries that servers keep in memory for DIFF; with few, SNAP is common.
     pub(crate) window_entries: usize,
+    /// The most entries that a server applies in one turn.
+    pub(crate) deliver_entries: usize,
     /// How long faults go on before the ensemble is healed.
     pub(crate) chaos: u64,
     /// The network.
@@ -116,6 +118,7 @@ impl Knobs {
                 conclave_proto::Zxid::MAX_COUNTER - (1 << 20)
             },
             window_entries: *random.pick(&[1, 20, 1000, 200_000]),
+            deliver_entries: *random.pick(&[1, 3, 20, 4096]),
             chaos,
             net: NetKnobs::draw(random),
             process: ProcessKnobs::draw(random),

@@ -84,6 +84,8 @@ pub(crate) struct Ready<M, A> {
     pub(crate) answers: Vec<A>,
     /// Snapshots to transfer.
     pub(crate) snapshots: Vec<SnapshotOrder>,
+    /// It has not done all that it could.
+    pub(crate) more: bool,
     /// Facts.
     pub(crate) notices: Vec<zab::Notice>,
 }

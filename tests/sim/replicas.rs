@@ -62,6 +62,7 @@ impl Machine for Whole {
             delivered: Vec::new(),
             answers: ready.clients,
             snapshots: ready.snapshots,
+            more: ready.more,
             notices: ready.notices.into_iter().filter_map(broadcast_notice).collect(),
         }
     }

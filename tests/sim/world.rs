@@ -55,6 +55,8 @@ pub(crate) enum Event<M: Machine, L: Load<M>> {
     Arrive(Parcel<M>),
     /// A server's clock ticks.
     Tick { server: usize, incarnation: u32 },
+    /// A server that stopped short of doing all it could takes its next turn.
+    Turn { server: usize, incarnation: u32 },
     /// A sync comes back.
     Synced { server: usize, incarnation: u32, failed: bool },
     /// A checkpoint is durable.
@@ -209,6 +211,12 @@ impl<'t, M: Machine, L: Load<M>> World<'t, M, L> {
         match event {
             Event::Arrive(parcel) => self.arrive(parcel),
             Event::Tick { server, incarnation } => self.tick(server, incarnation),
+            Event::Turn { server, incarnation } => {
+                // A paused one takes it when it goes on.
+                if self.is_alive(server, incarnation) && self.awake[server] {
+                    self.perform(server);
+                }
+            }
             Event::Synced { server, incarnation, failed } => {
                 self.synced(server, incarnation, failed);
             }
@@ -363,7 +371,12 @@ impl<'t, M: Machine, L: Load<M>> World<'t, M, L> {
     pub(crate) fn perform(&mut self, server: usize) {
         let Some(machine) = &mut self.servers[server].machine else { return };
         let ready = machine.ready();
-        let Ready { send, write, token, send_after_write, delivered, answers, .. } = ready;
+        let Ready { send, write, token, send_after_write, delivered, answers, more, .. } = ready;
+        if more {
+            let incarnation = self.servers[server].incarnation;
+            let turn = self.now + self.random.around(100);
+            self.queue.at(turn, Event::Turn { server, incarnation });
+        }
         self.checks.writes(server, &ready.notices, &write, &self.disks[server], self.now);
         for (to, message) in send {
             self.send_message(server, index(to), message);
@@ -583,6 +596,7 @@ impl<'t, M: Machine, L: Load<M>> World<'t, M, L> {
                 counter_limit: self.knobs.counter_limit,
                 window_entries: self.knobs.window_entries,
                 window_bytes: 1 << 20,
+                deliver_entries: self.knobs.deliver_entries,
             },
             tick_ms: u32::try_from(self.knobs.tick / MS).expect("a tick is short"),
         }
@@ -736,6 +750,7 @@ impl<M: Machine, L: Load<M>> Event<M, L> {
             Event::Broken { from, to, .. } => (12, from * 16 + to),
             Event::Notice { server, .. } => (13, *server),
             Event::Dial { from, to, .. } => (14, from * 16 + to),
+            Event::Turn { server, .. } => (15, *server),
             Event::Load(_) => (16, 0),
             Event::Fault(_) => (17, 0),
         };

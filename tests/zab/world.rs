@@ -257,8 +257,9 @@ impl World {
     fn perform(&mut self, id: ServerId) {
         let server = self.servers.get_mut(&id).unwrap();
         let Some(peer) = &mut server.peer else { return };
-        let Ready { send, write, token, send_after_write, committed, snapshots, notices } =
+        let Ready { send, write, token, send_after_write, committed, snapshots, more, notices } =
             peer.ready();
+        assert!(!more, "these scripts are short");
         server.pending.push_back((token, write, send_after_write));
         for entry in committed {
             server.state = entry.position();
