@@ -74,6 +74,9 @@ pub struct Config {
     pub members: Vec<MemberConfig>,
     /// Whoever has this identity of the scheme `digest`, `user:hash`, may do everything.
     pub super_digest: Option<String>,
+    /// The longest that a write waits for its turn before it is refused, in ms; 0: as long as it
+    /// takes.
+    pub throttle_ms: u32,
     /// Whether clients that are content with it may read while no quorum can be reached.
     pub read_only: bool,
     /// The four-letter words that are answered on the port of ZooKeeper's protocol; `*`: all.
@@ -158,6 +161,7 @@ impl Default for Config {
             insecure: false,
             members: Vec::new(),
             super_digest: None,
+            throttle_ms: 0,
             read_only: false,
             words: vec!["srvr".into(), "isro".into()],
             timing: TimingConfig::default(),
@@ -243,6 +247,7 @@ impl Config {
             lost_data: false,
             exposed,
             super_digest: self.super_digest()?,
+            throttle_ms: (self.throttle_ms > 0).then_some(self.throttle_ms),
             read_only: self.read_only,
             words: self.words()?,
             cluster: self.cluster,

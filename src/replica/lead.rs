@@ -76,6 +76,8 @@ struct Proposal {
 pub(super) struct Waiting {
     origin: (ServerId, u64),
     work: Work,
+    /// Since when.
+    since_ms: u64,
 }
 
 /// A stream of forwarded writes, as its receiver sees it.
@@ -289,7 +291,7 @@ impl<N: Nodes> Replica<N> {
                 pending.work = Some(Work { identities: txn.identities, request: txn.request });
             }
         }
-        for Waiting { origin, work } in lead.waiting {
+        for Waiting { origin, work, .. } in lead.waiting {
             if origin.0 == id
                 && let Some(pending) = self.pendings.get_mut(origin.1)
             {
@@ -318,8 +320,10 @@ impl<N: Nodes> Replica<N> {
             }
             return;
         }
-        let full = lead.waiting.len() >= limits::WAITING_REQUESTS
-            || lead.waiting_bytes >= limits::WAITING_BYTES;
+        // To end a session, or to open one, helps more than it burdens: for them there is more room.
+        let room = if is_throttlable(&work.request.op) { 1 } else { 2 };
+        let full = lead.waiting.len() >= room * limits::WAITING_REQUESTS
+            || lead.waiting_bytes >= room * limits::WAITING_BYTES;
         if full && !self.is_under_way(&work.request) {
             self.reject(origin, ErrorCode::Throttled);
         } else {
@@ -328,9 +332,43 @@ impl<N: Nodes> Replica<N> {
     }
 
     pub(super) fn wait_for_room(&mut self, origin: (ServerId, u64), work: Work) {
+        let since_ms = self.now_ms();
         let Part::Leading(lead) = &mut self.part else { return };
         lead.waiting_bytes += work.bytes();
-        lead.waiting.push_back(Waiting { origin, work });
+        lead.waiting.push_back(Waiting { origin, work, since_ms });
+    }
+
+    /// Refuse the writes that have waited for too long: by the time they are done, their clients
+    /// may have given them up.
+    pub(super) fn throttle(&mut self) {
+        let Some(throttle_ms) = self.config.throttle_ms else { return };
+        let now_ms = self.now_ms();
+        let Part::Leading(lead) = &mut self.part else { return };
+        let late = |waiting: &Waiting| waiting.since_ms + u64::from(throttle_ms) < now_ms;
+        let count = lead.waiting.partition_point(late);
+        let mut kept = VecDeque::new();
+        for waiting in lead.waiting.drain(..count).collect::<Vec<_>>() {
+            let Waiting { origin, work, .. } = &waiting;
+            let refused = origin.1 != SYSTEM
+                && is_throttlable(&work.request.op)
+                && !self.is_under_way(&work.request);
+            if refused {
+                self.take_from_waiting(work);
+                self.reject(*origin, ErrorCode::Throttled);
+            } else {
+                kept.push_back(waiting);
+            }
+        }
+        if let Part::Leading(lead) = &mut self.part {
+            kept.append(&mut lead.waiting);
+            lead.waiting = kept;
+        }
+    }
+
+    fn take_from_waiting(&mut self, work: &Work) {
+        if let Part::Leading(lead) = &mut self.part {
+            lead.waiting_bytes -= work.bytes();
+        }
     }
 
     /// Stamp a write and propose it, or refuse it. It comes back if it cannot be proposed now.
@@ -434,14 +472,14 @@ impl<N: Nodes> Replica<N> {
     pub(super) fn flush_as_leader(&mut self) {
         while let Part::Leading(lead) = &mut self.part
             && lead.has_room()
-            && let Some(Waiting { origin, work }) = lead.waiting.pop_front()
+            && let Some(Waiting { origin, work, since_ms }) = lead.waiting.pop_front()
         {
             lead.waiting_bytes -= work.bytes();
             if let Some(work) = self.propose(origin, work)
                 && let Part::Leading(lead) = &mut self.part
             {
                 lead.waiting_bytes += work.bytes();
-                lead.waiting.push_front(Waiting { origin, work });
+                lead.waiting.push_front(Waiting { origin, work, since_ms });
             }
         }
         let Part::Leading(lead) = &mut self.part else { return };
@@ -535,6 +573,11 @@ impl<N: Nodes> Replica<N> {
             Part::Leading(_) | Part::Following(_) | Part::Looking { .. } => None,
         }
     }
+}
+
+/// Whether a client may be told to ask for this another time.
+fn is_throttlable(op: &Op) -> bool {
+    !matches!(op, Op::CreateSession { .. } | Op::CloseSession)
 }
 
 /// Whether a write helps to make the state smaller. To open a session does: without one nobody

@@ -131,6 +131,7 @@ impl<N: Nodes> Replica<N> {
             // One of several ticks that are made up for at once.
             return;
         }
+        self.throttle();
         let Part::Leading(lead) = &mut self.part else { return };
         // A server that was stopped could not hear anybody meanwhile: that time does not count.
         lead.sessions.advance(elapsed_ms.min(4 * u64::from(self.config.tick_ms)));

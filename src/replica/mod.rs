@@ -180,6 +180,9 @@ pub struct Config {
     pub session_timeout_max_ms: u32,
     /// Whoever has this identity of the scheme `digest` (`user:hash`) may do everything.
     pub super_digest: Option<String>,
+    /// The longest that a write waits for its turn at the leader before it is refused, in ms;
+    /// `None`: as long as it takes.
+    pub throttle_ms: Option<u32>,
     /// Whether clients that are content with it may read here while there is no leader.
     pub read_only: bool,
     /// What `/zookeeper/config` shows of the members; `None`: whatever is there.

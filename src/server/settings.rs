@@ -32,6 +32,9 @@ pub struct Settings {
     pub members: Vec<Member>,
     /// Whoever has this identity of the scheme `digest`, `user:hash`, may do everything.
     pub super_digest: Option<String>,
+    /// The longest that a write waits for its turn before it is refused, in ms; `None`: as long
+    /// as it takes.
+    pub throttle_ms: Option<u32>,
     /// Whether clients that are content with it may read while no quorum can be reached.
     pub read_only: bool,
     /// The four-letter words that are answered on the port of ZooKeeper's protocol.

@@ -274,6 +274,7 @@ fn replica_config(settings: &Settings) -> replica::Config {
         session_timeout_min_ms,
         session_timeout_max_ms,
         super_digest: settings.super_digest.clone(),
+        throttle_ms: settings.throttle_ms,
         read_only: settings.read_only,
         members_text: Some(members_text(settings).into()),
     }

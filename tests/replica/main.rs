@@ -99,3 +99,40 @@ fn writes_that_gather_without_a_leader_fit_the_frames() {
 fn writes_that_gather_without_a_leader_fit_the_link() {
     gather(8, 12, conclave::limits::VALUE_BYTES, 1);
 }
+
+#[test]
+fn a_write_that_waits_for_too_long_is_refused_but_not_the_end_of_a_session() {
+    let mut world = World::new(3);
+    world.elect();
+    let names = ["a", "b", "c"];
+    for (number, name) in (1..).zip(names) {
+        world.dial(name, server(number), 60_000);
+        world.settle();
+    }
+    // No disk but the leader's own: there is no quorum, and what is in flight has an end.
+    world.slow_disk(server(1), true);
+    world.slow_disk(server(2), true);
+    let value = Bytes::from(vec![0; conclave::limits::VALUE_BYTES]);
+    for _ in 0..25 {
+        for name in names {
+            let op = Op::SetData { path: ZPath::root(), data: Some(value.clone()), version: None };
+            world.ask(name, ReadLevel::Local, op);
+        }
+        world.settle();
+    }
+    for name in names {
+        world.ask(name, ReadLevel::Local, Op::CloseSession);
+    }
+    world.log.clear();
+    world.pass(400);
+    let refused = world.log.iter().filter(|line| line.contains("Throttled")).count();
+    assert_eq!(refused, 0, "each waits for its turn behind what is in flight: {:?}", world.log);
+
+    world.slow_disk(server(1), false);
+    world.slow_disk(server(2), false);
+    world.settle();
+    let counted = |what: &str| world.log.iter().filter(|line| line.contains(what)).count();
+    let done = counted("version") + counted("done");
+    assert_eq!((done + counted("Throttled"), counted("done")), (25 * 3 + 3, 3), "{:?}", world.log);
+    assert!(counted("Throttled") > 0, "{:?}", world.log);
+}

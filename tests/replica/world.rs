@@ -126,6 +126,7 @@ impl World {
             session_timeout_min_ms: 1_000,
             session_timeout_max_ms: 60_000,
             super_digest: None,
+            throttle_ms: Some(200),
             read_only: self.read_only,
             members_text: None,
         };

@@ -28,6 +28,7 @@ impl Machine for Whole {
             session_timeout_min_ms: 1_000,
             session_timeout_max_ms: 60_000,
             super_digest: None,
+            throttle_ms: None,
             read_only: false,
             members_text: None,
         };
