@@ -10,7 +10,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::limits::{SESSION_TIMEOUT_MAX_MS, SESSION_TIMEOUT_MIN_MS};
-use crate::server::{Member, Settings, StorageSettings, Timing};
+use crate::net::{ClientAuth, Files};
+use crate::server::{Member, Settings, StorageSettings, Timing, TlsSettings};
 use crate::wire::Word;
 
 /// Why a configuration cannot be used.
@@ -62,6 +63,8 @@ pub struct Config {
     pub zookeeper: SocketAddr,
     /// Whether ZooKeeper's protocol is served at all.
     pub zookeeper_enabled: bool,
+    /// Where clients of ZooKeeper's protocol connect within TLS, `IP:PORT`; none: nowhere.
+    pub zookeeper_secure: Option<SocketAddr>,
     /// Where the other servers connect, `IP:PORT`.
     pub peer: SocketAddr,
     /// Where administration is served, `IP:PORT`.
@@ -70,6 +73,8 @@ pub struct Config {
     pub admin_enabled: bool,
     /// Accept that clients and servers talk in plaintext over a network.
     pub insecure: bool,
+    /// Talk within TLS; none: in plaintext.
+    pub tls: Option<TlsConfig>,
     /// The members of the ensemble; none: this server is alone.
     pub members: Vec<MemberConfig>,
     /// Whoever has this identity of the scheme `digest`, `user:hash`, may do everything.
@@ -103,6 +108,47 @@ pub struct MemberConfig {
     /// Where ZooKeeper's clients reach it, `host:port`: they are told in `/zookeeper/config`.
     #[serde(default)]
     pub zookeeper: Option<String>,
+}
+
+/// How clients and servers make sure of each other. All files are PEM.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// The certificate, with those between it and its CA after it.
+    pub cert: Option<PathBuf>,
+    /// The private key of the certificate.
+    pub key: Option<PathBuf>,
+    /// The authorities that must have signed the certificates of clients and servers.
+    pub ca: Option<PathBuf>,
+    /// Whether clients show certificates.
+    pub client_auth: ClientAuthConfig,
+    /// What the servers show each other, if it is not the same.
+    pub members: Option<MemberTlsConfig>,
+}
+
+/// What the servers show each other.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberTlsConfig {
+    /// The certificate.
+    pub cert: PathBuf,
+    /// The private key of the certificate.
+    pub key: PathBuf,
+    /// The authorities that must have signed the certificates of the servers.
+    pub ca: PathBuf,
+}
+
+/// Whether clients show certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientAuthConfig {
+    /// They are not asked.
+    None,
+    /// They may.
+    Optional,
+    /// They must.
+    #[default]
+    Required,
 }
 
 /// How time passes, in ms. The defaults suit a LAN.
@@ -155,10 +201,12 @@ impl Default for Config {
             client: local(7400),
             zookeeper: local(2181),
             zookeeper_enabled: true,
+            zookeeper_secure: None,
             peer: local(7401),
             admin: local(7402),
             admin_enabled: true,
             insecure: false,
+            tls: None,
             members: Vec::new(),
             super_digest: None,
             throttle_ms: 0,
@@ -239,8 +287,10 @@ impl Config {
             data_dir,
             client: self.client,
             zookeeper: self.zookeeper_enabled.then_some(self.zookeeper),
+            zookeeper_secure: self.zookeeper_secure,
             peer: self.peer,
             admin: self.admin_enabled.then_some(self.admin),
+            tls: self.tls(members.len() > 1)?,
             members,
             timing: self.timing()?,
             storage: self.storage()?,
@@ -296,24 +346,71 @@ impl Config {
         Ok(members)
     }
 
-    /// Whether other machines can reach an address where plaintext is spoken.
-    fn exposed(&self, has_peers: bool) -> Result<bool, ConfigError> {
-        let peer = has_peers.then_some(("peer", self.peer));
-        let admin = self.admin_enabled.then_some(("admin", self.admin));
-        let zookeeper = self.zookeeper_enabled.then_some(("zookeeper", self.zookeeper));
-        let client = Some(("client", self.client));
-        let mut addresses = [client, zookeeper, peer, admin].into_iter().flatten();
-        let Some((key, address)) = addresses.find(|(_, address)| !address.ip().is_loopback())
-        else {
-            return Ok(false);
-        };
-        if self.insecure {
-            return Ok(true);
+    /// What is plaintext and can be reached from other machines.
+    fn exposed(&self, has_peers: bool) -> Result<Vec<String>, ConfigError> {
+        let is_plain = self.tls.is_none();
+        let addresses = [
+            is_plain.then_some(("client", self.client)),
+            self.zookeeper_enabled.then_some(("zookeeper", self.zookeeper)),
+            (is_plain && has_peers).then_some(("peer", self.peer)),
+            self.admin_enabled.then_some(("admin", self.admin)),
+        ];
+        let mut exposed = Vec::new();
+        for (key, address) in addresses.into_iter().flatten() {
+            if address.ip().is_loopback() {
+                continue;
+            }
+            if !self.insecure {
+                let problem = format!("{address} can be reached from other machines, in plaintext");
+                let remedy = if is_plain {
+                    "give certificates (table `tls`), or set insecure = true (--insecure) if the \
+                     network is trusted, or listen on 127.0.0.1"
+                } else {
+                    "listen on 127.0.0.1, or set insecure = true (--insecure) if the network is \
+                     trusted; ZooKeeper's clients find TLS on `zookeeper_secure`"
+                };
+                return Err(invalid(key, problem, remedy));
+            }
+            exposed.push(format!("{key} {address}"));
         }
-        let problem = format!("{address} can be reached from other machines, in plaintext");
-        let remedy = "set insecure = true (--insecure) if the network is trusted, or listen on \
-                      127.0.0.1";
-        Err(invalid(key, problem, remedy))
+        Ok(exposed)
+    }
+
+    fn tls(&self, has_peers: bool) -> Result<Option<TlsSettings>, ConfigError> {
+        let Some(tls) = &self.tls else {
+            let remedy = "give certificates (table `tls`), or leave it out";
+            return match self.zookeeper_secure {
+                Some(_) => Err(invalid("zookeeper_secure", "needs TLS", remedy)),
+                None => Ok(None),
+            };
+        };
+        let missing = |key| invalid(key, "is missing", "name a file in PEM");
+        let cert = tls.cert.clone().ok_or_else(|| missing("tls.cert"))?;
+        let key = tls.key.clone().ok_or_else(|| missing("tls.key"))?;
+        let clients = Files { cert, key, ca: tls.ca.clone() };
+        let client_auth = match tls.client_auth {
+            ClientAuthConfig::None => ClientAuth::None,
+            ClientAuthConfig::Optional => ClientAuth::Optional,
+            ClientAuthConfig::Required => ClientAuth::Required,
+        };
+        if client_auth != ClientAuth::None && clients.ca.is_none() {
+            let remedy = "name the file with the authorities that sign the certificates of \
+                          clients, or ask for none: tls.client_auth = \"none\"";
+            return Err(invalid("tls.ca", "is missing", remedy));
+        }
+        let members = match &tls.members {
+            Some(MemberTlsConfig { cert, key, ca }) => {
+                Files { cert: cert.clone(), key: key.clone(), ca: Some(ca.clone()) }
+            }
+            None => clients.clone(),
+        };
+        if has_peers && members.ca.is_none() {
+            let remedy = "servers always check each other: name the file with the authorities that \
+                          sign their certificates, here or in `tls.members`";
+            return Err(invalid("tls.ca", "is missing", remedy));
+        }
+        let members = has_peers.then_some(members);
+        Ok(Some(TlsSettings { clients, client_auth, members }))
     }
 
     fn super_digest(&self) -> Result<Option<String>, ConfigError> {
@@ -459,7 +556,7 @@ mod tests {
         let settings = settings("data_dir = '/d'").unwrap();
         assert_eq!(settings.id.get(), 1);
         assert_eq!(settings.members.len(), 1);
-        assert!(!settings.exposed);
+        assert!(settings.exposed.is_empty());
     }
 
     #[test]
@@ -531,6 +628,6 @@ mod tests {
     #[test]
     fn plaintext_beyond_this_machine_is_said() {
         let text = "data_dir = '/d'\nclient = '0.0.0.0:1'\ninsecure = true";
-        assert!(settings(text).unwrap().exposed);
+        assert_eq!(settings(text).unwrap().exposed, ["client 0.0.0.0:1"]);
     }
 }

@@ -5,9 +5,10 @@
 //!
 //! | floor | modules | what |
 //! |---|---|---|
-//! | 5 | [`config`], the command line | start things |
-//! | 4 | [`server`] | sockets, threads, the one clock |
-//! | 3 | [`store`], [`peers`], [`wire`] | bytes: disk formats, links between servers, client formats |
+//! | 6 | [`config`], the command line | start things |
+//! | 5 | [`server`] | sockets, threads, the one clock |
+//! | 4 | [`store`], [`peers`], [`wire`] | bytes: disk formats, links between servers, client formats |
+//! | 3 | [`net`] | connections, in plaintext or within TLS |
 //! | 2 | [`replica`] | a whole server without any IO: [`replica::Input`] in, [`replica::Ready`] out |
 //! | 1 | [`zab`], [`tree`], [`hub`], [`session`] | pure machines that do not know each other |
 //! | 0 | [`limits`], `conclave_proto` | the words |
@@ -15,6 +16,7 @@
 pub mod config;
 pub mod hub;
 pub mod limits;
+pub mod net;
 pub mod peers;
 pub mod replica;
 pub mod server;

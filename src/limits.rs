@@ -48,6 +48,16 @@ pub const EVENT_WINDOW: usize = 100_000;
 pub const CONNECTIONS: usize = 20_000;
 /// The connections from one address that have not opened a session yet.
 pub const HANDSHAKES_PER_ADDRESS: usize = 4096;
+/// The connections that may be in a TLS handshake at one port.
+pub const TLS_HANDSHAKES: usize = 2048;
+/// Those of them from one address.
+pub const TLS_HANDSHAKES_PER_ADDRESS: usize = 1024;
+/// The connections to the port of the servers that have not said yet whose they are.
+pub const STRANGERS: usize = 64;
+/// Those of them from one address.
+pub const STRANGERS_PER_ADDRESS: usize = 16;
+/// The connections to the port of administration.
+pub const ADMIN_CONNECTIONS: usize = 64;
 /// The most nodes that are counted below another: counting stops the server.
 pub const COUNT_NODES: u64 = 100_000;
 /// The sessions of the ensemble.
@@ -95,4 +105,6 @@ const _: () = assert!(FOLLOWER_WINDOW_BYTES + BATCH_BYTES + FRAME_BYTES < PEER_O
 const _: () = assert!(JUTE_FRAME_BYTES < FRAME_BYTES && JUTE_FRAME_BYTES <= VALUE_BYTES);
 const _: () = assert!(WHOLE_LIST_BYTES < CLIENT_ANSWERS_BYTES);
 const _: () = assert!(PENDING_BYTES <= PEER_OUTBOX_BYTES / 2);
+const _: () = assert!(TLS_HANDSHAKES_PER_ADDRESS < TLS_HANDSHAKES);
+const _: () = assert!(STRANGERS_PER_ADDRESS < STRANGERS);
 const _: () = assert!(DIFF_WINDOW_BYTES < SNAPSHOT_WINDOW_BYTES);

@@ -15,6 +15,7 @@ use crate::handle::Handle;
 use crate::limits::SERVERS;
 use crate::session::Config;
 use crate::shared::Shared;
+use crate::tls::{Connector, Tls};
 use crate::{Client, Error};
 
 /// Describes a client; made by [`Client::builder`].
@@ -28,6 +29,7 @@ pub struct Builder {
     chroot: String,
     read_only: bool,
     identities: Vec<(String, Bytes)>,
+    tls: Option<Tls>,
 }
 
 impl Builder {
@@ -40,6 +42,7 @@ impl Builder {
             chroot: String::from("/"),
             read_only: false,
             identities: Vec::new(),
+            tls: None,
         }
     }
 
@@ -91,6 +94,12 @@ impl Builder {
         self
     }
 
+    /// Connects within TLS. Plaintext unless said.
+    pub fn tls(mut self, tls: Tls) -> Builder {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Opens a session. Must be called within a tokio runtime, which drives the client.
     ///
     /// # Errors
@@ -108,8 +117,9 @@ impl Builder {
         let attempt = attempt(self.session_timeout, servers.len());
         let shared = Arc::new(Shared::new(self.operation_timeout));
         let dialer = Dialer::new(servers, seed()?);
+        let connector = self.tls.map(Connector::new).transpose()?;
         let (ready, is_ready) = oneshot::channel();
-        let driver = Driver::new(Arc::clone(&shared), config, dialer, attempt, ready);
+        let driver = Driver::new(Arc::clone(&shared), config, dialer, connector, attempt, ready);
         let client = Client { handle: Arc::new(Handle { shared: Arc::clone(&shared) }), chroot };
         tokio::spawn(driver.run());
         match timeout(self.connect_timeout, is_ready).await {

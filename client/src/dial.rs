@@ -1,10 +1,18 @@
 //! Which server to try next, and when.
 
 use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::dice::Dice;
 
@@ -80,15 +88,85 @@ impl Dialer {
     }
 }
 
+/// A connection with a server.
+pub(crate) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, into),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, into),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// What it takes to connect within TLS.
+pub(crate) struct Secure {
+    pub(crate) config: Arc<ClientConfig>,
+    /// The name that the server's certificate must have.
+    pub(crate) name: io::Result<ServerName<'static>>,
+}
+
 /// Connects, at that instant and within that time. The name is resolved anew each time.
-pub(crate) async fn dial(name: String, at: Instant, within: Duration) -> io::Result<TcpStream> {
+pub(crate) async fn dial(
+    name: String,
+    secure: Option<Secure>,
+    at: Instant,
+    within: Duration,
+) -> io::Result<Stream> {
     sleep_until(at).await;
-    let connected = timeout(within, TcpStream::connect(&name)).await;
-    let stream = connected.unwrap_or_else(|_| {
+    let connected = timeout(within, connect(&name, secure)).await;
+    connected.unwrap_or_else(|_| {
         Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {within:?}")))
-    })?;
+    })
+}
+
+async fn connect(name: &str, secure: Option<Secure>) -> io::Result<Stream> {
+    let stream = TcpStream::connect(name).await?;
     stream.set_nodelay(true)?;
-    Ok(stream)
+    let Some(Secure { config, name }) = secure else { return Ok(Stream::Plain(stream)) };
+    match TlsConnector::from(config).connect(name?, stream).await {
+        Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(io::Error::new(
+            error.kind(),
+            "it closed the connection in the TLS handshake: perhaps it speaks no TLS on this port",
+        )),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

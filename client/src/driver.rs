@@ -18,7 +18,6 @@ use conclave_proto::limits::RESPONSE_FRAME_BYTES;
 use conclave_proto::message::Refused;
 use conclave_proto::{ClientMessage, ErrorCode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{Sleep, sleep_until, timeout};
@@ -26,12 +25,13 @@ use tracing::{debug, info, warn};
 
 use crate::Error;
 use crate::detach::detach;
-use crate::dial::{Dialer, dial};
+use crate::dial::{Dialer, Secure, Stream, dial};
 use crate::limits::{OUTBOX_BYTES, READ_BYTES, WATCH_ITEMS_PRESSING};
 use crate::queue::{Command, Completion};
 use crate::session::{Config, Effect, Failure, Leave, Session};
 use crate::shared::Shared;
 use crate::state::State;
+use crate::tls::{Connector, explain};
 use crate::watch::Inbox;
 
 /// How long a client whose session has ended waits until the server closes the connection.
@@ -42,6 +42,8 @@ pub(crate) struct Driver {
     shared: Arc<Shared>,
     session: Session<Completion, Arc<Inbox>>,
     dialer: Dialer,
+    /// Connections are within TLS.
+    connector: Option<Connector>,
     /// How long one attempt to connect and shake hands may take.
     attempt: Attempt,
     /// Told when the session is open for the first time, or never will be.
@@ -51,6 +53,9 @@ pub(crate) struct Driver {
     /// A watch with many items waiting, and how many there were when this was last looked at.
     pressing: Option<(Arc<Inbox>, usize)>,
 }
+
+/// How a server that speaks TLS answers one who does not.
+const TLS_ALERT: [u8; 2] = [21, 3];
 
 /// How long one attempt to connect and shake hands may take.
 #[derive(Clone, Copy)]
@@ -65,8 +70,10 @@ pub(crate) struct Attempt {
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
-    #[error("{0}")]
+    #[error("{}", explain(.0))]
     Io(#[from] io::Error),
+    #[error("it speaks TLS: say which CA has signed its certificate (Builder::tls, --tls-ca)")]
+    SpeaksTls,
     #[error("it closed the connection")]
     Closed,
     #[error("it sent something that is not the protocol: {0}")]
@@ -94,6 +101,8 @@ struct Link<S> {
     outbox: BytesMut,
     /// How many bytes of the outbox are written.
     written: usize,
+    /// What is written may not have left yet: TLS keeps some of it when the socket is full.
+    unflushed: bool,
 }
 
 impl Driver {
@@ -101,6 +110,7 @@ impl Driver {
         shared: Arc<Shared>,
         config: Config,
         dialer: Dialer,
+        connector: Option<Connector>,
         attempt: Attempt,
         ready: oneshot::Sender<Result<(), Error>>,
     ) -> Driver {
@@ -108,6 +118,7 @@ impl Driver {
             shared,
             session: Session::new(config),
             dialer,
+            connector,
             attempt,
             ready: Some(ready),
             commands: VecDeque::new(),
@@ -127,11 +138,15 @@ impl Driver {
     }
 
     /// Drives the client until its session ends; then the connection on which it did comes back.
-    async fn drive(&mut self) -> Option<TcpStream> {
+    async fn drive(&mut self) -> Option<Stream> {
         while self.session.ended().is_none() {
             let (server, at_ms) = self.dialer.choose(self.shared.now_ms());
             let name = self.dialer.name(server).to_owned();
-            let dialled = dial(name, self.shared.instant(at_ms), self.attempt());
+            let secure = self.connector.as_mut().map(|connector| Secure {
+                config: connector.refresh(),
+                name: connector.server_name(&name),
+            });
+            let dialled = dial(name, secure, self.shared.instant(at_ms), self.attempt());
             let dialled = self.attend(dialled).await?;
             let since_ms = self.shared.now_ms();
             let (broken, stream) = match dialled {
@@ -185,6 +200,7 @@ impl Driver {
             received: BytesMut::with_capacity(READ_BYTES),
             outbox: BytesMut::with_capacity(OUTBOX_BYTES),
             written: 0,
+            unflushed: false,
         };
         let mut timer = pin!(sleep_until(self.shared.instant(0)));
         loop {
@@ -285,6 +301,10 @@ impl Driver {
         if count == 0 {
             return Err(Broken::Closed);
         }
+        // No frame begins like this, it would be far too long.
+        if link.received.starts_with(&TLS_ALERT) {
+            return Err(Broken::SpeaksTls);
+        }
         while let Some(frame) = next_frame(&mut link.received, RESPONSE_FRAME_BYTES)? {
             self.session.receive(now_ms, detach(decode_server(frame)?));
         }
@@ -312,6 +332,10 @@ impl Driver {
         }
         link.outbox.clear();
         link.written = 0;
+        link.unflushed |= has_written;
+        if link.unflushed {
+            link.unflushed = Pin::new(&mut link.stream).poll_flush(cx)?.is_pending();
+        }
         Ok(has_written)
     }
 
@@ -397,6 +421,7 @@ impl Driver {
             }
             Broken::Left(Leave::NotServing(_) | Leave::Silent | Leave::Violation(_))
             | Broken::Io(_)
+            | Broken::SpeaksTls
             | Broken::Closed
             | Broken::Frame(_)
             | Broken::Message(_) => self.dialer.failed(server, now_ms, lived_ms, 0),
@@ -405,7 +430,9 @@ impl Driver {
             Broken::Frame(_) | Broken::Message(_) | Broken::Left(Leave::Violation(_)) => {
                 warn!("left {name}: {broken}");
             }
-            Broken::Io(_) | Broken::Closed | Broken::Left(_) => info!("left {name}: {broken}"),
+            Broken::Io(_) | Broken::SpeaksTls | Broken::Closed | Broken::Left(_) => {
+                info!("left {name}: {broken}")
+            }
         }
     }
 
@@ -461,7 +488,7 @@ impl Drop for Driver {
 /// Lets the server close first, as it does after a session's end: whoever closes first keeps the
 /// connection's two ports for a minute, and a client that opens and closes sessions all the time
 /// would soon have none left.
-async fn see_off(mut stream: TcpStream) {
+async fn see_off(mut stream: Stream) {
     let mut rest = [0; 256];
     let closed = async { while matches!(stream.read(&mut rest).await, Ok(1..)) {} };
     // A server that does not close in time is left.

@@ -141,6 +141,7 @@ mod request;
 mod session;
 mod shared;
 mod state;
+mod tls;
 mod watch;
 
 pub use builder::Builder;
@@ -151,6 +152,7 @@ pub use list::{Children, Entries, List, Page};
 pub use multi::{Multi, MultiOutcome, MultiRead};
 pub use request::{Create, Created, Node, Pending, Read, SetWatch, Write};
 pub use state::{State, States};
+pub use tls::Tls;
 pub use watch::{Watch, WatchItem};
 
 pub use conclave_proto as proto;

@@ -1,9 +1,10 @@
 //! How the commands reach the servers.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
-use conclave_client::Client;
+use anyhow::{Context, bail};
+use conclave_client::{Client, Tls};
 
 /// Where the servers are.
 #[derive(Clone, Debug, clap::Args)]
@@ -20,6 +21,55 @@ pub(super) struct Servers {
     /// Give up after so many seconds
     #[arg(long, value_name = "S", default_value_t = 10, global = true)]
     pub(super) timeout: u64,
+    #[command(flatten)]
+    tls: TlsArgs,
+}
+
+/// How the servers are made sure of.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "TLS")]
+pub(super) struct TlsArgs {
+    /// Connect within TLS: one of these authorities has signed the servers' certificates (PEM)
+    #[arg(long, env = "CONCLAVE_TLS_CA", value_name = "FILE", global = true)]
+    tls_ca: Option<PathBuf>,
+    /// Show the servers this certificate (PEM)
+    #[arg(long, env = "CONCLAVE_TLS_CERT", value_name = "FILE", global = true)]
+    tls_cert: Option<PathBuf>,
+    /// The private key of the certificate (PEM)
+    #[arg(long, env = "CONCLAVE_TLS_KEY", value_name = "FILE", global = true)]
+    tls_key: Option<PathBuf>,
+    /// The name that the servers' certificates have, if it is not the one they are connected to by
+    #[arg(long, env = "CONCLAVE_TLS_SERVER_NAME", value_name = "NAME", global = true)]
+    tls_server_name: Option<String>,
+}
+
+impl TlsArgs {
+    /// What to connect with; `None`: plaintext.
+    ///
+    /// # Errors
+    /// If something is missing.
+    pub(super) fn settings(&self) -> anyhow::Result<Option<Tls>> {
+        let certificate = match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            (Some(_), None) => bail!("--tls-cert needs --tls-key, the certificate's private key"),
+            (None, Some(_)) => bail!("--tls-key needs --tls-cert, the key's certificate"),
+        };
+        let Some(ca) = &self.tls_ca else {
+            if certificate.is_some() || self.tls_server_name.is_some() {
+                bail!("TLS needs --tls-ca: the authorities that sign the servers' certificates");
+            }
+            return Ok(None);
+        };
+        let mut tls = Tls::new(ca);
+        if let Some((cert, key)) = certificate {
+            tls = tls.certificate(cert, key);
+        }
+        if let Some(name) = &self.tls_server_name {
+            tls = tls.server_name(name);
+        }
+        Ok(Some(tls))
+    }
 }
 
 impl Servers {
@@ -29,7 +79,11 @@ impl Servers {
     /// If no server answers in time.
     pub(super) async fn connect(&self, session_timeout: Duration) -> anyhow::Result<Client> {
         let timeout = self.timeout();
-        Client::builder()
+        let mut builder = Client::builder();
+        if let Some(tls) = self.tls.settings()? {
+            builder = builder.tls(tls);
+        }
+        builder
             .servers(&self.servers)
             .session_timeout(session_timeout)
             .connect_timeout(timeout)

@@ -8,13 +8,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use conclave::config::{Config, ConfigError, MemberConfig};
+use conclave::config::{ClientAuthConfig, Config, ConfigError, MemberConfig};
 use conclave::server;
 use rustix::process::{Signal, getpid, kill_process};
 use tracing_subscriber::EnvFilter;
-
-/// The exit code when the configuration cannot be used (`EX_CONFIG` of sysexits.h).
-const EXIT_CONFIG: u8 = 78;
 
 /// Run one server of an ensemble until it gets SIGTERM or SIGINT
 ///
@@ -62,6 +59,9 @@ pub(super) struct Args {
     /// Do not serve ZooKeeper's protocol
     #[arg(long, conflicts_with = "zookeeper")]
     no_zookeeper: bool,
+    /// Where clients of ZooKeeper's protocol connect within TLS [default: nowhere]
+    #[arg(long, value_name = "IP:PORT")]
+    zookeeper_secure: Option<SocketAddr>,
     /// Where the other servers connect [default: 127.0.0.1:7401]
     #[arg(long, value_name = "IP:PORT")]
     peer: Option<SocketAddr>,
@@ -75,6 +75,18 @@ pub(super) struct Args {
     /// included, the same list at all. None: this server is alone
     #[arg(long = "member", value_name = "ID=HOST:PORT[,observer]", value_parser = member)]
     members: Vec<MemberConfig>,
+    /// Talk within TLS, with this certificate (PEM, with those between it and its CA after it)
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// The authorities that sign the certificates of clients and servers (PEM)
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// Whether clients show certificates [default: required]
+    #[arg(long, value_name = "WHETHER", value_enum)]
+    tls_client_auth: Option<ClientAuth>,
     /// Accept that clients and servers talk in plaintext over a network
     #[arg(long)]
     insecure: bool,
@@ -98,6 +110,16 @@ pub(super) struct Args {
     /// How to log
     #[arg(long, value_enum, default_value_t = LogFormat::Human)]
     log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ClientAuth {
+    /// They are not asked
+    None,
+    /// They may
+    Optional,
+    /// They must
+    Required,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -127,7 +149,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(settings) => server::Settings { lost_data, ..settings },
         Err(error) => {
             tracing::error!("{error}");
-            return Ok(ExitCode::from(EXIT_CONFIG));
+            return Ok(ExitCode::from(server::EXIT_CONFIG));
         }
     };
     match server::run(&settings) {
@@ -179,6 +201,21 @@ fn configure(args: Args) -> Result<Config, ConfigError> {
     set(&mut config.admin, args.admin);
     config.data_dir = args.data_dir.or(config.data_dir);
     config.log_dir = args.log_dir.or(config.log_dir);
+    config.zookeeper_secure = args.zookeeper_secure.or(config.zookeeper_secure);
+    let client_auth = args.tls_client_auth.map(|auth| match auth {
+        ClientAuth::None => ClientAuthConfig::None,
+        ClientAuth::Optional => ClientAuthConfig::Optional,
+        ClientAuth::Required => ClientAuthConfig::Required,
+    });
+    if let (None, None, None, None) = (&args.tls_cert, &args.tls_key, &args.tls_ca, client_auth) {
+        // Only what the file has.
+    } else {
+        let tls = config.tls.get_or_insert_default();
+        tls.cert = args.tls_cert.or(tls.cert.take());
+        tls.key = args.tls_key.or(tls.key.take());
+        tls.ca = args.tls_ca.or(tls.ca.take());
+        set(&mut tls.client_auth, client_auth);
+    }
     config.zookeeper_enabled &= !args.no_zookeeper;
     config.admin_enabled &= !args.no_admin;
     config.insecure |= args.insecure;

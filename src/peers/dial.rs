@@ -1,13 +1,16 @@
 //! The links on which a server sends: it dials, and dials again.
 
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
+
+use crate::net::{self, ReadHalf, WriteHalf};
 
 use super::handshake::{Hello, Welcome};
 use super::{Inner, Link, Outbound, Peer, keep_alive};
@@ -26,10 +29,10 @@ pub(super) async fn keep(inner: Rc<Inner>, peer: Rc<Peer>) {
     loop {
         let dialled = timeout(DIAL_DEADLINE, dial(&inner, &peer)).await;
         match dialled.unwrap_or_else(|_| Err(Failure::Unreachable("it does not answer".into()))) {
-            Ok(socket) => {
+            Ok((reading, writing)) => {
                 complaint.clear();
                 pauses.restart();
-                hold(&inner, &peer, socket).await;
+                hold(&inner, &peer, reading, writing).await;
                 tracing::info!(peer = %peer.id, "lost the link to server {}", peer.id);
             }
             Err(Failure::Unreachable(why)) => {
@@ -56,20 +59,36 @@ enum Failure {
     Refused(String),
 }
 
-async fn dial(inner: &Inner, peer: &Peer) -> Result<TcpStream, Failure> {
-    let unreachable = |error: std::io::Error| Failure::Unreachable(error.to_string());
+async fn dial(inner: &Inner, peer: &Peer) -> Result<(ReadHalf, WriteHalf), Failure> {
+    let settings = &inner.settings;
+    let unreachable = |error: io::Error| Failure::Unreachable(error.to_string());
     // The name is resolved anew at every dial.
-    let mut socket = TcpStream::connect(&peer.address).await.map_err(unreachable)?;
+    let socket = TcpStream::connect(&peer.address).await.map_err(unreachable)?;
     keep_alive(&socket).map_err(unreachable)?;
-    let hello = Hello::new(inner.settings.me, peer.id, &inner.settings.cluster);
-    socket.write_all(&hello.encode()).await.map_err(unreachable)?;
-    Welcome::read(&mut socket, &hello).await.map_err(Failure::Refused)?;
-    Ok(socket)
+    let (mut reading, writing) = match &settings.keys {
+        None => net::plain(socket),
+        Some(keys) => {
+            let config = keys.now().dialler(&settings.cluster, peer.id).map_err(unreachable)?;
+            net::dial(socket, config).await.map_err(not_accepted)?
+        }
+    };
+    let hello = Hello::new(settings.me, peer.id, &settings.cluster);
+    writing.send_all(hello.encode()).await.map_err(unreachable)?;
+    Welcome::read(&mut reading, &hello).await.map_err(Failure::Refused)?;
+    Ok((reading, writing))
+}
+
+/// What a failed TLS handshake means.
+fn not_accepted(error: io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::InvalidData {
+        let remedy = "correct `members`, `cluster`, or the certificates (`tls`)";
+        return Failure::Refused(format!("{error}; {remedy}"));
+    }
+    Failure::Unreachable(error.to_string())
 }
 
 /// Has the link until it breaks.
-async fn hold(inner: &Inner, peer: &Peer, socket: TcpStream) {
-    let (mut reading, writing) = socket.into_split();
+async fn hold(inner: &Inner, peer: &Peer, mut reading: ReadHalf, writing: WriteHalf) {
     let cut = Rc::new(Notify::new());
     let link = Link { number: inner.next_number(), socket: Rc::new(writing), cut: cut.clone() };
     *peer.outbound.borrow_mut() =

@@ -59,11 +59,13 @@ pub enum Refusal {
     NotMe,
     /// The one who dials is no member.
     Stranger,
+    /// The one who dials has not the certificate of the member it says it is.
+    Unproven,
 }
 
 impl Refusal {
-    const ALL: [Refusal; 4] =
-        [Refusal::Version, Refusal::Cluster, Refusal::NotMe, Refusal::Stranger];
+    const ALL: [Refusal; 5] =
+        [Refusal::Version, Refusal::Cluster, Refusal::NotMe, Refusal::Stranger, Refusal::Unproven];
 
     fn code(self) -> u8 {
         match self {
@@ -71,6 +73,7 @@ impl Refusal {
             Refusal::Cluster => 2,
             Refusal::NotMe => 3,
             Refusal::Stranger => 4,
+            Refusal::Unproven => 5,
         }
     }
 }
@@ -87,6 +90,10 @@ impl fmt::Display for Refusal {
             Refusal::NotMe => "another server is at this address; correct `members` or `id`",
             Refusal::Stranger => {
                 "the server that dials is not among `members` here; make the lists equal"
+            }
+            Refusal::Unproven => {
+                "the certificate of the server that dials is not that of the member it says it is; \
+                 its alternative names must have URI:conclave://CLUSTER/ID"
             }
         })
     }

@@ -10,7 +10,8 @@
 //!
 //! A link begins with a handshake in which both ends say who they are and of which ensemble
 //! ([`handshake`]); after that come frames. Two servers are linked when both links stand: that is
-//! what [`Event::Up`] and [`Event::Down`] tell. A link may lose any suffix of what was sent, but
+//! what [`Event::Up`] and [`Event::Down`] tell. With keys, a link is within TLS, and both ends have
+//! to show the certificate of the member they say they are ([`crate::net`]). A link may lose any suffix of what was sent, but
 //! nothing in the middle.
 //!
 //! What waits for a peer that does not drain its link is bounded: past the bound, or after a
@@ -24,21 +25,20 @@ mod hear;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use conclave_proto::ServerId;
 use socket2::TcpKeepalive;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::net::tcp::OwnedWriteHalf;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::timeout;
 
-use crate::limits::PEER_OUTBOX_BYTES;
+use crate::limits::{PEER_OUTBOX_BYTES, STRANGERS, STRANGERS_PER_ADDRESS};
+use crate::net::{Crowd, Port, WatchedKeys, WriteHalf};
 use crate::replica::PeerMessage;
 
 pub use frame::{Chunk, Frame};
@@ -61,6 +61,9 @@ pub struct Settings {
     pub others: Vec<(ServerId, String)>,
     /// Where the dice for back-off start.
     pub seed: u64,
+    /// What this server shows the others, and checks them by; `None`: links are plaintext, and a
+    /// server is believed who it says it is.
+    pub keys: Option<WatchedKeys>,
 }
 
 /// What happens on the links.
@@ -100,7 +103,7 @@ struct Inner {
     sink: Box<dyn Fn(Event)>,
     counters: Counters,
     /// Accepted connections that have not said who they are.
-    strangers: Cell<usize>,
+    strangers: Crowd,
     /// The links made so far: each has a number of its own.
     links: Cell<u64>,
 }
@@ -128,7 +131,7 @@ struct Outbound {
 #[derive(Clone)]
 struct Link {
     number: u64,
-    socket: Rc<OwnedWriteHalf>,
+    socket: Rc<WriteHalf>,
     /// Told when the link is to be given up.
     cut: Rc<Notify>,
 }
@@ -140,14 +143,11 @@ struct Inbound {
 }
 
 impl Links {
-    /// Dials every other server and hears those who dial `listener`, from now on.
+    /// Dials every other server and hears those who come to `port`, from now on. If there are keys,
+    /// the port must be one that checks certificates with them.
     ///
     /// Must be called on a tokio `LocalRuntime`. `sink` is called from its tasks.
-    pub fn start(
-        settings: Settings,
-        listener: Option<TcpListener>,
-        sink: impl Fn(Event) + 'static,
-    ) -> Links {
+    pub fn start(settings: Settings, port: Option<Port>, sink: impl Fn(Event) + 'static) -> Links {
         let peer = |(id, address): &(ServerId, String)| {
             let peer = Peer {
                 id: *id,
@@ -164,14 +164,14 @@ impl Links {
             settings,
             sink: Box::new(sink),
             counters: Counters::default(),
-            strangers: Cell::new(0),
+            strangers: Crowd::new(STRANGERS, STRANGERS_PER_ADDRESS),
             links: Cell::new(0),
         });
         for peer in inner.peers.values() {
             spawn_local(dial::keep(inner.clone(), peer.clone()));
         }
-        if let Some(listener) = listener {
-            spawn_local(hear::accept(inner.clone(), listener));
+        if let Some(port) = port {
+            spawn_local(hear::accept(inner.clone(), port));
         }
         Links(inner)
     }
@@ -263,13 +263,10 @@ impl Outbound {
     /// Writes as much as the socket takes. False: some is left, and the socket is full.
     fn write(&mut self) -> bool {
         let Some(link) = self.link.clone() else { return true };
-        while !self.waiting.is_empty() {
-            match link.socket.try_write(&self.waiting) {
-                Ok(0) => self.give_up(&link),
-                Ok(written) => self.waiting.advance(written),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
-                Err(_) => self.give_up(&link),
-            }
+        match link.socket.send(&mut self.waiting) {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(_) => self.give_up(&link),
         }
         if self.waiting.capacity() > KEPT_OUTBOX_BYTES {
             self.waiting = BytesMut::new();

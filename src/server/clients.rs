@@ -1,17 +1,16 @@
 //! All clients of a server.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use conclave_proto::{ErrorCode, Identity, ServerId};
-use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
-use crate::limits::HANDSHAKES_PER_ADDRESS;
+use crate::limits::{HANDSHAKES_PER_ADDRESS, IDENTITY_BYTES};
+use crate::net::{Certificate, Crowd, Incoming};
 use crate::replica::{ConnId, Input, ToClient};
 use crate::wire::words::{ConnectionFacts, Traffic};
 use crate::wire::{Wire, Word};
@@ -42,8 +41,8 @@ pub(super) struct Clients {
     table: RefCell<Table>,
     /// Those for whom something has come in this turn.
     dirty: RefCell<Vec<Rc<Client>>>,
-    /// Those without a session, by address.
-    strangers: RefCell<BTreeMap<IpAddr, usize>>,
+    /// Those without a session.
+    strangers: Crowd,
 }
 
 /// The clients by place; a [`ConnId`] is a place and how many connections came before.
@@ -88,36 +87,6 @@ impl Table {
     }
 }
 
-/// A connection without a session counts against its address while this lives.
-pub(super) struct Stranger {
-    clients: Rc<Clients>,
-    address: IpAddr,
-}
-
-impl Stranger {
-    fn new(clients: &Rc<Clients>, address: IpAddr) -> Option<Stranger> {
-        let mut strangers = clients.strangers.borrow_mut();
-        let count = strangers.entry(address).or_default();
-        if *count >= HANDSHAKES_PER_ADDRESS {
-            return None;
-        }
-        *count += 1;
-        Some(Stranger { clients: clients.clone(), address })
-    }
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        let mut strangers = self.clients.strangers.borrow_mut();
-        if let Some(count) = strangers.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                strangers.remove(&self.address);
-            }
-        }
-    }
-}
-
 impl Clients {
     pub(super) fn new(
         settings: &Settings,
@@ -138,14 +107,15 @@ impl Clients {
             limit,
             table: RefCell::default(),
             dirty: RefCell::default(),
-            strangers: RefCell::default(),
+            strangers: Crowd::new(limit, HANDSHAKES_PER_ADDRESS.min(limit.div_ceil(2))),
         })
     }
 
     /// A client has connected.
-    pub(super) fn accept(self: &Rc<Self>, socket: TcpStream, address: SocketAddr, mut wire: Wire) {
+    pub(super) fn accept(self: &Rc<Self>, incoming: Incoming, mut wire: Wire) {
+        let Incoming { address, reading, writing, certificate } = incoming;
         let room = self.table.borrow().len() < self.limit;
-        let stranger = if room { Stranger::new(self, address.ip()) } else { None };
+        let stranger = if room { self.strangers.admit(address.ip()) } else { None };
         let Some(stranger) = stranger else {
             self.metrics.connections_refused.inc();
             let message = refusal(
@@ -156,14 +126,14 @@ impl Clients {
             let mut out = BytesMut::new();
             wire.write(&message, &mut out);
             // If even this does not fit, the closed connection says it.
-            socket.try_write(&out).ok();
+            writing.send(&mut out).ok();
             return;
         };
         self.metrics.connections_accepted.inc();
-        let (reading, writing) = socket.into_split();
         let client = self.table.borrow_mut().insert(|id| Client::new(id, address, writing, wire));
         self.count();
-        let identities = vec![Identity { scheme: "ip".into(), id: address.ip().to_string() }];
+        let mut identities = vec![Identity { scheme: "ip".into(), id: address.ip().to_string() }];
+        identities.extend(certificate.and_then(x509));
         let task =
             connection::converse(self.clone(), client.clone(), reading, identities, stranger);
         let task = spawn_local(task).abort_handle();
@@ -305,4 +275,14 @@ impl Clients {
     pub(super) fn len(&self) -> usize {
         self.table.borrow().len()
     }
+}
+
+/// Whom a certificate names.
+fn x509(certificate: Certificate) -> Option<Identity> {
+    let id = certificate.subject;
+    if id.is_empty() || id.len() > IDENTITY_BYTES {
+        tracing::info!(id, "a client's certificate names nobody that an ACL could name");
+        return None;
+    }
+    Some(Identity { scheme: "x509".into(), id })
 }

@@ -10,23 +10,22 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io::ErrorKind;
 use std::mem;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use conclave_proto::message::Refused;
 use conclave_proto::{ClientMessage, ErrorCode, Identity, ServerMessage, Xid};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 use tokio_util::io::poll_read_buf;
 
 use crate::limits::{CLIENT_ANSWERS_BYTES, CLIENT_OUTBOX_BYTES, IN_FLIGHT};
+use crate::net::{Place, ReadHalf, WriteHalf};
 use crate::replica::{ConnId, Input};
 use crate::wire::words::{ConnectionFacts, Traffic};
 use crate::wire::{Inbound, Malformed, Then, Wire, Word};
@@ -71,7 +70,7 @@ pub(super) struct Client {
 /// What changes about it.
 pub(super) struct State {
     /// `None`: nothing more is sent.
-    socket: Option<Rc<OwnedWriteHalf>>,
+    socket: Option<Rc<WriteHalf>>,
     wire: Wire,
     waiting: BytesMut,
     /// A task is at it, because the socket was full.
@@ -118,12 +117,7 @@ pub(super) enum Flushed {
 }
 
 impl Client {
-    pub(super) fn new(
-        id: ConnId,
-        address: SocketAddr,
-        socket: OwnedWriteHalf,
-        wire: Wire,
-    ) -> Client {
+    pub(super) fn new(id: ConnId, address: SocketAddr, socket: WriteHalf, wire: Wire) -> Client {
         let state = State {
             socket: Some(Rc::new(socket)),
             wire,
@@ -247,13 +241,10 @@ impl State {
     /// Writes as much as the socket takes.
     pub(super) fn write(&mut self) -> Flushed {
         let Some(socket) = self.socket.clone() else { return Flushed::Over };
-        while !self.waiting.is_empty() {
-            match socket.try_write(&self.waiting) {
-                Ok(0) => return Flushed::Over,
-                Ok(written) => self.waiting.advance(written),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Flushed::Some,
-                Err(_) => return Flushed::Over,
-            }
+        match socket.send(&mut self.waiting) {
+            Ok(true) => {}
+            Ok(false) => return Flushed::Some,
+            Err(_) => return Flushed::Over,
         }
         self.answers = 0;
         if self.waiting.capacity() > KEPT_OUTBOX_BYTES {
@@ -305,7 +296,7 @@ impl State {
     pub(super) fn reset(&mut self) {
         if let Some(socket) = &self.socket {
             // What the system still holds for the client is given up too.
-            socket.as_ref().as_ref().set_zero_linger().ok();
+            socket.socket().set_zero_linger().ok();
         }
         self.close();
     }
@@ -348,9 +339,9 @@ pub(super) fn linger(client: &Rc<Client>) {
 pub(super) async fn converse(
     clients: Rc<Clients>,
     client: Rc<Client>,
-    socket: OwnedReadHalf,
+    socket: ReadHalf,
     identities: Vec<Identity>,
-    stranger: super::clients::Stranger,
+    stranger: Place,
 ) {
     let mut reader = Reader { socket, received: BytesMut::new() };
     let handshake = greet(&clients, &client, &mut reader, identities);
@@ -487,7 +478,7 @@ fn admit(clients: &Clients, client: &Client, inbound: Inbound) -> Result<(), Mal
 
 /// The reading half of a connection.
 struct Reader {
-    socket: OwnedReadHalf,
+    socket: ReadHalf,
     /// What has come and is not cut into messages yet.
     received: BytesMut,
 }

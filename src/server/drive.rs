@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use conclave_proto::ServerId;
 
@@ -20,6 +21,7 @@ use super::clock::Clock;
 use super::disk::{self, Job, Log, Outcome, Outcomes};
 use super::inbox::{Inbox, Waiting};
 use super::metrics::Metrics;
+use super::ports::Keychain;
 use super::settings::StorageSettings;
 use super::transfers::Transfers;
 use super::words::Shown;
@@ -47,6 +49,7 @@ pub(super) struct Drive {
     pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
     pub(super) storage: StorageSettings,
+    pub(super) keys: Keychain,
     pub(super) stop: Rc<Stop>,
     pub(super) shown: Shown,
     pub(super) state: DriveState,
@@ -346,6 +349,16 @@ impl Drive {
         set(&level.peer_outbox_bytes, self.links.waiting_in_all() as u64);
         set(&level.linked_peers, self.links.up() as u64);
         set(&level.low_space, self.state.low_space.into());
+        let today = u64::try_from(self.clock.time_of_day_ms()).unwrap_or_default();
+        for (of, keys) in [("clients", &self.keys.clients), ("members", &self.keys.members)] {
+            if let Some(keys) = keys {
+                self.metrics.certificate_ends(
+                    of,
+                    keys.now().not_after(),
+                    Duration::from_millis(today),
+                );
+            }
+        }
         let links = self.links.counters();
         for (counter, count) in [
             (&self.metrics.links_cut, &links.cut),

@@ -3,19 +3,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::time::sleep;
 
+use crate::net::Port;
 use crate::wire::Wire;
 
 use super::clients::Clients;
 
 /// The connections that the system holds for us until we accept them.
 const BACKLOG: u32 = 4096;
-/// How long to wait when the system has no room for another connection.
-const NO_ROOM_PAUSE: Duration = Duration::from_millis(50);
 
 /// Opens a port.
 ///
@@ -30,18 +27,9 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts clients for ever; `wire` makes what their connections speak.
-pub(super) async fn accept(listener: TcpListener, clients: Rc<Clients>, wire: impl Fn() -> Wire) {
+pub(super) async fn accept(mut port: Port, clients: Rc<Clients>, wire: impl Fn() -> Wire) {
     loop {
-        match listener.accept().await {
-            Ok((socket, address)) => {
-                // A connection that is gone already is found out by its task.
-                socket.set_nodelay(true).ok();
-                clients.accept(socket, address, wire());
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a client");
-                sleep(NO_ROOM_PAUSE).await;
-            }
-        }
+        let incoming = port.accept().await;
+        clients.accept(incoming, wire());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use conclave_proto::{ErrorCode, Op};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -11,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::net::{CertCounters, HandshakeCounters};
 use crate::replica::{Role, Status};
 
 /// The kinds of request, as the label `op` has them.
@@ -86,6 +88,11 @@ struct ByError {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByCertificate {
+    of: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByClass {
     class: &'static str,
 }
@@ -119,6 +126,9 @@ pub(super) struct Metrics {
     pub(super) links_cut: Counter,
     pub(super) links_refused: Counter,
     pub(super) links_malformed: Counter,
+    pub(super) handshakes: HandshakeCounters,
+    pub(super) certificates: CertCounters,
+    certificate_days_left: Family<ByCertificate, Gauge<f64, AtomicU64>>,
     pub(super) level: Levels,
 }
 
@@ -191,6 +201,9 @@ impl Metrics {
             links_cut: Counter::default(),
             links_refused: Counter::default(),
             links_malformed: Counter::default(),
+            handshakes: HandshakeCounters::default(),
+            certificates: CertCounters::default(),
+            certificate_days_left: Family::default(),
             level,
             registry: Registry::default(),
         };
@@ -221,9 +234,19 @@ impl Metrics {
             ("links_cut", "Links cut for not being drained", &self.links_cut),
             ("links_refused", "Handshakes between servers refused", &self.links_refused),
             ("links_malformed", "Links cut for malformed bytes", &self.links_malformed),
+            ("tls_handshakes_failed", "TLS handshakes that failed", &self.handshakes.failed),
+            ("tls_handshakes_refused", "No room for a handshake", &self.handshakes.refused),
+            ("certificates_reloaded", "Changed certificates taken", &self.certificates.reloaded),
+            (
+                "certificates_rejected",
+                "Changed certificates not taken",
+                &self.certificates.rejected,
+            ),
         ] {
             to.register(name, help, counter.clone());
         }
+        let days_left = self.certificate_days_left.clone();
+        to.register("certificate_days_left", "Days until a certificate ends", days_left);
         to.register("connections", "Clients connected", self.connections.clone());
         for (name, help, histogram) in [
             ("log_sync", "Time to write and sync one batch", &self.sync_seconds),
@@ -247,6 +270,12 @@ impl Metrics {
         } else {
             self.read_seconds.observe(seconds);
         }
+    }
+
+    /// Notes until when, since 1970, a certificate is valid.
+    pub(super) fn certificate_ends(&self, of: &'static str, at: Duration, today: Duration) {
+        let days = (at.as_secs_f64() - today.as_secs_f64()) / (24.0 * 3600.0);
+        self.certificate_days_left.get_or_create(&ByCertificate { of }).set(days);
     }
 
     /// Everything, in the text format.

@@ -22,12 +22,13 @@ mod drive;
 mod inbox;
 mod listener;
 mod metrics;
+mod ports;
 mod settings;
 mod start;
 mod transfers;
 mod words;
 
-pub use settings::{Member, Settings, StorageSettings, Timing};
-pub use start::{EXIT_DATA, EXIT_DIVERGED, EXIT_UNAVAILABLE, StartError, run};
+pub use settings::{Member, Settings, StorageSettings, Timing, TlsSettings};
+pub use start::{EXIT_CONFIG, EXIT_DATA, EXIT_DIVERGED, EXIT_UNAVAILABLE, StartError, run};
 
 use start::Stop;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use conclave_proto::ServerId;
 
+use crate::net::{ClientAuth, Files};
 use crate::wire::Word;
 
 /// One server's settings: what the configuration comes down to once it is checked.
@@ -24,6 +25,8 @@ pub struct Settings {
     pub client: SocketAddr,
     /// Where clients of ZooKeeper's protocol connect; `None`: nowhere.
     pub zookeeper: Option<SocketAddr>,
+    /// Where clients of ZooKeeper's protocol connect within TLS; `None`: nowhere.
+    pub zookeeper_secure: Option<SocketAddr>,
     /// Where the other servers connect; not opened in an ensemble of one.
     pub peer: SocketAddr,
     /// Where administration is served; `None`: nowhere.
@@ -45,8 +48,10 @@ pub struct Settings {
     pub storage: StorageSettings,
     /// The server has run before and has lost what it had.
     pub lost_data: bool,
-    /// Plaintext was asked for although an address can be reached from other machines.
-    pub exposed: bool,
+    /// What is served in plaintext although other machines can reach it, for people.
+    pub exposed: Vec<String>,
+    /// How clients and servers make sure of each other; `None`: everything is plaintext.
+    pub tls: Option<TlsSettings>,
 }
 
 /// A member of the ensemble.
@@ -60,6 +65,17 @@ pub struct Member {
     pub observer: bool,
     /// Where ZooKeeper's clients reach it, `host:port`, if that is known.
     pub zookeeper: Option<String>,
+}
+
+/// How clients and servers make sure of each other.
+#[derive(Clone, Debug)]
+pub struct TlsSettings {
+    /// What clients are shown, and are checked by.
+    pub clients: Files,
+    /// Whether clients show certificates.
+    pub client_auth: ClientAuth,
+    /// What the other servers are shown, and are checked by; `None`: the server is alone.
+    pub members: Option<Files>,
 }
 
 /// How time passes for a server.

@@ -4,18 +4,18 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_proto::ServerId;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::limits::CONNECTIONS;
+use crate::net::{KeysError, Port, WatchedKeys};
 use crate::peers::{self, Event, Frame, Links};
 use crate::replica::{self, Input, Replica};
 use crate::store::{self, EXIT_STORAGE, Identity, Opened, StoreError};
@@ -28,6 +28,7 @@ use super::disk::{Log, Outcomes, Scribe};
 use super::drive::{Drive, DriveState};
 use super::inbox::{Inbox, Part};
 use super::metrics::Metrics;
+use super::ports::{Ports, Room};
 use super::transfers::Transfers;
 use super::words::Shown;
 use super::{Member, Settings, admin, listener};
@@ -37,19 +38,15 @@ pub const EXIT_UNAVAILABLE: u8 = 69;
 /// The exit code of a server whose state differs from the leader's, or that does not understand
 /// what the others have committed (`EX_SOFTWARE`).
 pub const EXIT_DIVERGED: u8 = 70;
+/// The exit code when the configuration cannot be used (`EX_CONFIG`).
+pub const EXIT_CONFIG: u8 = 78;
 /// The exit code when the data directory cannot be used (`EX_CANTCREAT`).
 pub const EXIT_DATA: u8 = 73;
-
-/// Who connects to the port of ZooKeeper's protocol.
-const ZOOKEEPER_CLIENTS: &str =
-    "ZooKeeper's clients (key `zookeeper`; zookeeper_enabled = false turns them away)";
 
 /// How long a server that was asked to stop may take to hand over.
 const HAND_OVER_DEADLINE: Duration = Duration::from_millis(700);
 /// How long the last words to clients may take.
 const GOODBYE: Duration = Duration::from_millis(100);
-/// File descriptors kept for everything that is not a client: peers, files, administration.
-const RESERVED_FILES: usize = 256;
 /// Tasks run before the system is asked again for what is ready: enough for every connection that
 /// one question can return, so that a turn of the loop follows all of them.
 const TASKS_PER_POLL: u32 = 1024;
@@ -70,6 +67,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// A certificate or a key cannot be used.
+    #[error("cannot use {0}")]
+    Keys(#[from] KeysError),
     /// The system refuses something that every process needs.
     #[error("cannot start the server: {0}")]
     System(#[from] io::Error),
@@ -93,6 +93,7 @@ impl StartError {
         match self {
             StartError::Store(StoreError::Unusable { .. }) => EXIT_DATA,
             StartError::Store(_) => u8::try_from(EXIT_STORAGE).expect("an exit code fits"),
+            StartError::Keys(_) => EXIT_CONFIG,
             StartError::Listen { .. } | StartError::System(_) => EXIT_UNAVAILABLE,
         }
     }
@@ -105,13 +106,15 @@ impl StartError {
 pub fn run(settings: &Settings) -> Result<(), StartError> {
     let clock = Clock::start();
     let files = raise_file_limit();
+    let room = Room::of(settings, files);
+    let metrics = Metrics::new();
     // Ports first: a server that is started twice says so before it touches anything.
     let runtime = Builder::new_current_thread()
         .enable_all()
         .event_interval(TASKS_PER_POLL)
         .build_local(LocalOptions::default())?;
     runtime.block_on(async {
-        let ports = Ports::open(settings)?;
+        let ports = Ports::open(settings, room, &metrics)?;
         let identity = Identity { cluster: settings.cluster.clone(), server: settings.id };
         let options = store::Options {
             log_dir: settings.log_dir.clone(),
@@ -122,7 +125,8 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
         };
         let opened = store::open(&settings.data_dir, &identity, options)?;
         announce(settings, &ports, &opened, clock);
-        let stop = start(settings, clock, files, ports, opened)?;
+        let fixed = Fixed { settings, clock, files, room, metrics };
+        let stop = start(fixed, ports, opened)?;
         stop.wait().await;
         tracing::info!("stopped");
         Ok(())
@@ -140,35 +144,13 @@ fn raise_file_limit() -> usize {
     allowed.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
 }
 
-/// The ports of a server.
-struct Ports {
-    client: TcpListener,
-    zookeeper: Option<TcpListener>,
-    peer: Option<TcpListener>,
-    admin: Option<TcpListener>,
-}
-
-impl Ports {
-    fn open(settings: &Settings) -> Result<Ports, StartError> {
-        let bind = |address, whom| {
-            listener::bind(address).map_err(|source| StartError::Listen { address, whom, source })
-        };
-        let alone = settings.members.len() == 1;
-        Ok(Ports {
-            client: bind(settings.client, "clients")?,
-            zookeeper: settings
-                .zookeeper
-                .map(|address| bind(address, ZOOKEEPER_CLIENTS))
-                .transpose()?,
-            peer: if alone { None } else { Some(bind(settings.peer, "the other servers")?) },
-            admin: settings.admin.map(|address| bind(address, "administration")).transpose()?,
-        })
-    }
-}
-
 fn announce(settings: &Settings, ports: &Ports, opened: &Opened, clock: Clock) {
-    let client = address(&ports.client);
-    let zookeeper = ports.zookeeper.as_ref().map_or_else(|| "none".into(), address);
+    // The configuration may have left their numbers to the system.
+    let client = ports.client.address();
+    let name = |port: &Option<Port>| {
+        port.as_ref().map_or_else(|| "none".into(), |port| port.address().to_string())
+    };
+    let (zookeeper, zookeeper_secure) = (name(&ports.zookeeper), name(&ports.zookeeper_secure));
     let admin = ports.admin.as_ref().map_or_else(|| "none".into(), address);
     let report = &opened.report;
     if report.cut_bytes > 0 {
@@ -180,38 +162,42 @@ fn announce(settings: &Settings, ports: &Ports, opened: &Opened, clock: Clock) {
     for damage in &report.damage {
         tracing::error!("{damage}; the other members will repair it");
     }
-    if settings.exposed {
-        tracing::warn!("insecure = true: clients and servers talk in plaintext over the network");
+    if !settings.exposed.is_empty() {
+        let exposed = settings.exposed.join(", ");
+        tracing::warn!("insecure = true: other machines can reach plaintext: {exposed}");
     }
     let last = opened.durable.entries.last().map_or(opened.durable.base.zxid, |entry| entry.zxid);
     tracing::info!(
-        id = %settings.id, cluster = settings.cluster, client, zookeeper, admin,
+        id = %settings.id, cluster = settings.cluster, %client, zookeeper, zookeeper_secure, admin,
+        tls = settings.tls.is_some(),
         data = %settings.data_dir.display(), zxid = %last, new = report.new,
         recovered_in_ms = clock.millis(),
         "server {} of {} starts", settings.id, settings.members.len(),
     );
 }
 
-/// The address of a port, for the log; the configuration may leave its number to the system.
-fn address(port: &TcpListener) -> String {
+fn address(port: &tokio::net::TcpListener) -> String {
     port.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
 }
 
-/// Puts everything together and sets it going.
-fn start(
-    settings: &Settings,
+/// What is known before anything is opened.
+struct Fixed<'a> {
+    settings: &'a Settings,
     clock: Clock,
+    /// How many files this process may open.
     files: usize,
-    ports: Ports,
-    opened: Opened,
-) -> Result<Rc<Stop>, StartError> {
+    room: Room,
+    metrics: Arc<Metrics>,
+}
+
+/// Puts everything together and sets it going.
+fn start(fixed: Fixed<'_>, ports: Ports, opened: Opened) -> Result<Rc<Stop>, StartError> {
+    let Fixed { settings, clock, files, room, metrics } = fixed;
     let inbox = Rc::new(Inbox::default());
     let outcomes = Outcomes::new(inbox.bell().clone());
-    let metrics = Metrics::new();
     let stop = Rc::new(Stop::default());
-    let limit = CONNECTIONS.min(files.saturating_sub(RESERVED_FILES));
-    let clients = Clients::new(settings, clock, metrics.clone(), inbox.clone(), limit);
-    let links = link(settings, ports.peer, inbox.clone());
+    let clients = Clients::new(settings, clock, metrics.clone(), inbox.clone(), room.clients);
+    let links = link(settings, ports.peer, ports.keys.members.clone(), inbox.clone());
     let scribe =
         Scribe { writer: opened.log, clock, outcomes: outcomes.clone(), metrics: metrics.clone() };
     let transfers = Transfers::new(
@@ -233,13 +219,14 @@ fn start(
         clock,
         metrics: metrics.clone(),
         storage: settings.storage,
+        keys: ports.keys,
         stop: stop.clone(),
         shown: Shown::new(settings, files),
         state: DriveState::default(),
     };
     spawn_local(drive.run());
     spawn_local(tick(settings.timing, clock, inbox.clone()));
-    if let Some(port) = ports.zookeeper {
+    for port in [ports.zookeeper, ports.zookeeper_secure].into_iter().flatten() {
         let wire = || Wire::zookeeper(clock::seed());
         spawn_local(listener::accept(port, clients.clone(), wire));
     }
@@ -296,15 +283,21 @@ fn members_text(settings: &Settings) -> String {
 }
 
 /// Links with the other servers; what happens on the links goes into the inbox.
-fn link(settings: &Settings, listener: Option<TcpListener>, inbox: Rc<Inbox>) -> Links {
+fn link(
+    settings: &Settings,
+    port: Option<Port>,
+    keys: Option<WatchedKeys>,
+    inbox: Rc<Inbox>,
+) -> Links {
     let others = settings.members.iter().filter(|member| member.id != settings.id);
     let settings = peers::Settings {
         cluster: settings.cluster.clone(),
         me: settings.id,
         others: others.map(|member| (member.id, member.peer.clone())).collect(),
         seed: clock::seed(),
+        keys,
     };
-    Links::start(settings, listener, move |event| match event {
+    Links::start(settings, port, move |event| match event {
         Event::Up(id) => inbox.push(Input::LinkUp(id)),
         Event::Down(id) => inbox.push(Input::LinkDown(id)),
         Event::Said { from, frame } => match frame {

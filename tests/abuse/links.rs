@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use conclave::limits::{PEER_OUTBOX_BYTES, SNAPSHOT_CHUNK_BYTES};
+use conclave::net::Port;
 use conclave::peers::handshake::{Hello, Welcome};
 use conclave::peers::{Chunk, Event, Frame, Links, Settings};
 use conclave::replica::PeerMessage;
@@ -40,9 +41,11 @@ fn start(me: u8, listener: TcpListener, other: (u8, &str)) -> (Links, UnboundedR
         me: id(me),
         others: vec![(id(other.0), other.1.to_owned())],
         seed: me.into(),
+        keys: None,
     };
     let (tell, events) = unbounded_channel();
-    let links = Links::start(settings, Some(listener), move |event| tell.send(event).unwrap_or(()));
+    let port = Port::plain(listener).unwrap();
+    let links = Links::start(settings, Some(port), move |event| tell.send(event).unwrap_or(()));
     (links, events)
 }
 

@@ -280,6 +280,7 @@ fn load(
     let load = Load {
         wire,
         servers,
+        tls: None,
         kind,
         clients: shape.clients,
         depth: shape.depth,

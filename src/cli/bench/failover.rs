@@ -42,7 +42,7 @@ type Writer = (oneshot::Sender<()>, tokio::task::JoinHandle<anyhow::Result<Vec<I
 async fn open_writers(load: &Load, servers: &str) -> anyhow::Result<Vec<Writer>> {
     let mut writers = Vec::new();
     for n in 0..load.clients {
-        let client = native::connect(servers).await?;
+        let client = native::connect(load, servers).await?;
         let value = load.value.clone();
         let (stop, mut stopped) = oneshot::channel();
         let task = tokio::spawn(async move {

@@ -15,8 +15,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
+use conclave_client::Tls;
 use tokio::time::Instant;
 
+use super::connect::TlsArgs;
 use super::ensemble::{Ensemble, Layout};
 use super::{Output, say};
 pub(super) use compare::{Args as CompareArgs, run as compare};
@@ -77,6 +79,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
     #[command(flatten)]
+    tls: TlsArgs,
+    #[command(flatten)]
     output: Output,
 }
 
@@ -103,6 +107,7 @@ impl Wire {
 struct Load {
     wire: Wire,
     servers: Vec<String>,
+    tls: Option<Tls>,
     kind: Kind,
     clients: u64,
     depth: usize,
@@ -202,6 +207,8 @@ fn load(args: &Args, ensemble: Option<&Ensemble>, kind: Kind, run: u64) -> anyho
     Ok(Load {
         wire,
         servers,
+        // Servers of our own speak plaintext.
+        tls: if ensemble.is_some() { None } else { args.tls.settings()? },
         kind,
         clients: args.clients,
         depth: usize::try_from(args.depth)?,

@@ -19,8 +19,12 @@ const BULK: usize = 256;
 const SESSION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A session with one server.
-pub(super) async fn connect(servers: &str) -> anyhow::Result<Client> {
-    Client::builder()
+pub(super) async fn connect(load: &Load, servers: &str) -> anyhow::Result<Client> {
+    let mut builder = Client::builder();
+    if let Some(tls) = load.tls.clone() {
+        builder = builder.tls(tls);
+    }
+    builder
         .servers(servers)
         .session_timeout(SESSION_TIMEOUT)
         .connect()
@@ -30,7 +34,7 @@ pub(super) async fn connect(servers: &str) -> anyhow::Result<Client> {
 
 /// Makes the nodes that the load works on.
 pub(super) async fn prepare(load: &Load) -> anyhow::Result<()> {
-    let client = connect(load.server_of(0)).await?;
+    let client = connect(load, load.server_of(0)).await?;
     let parents = [ROOT.to_owned(), format!("{ROOT}/nodes"), format!("{ROOT}/created")];
     let nodes = (0..NODES).map(node_path);
     let children = (0..CHILDREN).map(|n| format!("{}/{n}", listed_path()));
@@ -57,7 +61,7 @@ pub(super) async fn open(load: &Load) -> anyhow::Result<Vec<Client>> {
     let mut clients = Vec::new();
     if load.kind != Kind::Connect {
         for client in 0..load.clients {
-            clients.push(connect(load.server_of(client)).await?);
+            clients.push(connect(load, load.server_of(client)).await?);
         }
         // A session's writes go through every server; its reads do not, and another server may
         // not know yet of the nodes that were made.
@@ -95,7 +99,7 @@ pub(super) async fn run(load: &Load, clients: Vec<Client>) -> anyhow::Result<Tal
 
 /// Removes every node that the load made.
 pub(super) async fn clean_up(load: &Load) -> anyhow::Result<()> {
-    let client = connect(load.server_of(0)).await?;
+    let client = connect(load, load.server_of(0)).await?;
     client.delete_recursive(ROOT).await?;
     client.close().await?;
     Ok(())
@@ -136,7 +140,7 @@ async fn open_and_close(load: Load, n: u64, until: Instant) -> anyhow::Result<Ta
     let mut tally = Tally::new();
     while Instant::now() < until {
         let started = Instant::now();
-        let closed = match connect(load.server_of(n)).await {
+        let closed = match connect(&load, load.server_of(n)).await {
             Ok(client) => client.close().await.is_ok(),
             Err(_) => false,
         };
@@ -147,7 +151,7 @@ async fn open_and_close(load: Load, n: u64, until: Instant) -> anyhow::Result<Ta
 
 /// One write wakes every client, again and again; what counts is each client's event.
 async fn fan_out(load: &Load, clients: &[Client], until: Instant) -> anyhow::Result<Tally> {
-    let writer = connect(load.server_of(0)).await?;
+    let writer = connect(load, load.server_of(0)).await?;
     let mut watches = Vec::new();
     for client in clients {
         watches.push(client.watch(watched_path(), WatchKind::Persistent).await?);
