@@ -10,6 +10,7 @@ mod export;
 mod import;
 mod multi;
 mod nodes;
+mod recipes;
 mod serve;
 mod show;
 mod status;
@@ -49,6 +50,9 @@ enum Command {
     Multi(multi::Multi),
     Import(import::Import),
     Export(export::Export),
+    Lock(recipes::Lock),
+    Elect(recipes::Elect),
+    RunHeld(recipes::ChildArgs),
     Status(status::Args),
     Bench(bench::Args),
     Compare(bench::CompareArgs),
@@ -77,6 +81,9 @@ impl Cli {
             Command::Multi(command) => wait_for(command.run()),
             Command::Import(command) => wait_for(command.run()),
             Command::Export(command) => wait_for(command.run()),
+            Command::Lock(command) => wait_for(command.run()),
+            Command::Elect(command) => wait_for(command.run()),
+            Command::RunHeld(args) => recipes::run_child(&args),
             Command::Status(args) => wait_for(status::run(args)),
             Command::Bench(args) => wait_for(bench::run(args)),
             Command::Compare(args) => wait_for(bench::compare(args)),
@@ -107,6 +114,13 @@ async fn until_stopped<T>(work: impl Future<Output = T>) -> std::io::Result<Opti
         _ = interrupt.recv() => Ok(None),
         _ = terminate.recv() => Ok(None),
     }
+}
+
+/// Says something to the person at the terminal that is not what was asked for. Nothing depends on
+/// whether anybody reads it.
+fn tell(what: &str) {
+    use std::io::Write as _;
+    writeln!(std::io::stderr(), "{what}").ok();
 }
 
 /// Prints a line of what the user asked for. A closed pipe (`conclave ls | head`) ends the program

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod held;
 #[path = "../common/ports.rs"]
 mod ports;
 
@@ -29,6 +30,11 @@ impl Dev {
         Dev { process, home, ports }
     }
 
+    /// Where it listens.
+    fn servers(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.first())
+    }
+
     /// Runs a command against the server.
     fn run(&self, args: &[&str]) -> Output {
         self.run_with(args, "")
@@ -38,7 +44,7 @@ impl Dev {
     fn run_with(&self, args: &[&str], input: &str) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_conclave"))
             .args(args)
-            .env("CONCLAVE_SERVERS", format!("127.0.0.1:{}", self.ports.first()))
+            .env("CONCLAVE_SERVERS", self.servers())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -223,7 +229,7 @@ fn a_watch_tells_each_change() {
     let dev = Dev::start();
     let watch = Command::new(env!("CARGO_BIN_EXE_conclave"))
         .args(["watch", "--recursive", "--values", "--count", "3", "/"])
-        .env("CONCLAVE_SERVERS", format!("127.0.0.1:{}", dev.ports.first()))
+        .env("CONCLAVE_SERVERS", dev.servers())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -1,7 +1,6 @@
 //! `conclave compare`.
 
 use std::fmt;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -17,7 +16,7 @@ use super::report::Row;
 use super::work::Kind;
 use super::{DEFAULT_THREADS, Load, Wire, measure, parse_threads, run_number};
 use crate::cli::ensemble::{Ensemble, Layout};
-use crate::cli::{Output, say};
+use crate::cli::{Output, say, tell};
 
 /// What one measurement may take beside its own time: sessions are opened, nodes made and removed.
 const PREPARATION: Duration = Duration::from_secs(60);
@@ -367,11 +366,6 @@ impl Progress {
         let Progress { done, total } = self;
         tell(&format!("[{done}/{total}] {} {shape} on {}", kind.name(), side.name()));
     }
-}
-
-/// Nothing depends on whether somebody reads it.
-fn tell(what: &str) {
-    writeln!(std::io::stderr(), "{what}").ok();
 }
 
 fn print_heading() {

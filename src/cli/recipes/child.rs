@@ -1,0 +1,237 @@
+//! A command that runs while something is held, and never longer.
+
+use std::future::poll_fn;
+use std::io::{self, ErrorKind, IsTerminal as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{ExitCode, ExitStatus};
+use std::task::Poll;
+use std::time::Duration;
+
+use anyhow::Context;
+use conclave_client::Client;
+use conclave_client::recipes::{Hold, Loss};
+use rustix::process::{
+    Pid, Signal, getppid, kill_process, kill_process_group, set_parent_process_death_signal,
+};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{self, SignalKind, signal};
+use tokio::time::{Instant, sleep};
+
+use super::{Program, code};
+use crate::cli::tell;
+
+/// Become a command that ends when its parent does
+///
+/// What is held is not known to be held any more when the process that holds it is gone; then the
+/// command must be gone, too. The kernel sees to it.
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+pub(in crate::cli) struct Args {
+    /// The process that holds something
+    parent: i32,
+    #[command(flatten)]
+    program: Program,
+}
+
+pub(in crate::cli) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    args.program.check()?;
+    set_parent_process_death_signal(Some(Signal::KILL)).context("asking for a signal")?;
+    if getppid().map(Pid::as_raw_pid) != Some(args.parent) {
+        // It died before the kernel was asked.
+        return Ok(ExitCode::from(code::FAILED));
+    }
+    let (program, arguments) = args.program.command.split_first().expect("checked");
+    let error = std::process::Command::new(program).args(arguments).exec();
+    tell(&format!("conclave: running {program}: {error}"));
+    let missing = error.kind() == ErrorKind::NotFound;
+    Ok(ExitCode::from(if missing { code::NOT_FOUND } else { code::NOT_EXECUTABLE }))
+}
+
+/// How a command ended.
+pub(super) enum End {
+    /// By itself, or by a signal that was passed on.
+    Done(ExitStatus),
+    /// It was stopped, since what was held can no longer be assumed to be.
+    Lost(Loss),
+    /// It was stopped, since somebody asked for what was held.
+    Revoked,
+}
+
+/// The exit code that stands for the end of a command.
+pub(super) fn exit_code(status: ExitStatus) -> ExitCode {
+    let signal = status.signal().and_then(|number| u8::try_from(number).ok());
+    let own = status.code().and_then(|code| u8::try_from(code).ok());
+    let by_signal = signal.map(|number| code::SIGNAL.saturating_add(number));
+    ExitCode::from(own.or(by_signal).unwrap_or(code::FAILED))
+}
+
+/// Signals that are the command's business, not this program's.
+pub(super) struct Signals(Vec<(Signal, unix::Signal)>);
+
+impl Signals {
+    /// From now on they are caught.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub(super) fn catch() -> io::Result<Signals> {
+        let kinds = [
+            (Signal::INT, SignalKind::interrupt()),
+            (Signal::TERM, SignalKind::terminate()),
+            (Signal::HUP, SignalKind::hangup()),
+            (Signal::QUIT, SignalKind::quit()),
+            (Signal::USR1, SignalKind::user_defined1()),
+            (Signal::USR2, SignalKind::user_defined2()),
+        ];
+        let caught = kinds.into_iter().map(|(number, kind)| Ok((number, signal(kind)?)));
+        Ok(Signals(caught.collect::<io::Result<_>>()?))
+    }
+
+    /// The next one that comes.
+    pub(super) async fn next(&mut self) -> Signal {
+        poll_fn(|cx| {
+            let came = self.0.iter_mut().find_map(|(number, signal)| {
+                matches!(signal.poll_recv(cx), Poll::Ready(Some(()))).then_some(*number)
+            });
+            came.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    /// Does something unless a signal comes first: then the exit code that says so.
+    pub(super) async fn or<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ExitCode> {
+        tokio::select! {
+            done = work => Ok(done),
+            signal = self.next() => Err(signal_code(signal)),
+        }
+    }
+}
+
+fn signal_code(signal: Signal) -> ExitCode {
+    let number = u8::try_from(signal.as_raw()).unwrap_or_default();
+    ExitCode::from(code::SIGNAL.saturating_add(number))
+}
+
+/// Runs a command while something is held.
+///
+/// # Errors
+/// If it cannot be started.
+pub(super) async fn run_while_held(
+    program: &Program,
+    environment: Vec<(&'static str, String)>,
+    (client, hold): (&Client, &Hold),
+    signals: &mut Signals,
+    revocable: bool,
+) -> anyhow::Result<End> {
+    let mut running = Running::start(program, environment)?;
+    let lost = hold.lost();
+    let revoked = async {
+        hold.revoked().await;
+        if !revocable || !hold.is_held() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::pin!(lost, revoked);
+    loop {
+        tokio::select! {
+            status = running.child.wait() => return Ok(End::Done(status?)),
+            signal = signals.next() => running.pass_on(signal),
+            loss = &mut lost => {
+                running.stop(patience(client, loss), signals).await?;
+                return Ok(End::Lost(loss));
+            }
+            () = &mut revoked => {
+                // The holder takes its time, as long as it holds it.
+                let loss = tokio::select! {
+                    stopped = running.stop(Duration::MAX, signals) => {
+                        stopped?;
+                        return Ok(End::Revoked);
+                    }
+                    loss = &mut lost => loss,
+                };
+                running.stop(patience(client, loss), signals).await?;
+                return Ok(End::Lost(loss));
+            }
+        }
+    }
+}
+
+/// How long a command may take to stop. Nobody else has what was held before the session can have
+/// expired; if it was lost in any other way, somebody else may have it already.
+fn patience(client: &Client, loss: Loss) -> Duration {
+    let margin = client.session_timeout() / 40;
+    let certain_for = client.certain_until().saturating_duration_since(Instant::now().into_std());
+    if loss == Loss::Suspected { certain_for.saturating_sub(margin) } else { Duration::ZERO }
+}
+
+/// A command that runs.
+struct Running {
+    child: Child,
+    pid: Pid,
+    /// Whether it and what it starts are a process group of their own. Not at a terminal, whose
+    /// keys are for the group in the foreground alone.
+    is_group: bool,
+}
+
+impl Running {
+    fn start(
+        program: &Program,
+        environment: Vec<(&'static str, String)>,
+    ) -> anyhow::Result<Running> {
+        let is_group = !io::stdin().is_terminal();
+        let itself = std::env::current_exe().context("finding this program")?;
+        let mut command = Command::new(itself);
+        command.arg("run-held").arg(std::process::id().to_string()).arg("--");
+        command.args(&program.command).envs(environment);
+        if is_group {
+            command.process_group(0);
+        }
+        let child = command.spawn().with_context(|| format!("starting {}", program.command[0]))?;
+        let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let pid = pid.context("a process that has just been started has an id")?;
+        Ok(Running { child, pid, is_group })
+    }
+
+    /// Passes a signal on. A key of the terminal has reached everybody already.
+    fn pass_on(&self, signal: Signal) {
+        if self.is_group || !matches!(signal, Signal::INT | Signal::QUIT) {
+            self.kill(signal);
+        }
+    }
+
+    /// Sends a signal. It may be gone already, which is as well.
+    fn kill(&self, signal: Signal) {
+        if self.is_group {
+            kill_process_group(self.pid, signal).ok();
+        } else {
+            kill_process(self.pid, signal).ok();
+        }
+    }
+
+    /// Asks it to end, and ends it when it has not done so in that time.
+    async fn stop(&mut self, patience: Duration, signals: &mut Signals) -> io::Result<()> {
+        if !patience.is_zero() {
+            self.kill(Signal::TERM);
+        }
+        let patience = sleep(patience);
+        tokio::pin!(patience);
+        loop {
+            tokio::select! {
+                status = self.child.wait() => {
+                    status?;
+                    break;
+                }
+                signal = signals.next() => self.pass_on(signal),
+                () = &mut patience => {
+                    self.kill(Signal::KILL);
+                    self.child.wait().await?;
+                    break;
+                }
+            }
+        }
+        if self.is_group {
+            // What it has left behind.
+            self.kill(Signal::KILL);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,119 @@
+//! The recipes as commands, for scripts and for people.
+//!
+//! A name without a slash in front lies below the recipe's own node, like `/locks`; a path that
+//! begins with a slash is taken as it is.
+
+mod child;
+mod elect;
+mod lock;
+
+use std::fs;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use conclave_client::Client;
+use conclave_client::recipes::{self, Token};
+
+use super::connect::Servers;
+use super::tell;
+pub(super) use child::{Args as ChildArgs, run as run_child};
+pub(super) use elect::Elect;
+pub(super) use lock::Lock;
+
+/// What ends with these is no outcome of the command that was to be run. They are those of
+/// `timeout` and `env`, which scripts know already.
+mod code {
+    /// What was held was lost, and the command was stopped.
+    pub(super) const LOST: u8 = 123;
+    /// It was not to be had in time.
+    pub(super) const NOT_IN_TIME: u8 = 124;
+    /// Conclave itself failed.
+    pub(super) const FAILED: u8 = 125;
+    /// The command cannot be run.
+    pub(super) const NOT_EXECUTABLE: u8 = 126;
+    /// There is no such command.
+    pub(super) const NOT_FOUND: u8 = 127;
+    /// A signal ended it: this, and the signal's number.
+    pub(super) const SIGNAL: u8 = 128;
+}
+
+/// Explains the exit codes of the commands that run another one.
+const EXIT_CODES: &str = "\
+Exit codes:
+  that of COMMAND, or 128 and the number of the signal that ended it
+  123  it was lost while COMMAND ran, and COMMAND was stopped
+  124  it was not to be had in time
+  125  Conclave itself failed: no servers, no permission, a wrong name
+  126  COMMAND cannot be run
+  127  there is no COMMAND";
+
+/// The session of a command that holds something while another one runs.
+#[derive(Debug, clap::Args)]
+struct Holding {
+    #[command(flatten)]
+    servers: Servers,
+    /// Seconds after which others may have it if this machine or its network dies
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
+    session_timeout: u64,
+    /// What others are told of who holds it [default: the host and the process id]
+    #[arg(long, value_name = "TEXT")]
+    describe: Option<String>,
+}
+
+impl Holding {
+    async fn connect(&self) -> anyhow::Result<Client> {
+        self.servers.connect(Duration::from_secs(self.session_timeout)).await
+    }
+
+    fn description(&self) -> String {
+        self.describe.clone().unwrap_or_else(|| {
+            let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            format!("{}:{}", host.trim_end(), std::process::id())
+        })
+    }
+}
+
+/// The path that a name stands for.
+fn path_of(area: &str, name: &str) -> anyhow::Result<String> {
+    if name.starts_with('/') {
+        return Ok(name.to_owned());
+    }
+    Ok(recipes::place(area, name)?.to_string())
+}
+
+/// What a command that runs under a hold finds in its environment.
+fn environment(token: Token, path: &str, servers: &Servers) -> Vec<(&'static str, String)> {
+    vec![
+        ("CONCLAVE_TOKEN", token.to_string()),
+        ("CONCLAVE_PATH", path.to_owned()),
+        ("CONCLAVE_SERVERS", servers.servers.clone()),
+    ]
+}
+
+/// Says what failed, with the exit code that is not the command's.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    tell(&format!("conclave: {error:#}"));
+    ExitCode::from(code::FAILED)
+}
+
+/// Ends a session. One that cannot be ended expires.
+async fn part(client: Client) {
+    client.close().await.ok();
+}
+
+/// The command and its arguments.
+#[derive(Clone, Debug, clap::Args)]
+struct Program {
+    /// What to run, and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Program {
+    /// # Errors
+    /// If there is none.
+    fn check(&self) -> anyhow::Result<()> {
+        self.command.first().context("what is to be run? Say -- COMMAND").map(drop)
+    }
+}

@@ -1,0 +1,196 @@
+//! Commands that run another one while they hold something.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Lines};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{Dev, text};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A `conclave` that runs beside the test.
+struct Aside {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Aside {
+    fn start(dev: &Dev, args: &[&str]) -> Aside {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_conclave"))
+            .args(args)
+            .env("CONCLAVE_SERVERS", dev.servers())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        Aside { process, lines }
+    }
+
+    /// The next line that it, or what it runs, prints.
+    fn line(&mut self) -> String {
+        self.lines.next().unwrap().unwrap()
+    }
+
+    fn signal(&self, signal: &str) {
+        send(&self.process.id().to_string(), signal);
+    }
+
+    fn code(&mut self) -> Option<i32> {
+        self.process.wait().unwrap().code()
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+fn send(pid: &str, signal: &str) {
+    assert!(Command::new("kill").args(["-s", signal, pid]).status().unwrap().success());
+}
+
+fn runs(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z")
+}
+
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn the_exit_code_is_that_of_the_command_or_says_what_prevented_it() {
+    let dev = Dev::start();
+    let code = |args: &[&str]| dev.run(args).status.code();
+    assert_eq!(code(&["lock", "a", "--", "sh", "-c", "exit 7"]), Some(7));
+    assert_eq!(code(&["lock", "a", "--", "sh", "-c", "kill -9 $$"]), Some(128 + 9));
+    assert_eq!(code(&["lock", "a", "--", "no-such-command"]), Some(127));
+    assert_eq!(code(&["lock", "a", "--", "/"]), Some(126));
+    assert_eq!(code(&["lock", "a/b", "--", "true"]), Some(125));
+    assert_eq!(code(&["lock", "a"]), Some(125));
+    assert_eq!(code(&["elect", "a", "--", "sh", "-c", "exit 3"]), Some(3));
+    assert_eq!(code(&["elect", "", "--", "true"]), Some(125));
+    let nobody = ["lock", "a", "--servers", "127.0.0.1:1", "--timeout", "1", "--", "true"];
+    assert_eq!(code(&nobody), Some(125));
+}
+
+#[test]
+fn a_lock_is_held_by_one_at_a_time_and_its_tokens_grow() {
+    let dev = Dev::start();
+    let (count, tokens) = (dev.home.path().join("count"), dev.home.path().join("tokens"));
+    fs::write(&count, "0").unwrap();
+    let script = format!(
+        "n=$(cat {count}); echo $CONCLAVE_TOKEN >> {tokens}; echo $((n + 1)) > {count}",
+        count = count.display(),
+        tokens = tokens.display()
+    );
+    let args = ["lock", "/jobs/count", "--", "sh", "-c", &script];
+    let mut all: Vec<_> = (0..8).map(|_| Aside::start(&dev, &args)).collect();
+    for one in &mut all {
+        assert_eq!(one.code(), Some(0));
+    }
+    assert_eq!(fs::read_to_string(count).unwrap(), "8\n");
+    let tokens = fs::read_to_string(tokens).unwrap();
+    let tokens: Vec<u64> = tokens.lines().map(|token| token.parse().unwrap()).collect();
+    assert!(tokens.is_sorted_by(|one, next| one < next), "{tokens:?}");
+    assert_eq!(dev.ask(&["lock", "/jobs/count", "--show"]), "free\n");
+}
+
+#[test]
+fn a_lock_that_is_taken_is_shown_and_not_waited_for_longer_than_asked() {
+    let dev = Dev::start();
+    let script = "echo $CONCLAVE_TOKEN; exec cat /dev/zero > /dev/null";
+    let args = ["lock", "a", "--describe", "me", "--revocable", "--", "sh", "-c", script];
+    let mut holder = Aside::start(&dev, &args);
+    let token: u64 = holder.line().parse().unwrap();
+    let shown = dev.json(&["lock", "a", "--show"]);
+    assert_eq!((&shown["description"], &shown["token"]), (&"me".into(), &token.into()));
+    assert_eq!(dev.run(&["lock", "a", "--wait", "0", "--", "true"]).status.code(), Some(124));
+    dev.ask(&["lock", "a", "--revoke"]);
+    assert_eq!(holder.code(), Some(123));
+    let nobody = dev.run(&["lock", "a", "--revoke"]);
+    assert_eq!(nobody.status.code(), Some(125), "{}", text(&nobody.stderr));
+}
+
+#[test]
+fn who_loses_a_lock_is_stopped_with_all_that_it_has_started() {
+    let dev = Dev::start();
+    let script = "sleep 1000 & echo $!; wait";
+    let mut holder = Aside::start(&dev, &["lock", "a", "--", "sh", "-c", script]);
+    let grandchild = holder.line();
+    let node = dev.ask(&["ls", "/locks/a"]);
+    dev.ask(&["delete", &format!("/locks/a/{}", node.trim())]);
+    assert_eq!(holder.code(), Some(123));
+    assert!(!runs(&grandchild), "it outlives the lock");
+}
+
+#[test]
+fn a_command_does_not_outlive_the_process_that_holds_the_lock() {
+    let dev = Dev::start();
+    let script = "echo $$; exec sleep 1000";
+    let args = ["lock", "a", "--session-timeout", "2", "--", "sh", "-c", script];
+    let mut holder = Aside::start(&dev, &args);
+    let command = holder.line();
+    holder.signal("KILL");
+    wait_until("the command goes on", || !runs(&command));
+    assert_eq!(dev.run(&["lock", "a", "--wait", "30", "--", "true"]).status.code(), Some(0));
+}
+
+#[test]
+fn signals_are_passed_on_to_the_command() {
+    let dev = Dev::start();
+    let script =
+        "trap 'echo told' USR1; trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done";
+    let mut holder = Aside::start(&dev, &["lock", "a", "--", "sh", "-c", script]);
+    assert_eq!(holder.line(), "ready");
+    let mut waiting = Aside::start(&dev, &["lock", "a", "--", "true"]);
+    holder.signal("USR1");
+    assert_eq!(holder.line(), "told");
+    wait_until("it waits", || dev.ask(&["ls", "/locks/a"]).lines().count() == 2);
+    waiting.signal("TERM");
+    assert_eq!(waiting.code(), Some(128 + 15));
+    holder.signal("TERM");
+    assert_eq!(holder.code(), Some(9));
+}
+
+#[test]
+fn another_leads_when_the_leader_ends_dies_or_freezes() {
+    let dev = Dev::start();
+    let candidate = |name: &str| {
+        let script = "echo $CONCLAVE_TOKEN; echo $$; exec sleep 1000";
+        let args = ["elect", "e", "--once", "--session-timeout", "2", "--describe", name];
+        Aside::start(&dev, &[&args[..], &["--", "sh", "-c", script]].concat())
+    };
+    let mut first = candidate("first");
+    let token: u64 = first.line().parse().unwrap();
+    let command = first.line();
+    assert!(dev.ask(&["elect", "e", "--show"]).starts_with("first leads"));
+    let mut second = candidate("second");
+    wait_until("it stands", || dev.ask(&["ls", "/elections/e"]).lines().count() == 3);
+    first.signal("STOP");
+    let later: u64 = second.line().parse().unwrap();
+    assert!(later > token, "{later} after {token}");
+    assert!(runs(&command), "nobody could stop it: that is what tokens are for");
+    first.signal("CONT");
+    assert_eq!(first.code(), Some(123));
+    assert!(!runs(&command));
+    let mut third = candidate("third");
+    wait_until("it stands", || dev.ask(&["ls", "/elections/e"]).lines().count() == 3);
+    second.signal("KILL");
+    assert!(third.line().parse::<u64>().unwrap() > later);
+    let mut observer = Aside::start(&dev, &["elect", "e", "--watch"]);
+    assert!(observer.line().starts_with("third leads"));
+    third.signal("TERM");
+    assert_eq!(third.code(), Some(128 + 15));
+    assert_eq!(observer.line(), "nobody leads");
+    assert!(Path::new(&format!("/proc/{}", observer.process.id())).exists());
+}
