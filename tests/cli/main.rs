@@ -1,6 +1,7 @@
 //! The command line as its users see it: what is typed, what is printed, how it exits.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::disallowed_methods, reason = "tests wait for real servers with a deadline")]
 
 mod held;
 #[path = "../common/ports.rs"]
