@@ -9,7 +9,7 @@ use conclave_proto::Zxid;
 
 use super::Home;
 use super::error::{IoContext, StoreError};
-use super::files::{Current, StateFile};
+use super::files::{Current, Promises, StateFile};
 use super::segment::{BODY_BYTES, HEADER_BYTES, Header, encode_record, record_bytes};
 use super::snapshot::{Installed, Received};
 use super::spare::Spares;
@@ -175,6 +175,10 @@ impl LogWriter {
                 promises.accepted_epoch = promises.accepted_epoch.max(*epoch);
                 promises.needs_repair = false;
                 self.state.set(promises)
+            }
+            Write::NeedsRepair => {
+                self.make_durable()?;
+                self.state.set(Promises { needs_repair: true, ..self.state.promises() })
             }
         }
     }

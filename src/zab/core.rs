@@ -113,6 +113,24 @@ impl Core {
         self.quorum.votes(self.id()) && !self.damaged
     }
 
+    /// Whether this voter has never promised anything, as far as its disk knows: it is new, or its
+    /// disk is.
+    fn is_blank(&self) -> bool {
+        self.quorum.votes(self.id()) && self.accepted == Epoch::ZERO && !self.damaged
+    }
+
+    /// Another server says in which epoch it is. If there has been one, but this server knows of
+    /// none, it must have lost its disk, or it comes late to a new ensemble: what it may have
+    /// promised and acknowledged, it does not know. True if that is news.
+    pub(super) fn is_lost(&mut self, current: Epoch) -> bool {
+        let lost = self.is_blank() && current > Epoch::ZERO;
+        if lost {
+            self.damaged = true;
+            self.out.write.push(Write::NeedsRepair);
+        }
+        lost
+    }
+
     /// Whether this server may try to lead.
     pub(super) fn may_lead(&self) -> bool {
         self.votes() && !self.leaving && !self.disk.stalls(self.now, self.silence())
@@ -176,9 +194,13 @@ impl Core {
         self.log.append(entry.clone());
         match self.out.write.last_mut() {
             Some(Write::Append(entries)) => entries.push(entry),
-            Some(Write::Truncate(_) | Write::AcceptedEpoch(_) | Write::CurrentEpoch(_)) | None => {
-                self.out.write.push(Write::Append(vec![entry]));
-            }
+            Some(
+                Write::Truncate(_)
+                | Write::AcceptedEpoch(_)
+                | Write::CurrentEpoch(_)
+                | Write::NeedsRepair,
+            )
+            | None => self.out.write.push(Write::Append(vec![entry])),
         }
     }
 

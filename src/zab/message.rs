@@ -58,6 +58,8 @@ pub enum Write {
     AcceptedEpoch(Epoch),
     /// Remember that the log is the history of this epoch's leader.
     CurrentEpoch(Epoch),
+    /// Remember that this server has lost what it had: [`super::Durable::needs_repair`].
+    NeedsRepair,
 }
 
 /// What has to be done, in the order of the fields.

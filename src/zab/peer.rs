@@ -250,6 +250,9 @@ impl Peer {
         if !core.is_news(from, &ballot) {
             return Next::Stay;
         }
+        if core.is_lost(ballot.current) {
+            return Next::Look("this server is blank, and the ensemble is not");
+        }
         match &mut self.role {
             Role::Looking(looking) => looking.on_ballot(core, from, ballot),
             Role::Following(following) | Role::Observing(following) => {

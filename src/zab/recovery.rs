@@ -315,7 +315,7 @@ impl Leading {
     /// Once a majority has promised the epoch, the longest history among theirs holds everything
     /// that may have been committed before it.
     pub(super) fn count_promises(&mut self, core: &mut Core, epoch: Epoch) -> Next {
-        let promised: Vec<(Epoch, Zxid, ServerId)> = self
+        let mut promised: Vec<(Epoch, Zxid, ServerId)> = self
             .followers
             .iter()
             .filter(|(id, _)| core.quorum.votes(**id))
@@ -331,6 +331,11 @@ impl Leading {
                 | Progress::Streaming { .. } => None,
             })
             .collect();
+        // A blank server among others that are not has lost its disk, or is not needed.
+        let current = promised.iter().map(|(current, ..)| *current).max().max(Some(core.current));
+        if current > Some(Epoch::ZERO) {
+            promised.retain(|(.., id)| self.followers[id].attempt.accepted > Epoch::ZERO);
+        }
         let own = (core.disk.accepted == epoch).then(|| core.id());
         if !core.quorum.is_majority(promised.iter().map(|(_, _, id)| *id).chain(own)) {
             return Next::Stay;

@@ -494,7 +494,11 @@ impl Server {
             }
             Write::Truncate(to) => disk.entries.retain(|entry| entry.zxid <= to.zxid),
             Write::AcceptedEpoch(epoch) => disk.accepted_epoch = epoch,
-            Write::CurrentEpoch(epoch) => disk.current_epoch = epoch,
+            Write::CurrentEpoch(epoch) => {
+                disk.current_epoch = epoch;
+                disk.needs_repair = false;
+            }
+            Write::NeedsRepair => disk.needs_repair = true,
         }
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Disk<S> {
     base: Position,
     log: VecDeque<Entry>,
     needs_repair: bool,
+    /// It has taken the place of another, and was not brought in sync since.
+    replaces: bool,
     /// The writes of each `Ready` that are not synced yet.
     pending: VecDeque<(WriteToken, Vec<Write>)>,
     /// How many of them the sync under way covers.
@@ -34,9 +36,15 @@ impl<S: Clone + Default> Disk<S> {
             base: Position::default(),
             log: VecDeque::new(),
             needs_repair: false,
+            replaces: false,
             pending: VecDeque::new(),
             syncing: 0,
         }
+    }
+
+    /// A blank disk in the place of another.
+    pub(crate) fn replacement() -> Disk<S> {
+        Disk { replaces: true, ..Disk::blank() }
     }
 
     /// The epochs that would survive a crash now: accepted, current.
@@ -51,7 +59,7 @@ impl<S: Clone + Default> Disk<S> {
             match write {
                 Write::AcceptedEpoch(epoch) => accepted = *epoch,
                 Write::CurrentEpoch(epoch) => current = *epoch,
-                Write::Append(_) | Write::Truncate(_) => {}
+                Write::Append(_) | Write::Truncate(_) | Write::NeedsRepair => {}
             }
         }
         (accepted, current)
@@ -179,9 +187,16 @@ impl<S: Clone + Default> Disk<S> {
         self.needs_repair = true;
     }
 
-    /// Whether something that was acknowledged may be missing, and the server knows it.
-    pub(crate) fn needs_repair(&self) -> bool {
-        self.needs_repair
+    /// Whether something that was acknowledged may be missing, which the server knows, or finds out
+    /// before it counts in a quorum.
+    pub(crate) fn lacks_something(&self) -> bool {
+        self.needs_repair || self.replaces
+    }
+
+    /// Whether a quorum can count on it: nothing is missing, as far as anybody knows, and it has
+    /// taken part. A server that has not may have to take itself for one that lost its disk.
+    pub(crate) fn is_sound(&self) -> bool {
+        !self.needs_repair && self.accepted > Epoch::ZERO
     }
 
     /// What a server that starts now finds.
@@ -228,7 +243,9 @@ impl<S: Clone + Default> Disk<S> {
             Write::CurrentEpoch(epoch) => {
                 self.current = epoch;
                 self.needs_repair = false;
+                self.replaces = false;
             }
+            Write::NeedsRepair => self.needs_repair = true,
         }
         assert!(
             self.accepted >= self.current,
@@ -244,7 +261,7 @@ fn end_after(write: &Write) -> Option<Position> {
     match write {
         Write::Append(entries) => entries.last().map(Entry::position),
         Write::Truncate(to) => Some(*to),
-        Write::AcceptedEpoch(_) | Write::CurrentEpoch(_) => None,
+        Write::AcceptedEpoch(_) | Write::CurrentEpoch(_) | Write::NeedsRepair => None,
     }
 }
 
@@ -252,7 +269,10 @@ fn end_after(write: &Write) -> Option<Position> {
 fn atoms(write: &Write) -> usize {
     match write {
         Write::Append(entries) => entries.len(),
-        Write::Truncate(_) | Write::AcceptedEpoch(_) | Write::CurrentEpoch(_) => 1,
+        Write::Truncate(_)
+        | Write::AcceptedEpoch(_)
+        | Write::CurrentEpoch(_)
+        | Write::NeedsRepair => 1,
     }
 }
 
@@ -264,7 +284,10 @@ fn first_atoms(write: Write, left: &mut usize) -> Option<Write> {
             *left -= entries.len();
             (!entries.is_empty()).then_some(Write::Append(entries))
         }
-        Write::Truncate(_) | Write::AcceptedEpoch(_) | Write::CurrentEpoch(_) => {
+        Write::Truncate(_)
+        | Write::AcceptedEpoch(_)
+        | Write::CurrentEpoch(_)
+        | Write::NeedsRepair => {
             *left = left.checked_sub(1)?;
             Some(write)
         }

@@ -1,5 +1,7 @@
 //! What strikes, and when.
 
+use conclave_proto::Epoch;
+
 use crate::disk::Disk;
 use crate::knobs::{Knobs, MS, SECOND};
 use crate::machine::{Input, Load, Machine};
@@ -199,7 +201,7 @@ impl<M: Machine, L: Load<M>> World<'_, M, L> {
             Loss::Blank => {
                 if self.may_be_blanked(server) {
                     self.trace.line(format_args!("s{} gets a blank disk", server + 1));
-                    self.disks[server] = Disk::blank();
+                    self.disks[server] = Disk::replacement();
                 }
             }
             Loss::Damage => {
@@ -214,25 +216,17 @@ impl<M: Machine, L: Load<M>> World<'_, M, L> {
     /// Whether this server's disk may be damaged: a server that knows of its damage does not count
     /// in any quorum until it is repaired, so a quorum of sound ones must remain.
     fn may_be_damaged(&self, server: usize) -> bool {
-        let sound = |other: &usize| *other != server && !self.disks[*other].needs_repair();
+        let sound = |other: &usize| *other != server && self.disks[*other].is_sound();
         server >= self.knobs.voters
             || (0..self.knobs.voters).filter(sound).count() >= self.checks.quorum()
     }
 
-    /// Whether an operator may give this server a blank disk: only if everything it ever promised
-    /// or acknowledged is promised and held by a quorum without it. Otherwise the server is one of
-    /// the copies that the fault model needs.
+    /// Whether an operator may give this server a blank disk, and say nothing of it. It does not know
+    /// then what it promised and acknowledged, until it hears any server that has ever been in sync.
     fn may_be_blanked(&self, server: usize) -> bool {
-        let disk = &self.disks[server];
-        let (accepted, current) = disk.epochs();
-        let covers = |other: usize| {
-            let it = &self.disks[other];
-            it.epochs().0 >= accepted && it.epochs().1 >= current && it.holds(disk.end())
-        };
-        let others = (0..self.knobs.voters).filter(|other| *other != server && covers(*other));
-        // A new disk would make a server that knows of its damage forget that it must not vote.
-        !disk.needs_repair()
-            && (server >= self.knobs.voters || others.count() >= self.checks.quorum())
+        let formed = |other: usize| self.disks[other].epochs().1 > Epoch::ZERO;
+        let mut others = (0..self.knobs.voters).filter(|other| *other != server);
+        self.may_be_damaged(server) && others.all(formed)
     }
 }
 

@@ -18,8 +18,13 @@ impl<M: Machine, L: Load<M>> World<'_, M, L> {
     /// Ends all faults for a random quorum of voters and returns it; the others stay broken.
     pub(crate) fn heal(&mut self) -> Vec<usize> {
         self.healed = true;
-        let sound = (0..self.knobs.voters).filter(|server| !self.disks[*server].needs_repair());
-        let voters = self.random.shuffled(sound.collect());
+        let mut sound: Vec<usize> =
+            (0..self.knobs.voters).filter(|server| self.disks[*server].is_sound()).collect();
+        if sound.len() < self.checks.quorum() {
+            // Nobody has ever led, so a server that is blank is only new.
+            sound = (0..self.knobs.voters).collect();
+        }
+        let voters = self.random.shuffled(sound);
         let core = voters[..self.checks.quorum()].to_vec();
         self.trace.line(format_args!("healed: {core:?}"));
         self.mend();

@@ -783,6 +783,7 @@ impl fmt::Display for Brief<'_> {
                 zab::Write::Truncate(to) => write!(f, "truncate {} ", to.zxid)?,
                 zab::Write::AcceptedEpoch(epoch) => write!(f, "accepted {epoch} ")?,
                 zab::Write::CurrentEpoch(epoch) => write!(f, "current {epoch} ")?,
+                zab::Write::NeedsRepair => write!(f, "needs repair ")?,
             }
         }
         Ok(())

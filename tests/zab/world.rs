@@ -66,7 +66,8 @@ impl World {
             "observers" => self.observers = ids(rest),
             "set" => drop(self.settings.insert(rest[0].into(), rest[1].parse().unwrap())),
             "disk" => self.set_disk(rest),
-            "damage" => self.damage(id(rest[0])),
+            "damage" => self.lose_disk(id(rest[0]), true),
+            "blank" => self.lose_disk(id(rest[0]), false),
             "start" => ids(rest).into_iter().for_each(|id| self.start(id)),
             "kill" => ids(rest).into_iter().for_each(|id| self.kill(id)),
             "tick" => self.tick(rest),
@@ -128,10 +129,10 @@ impl World {
         self.servers.entry(id(rest[0])).or_default().disk = disk;
     }
 
-    /// All that the server ever acknowledged and promised is lost, and storage knows it.
-    fn damage(&mut self, id: ServerId) {
+    /// All that the server ever acknowledged and promised is lost, whether storage knows it or not.
+    fn lose_disk(&mut self, id: ServerId, needs_repair: bool) {
         let server = self.servers.get_mut(&id).unwrap();
-        server.disk = Durable { needs_repair: true, ..Durable::default() };
+        server.disk = Durable { needs_repair, ..Durable::default() };
         server.delivered.clear();
     }
 
@@ -322,6 +323,7 @@ impl World {
                     server.disk.current_epoch = epoch;
                     server.disk.needs_repair = false;
                 }
+                Write::NeedsRepair => server.disk.needs_repair = true,
             }
         }
         for (to, message) in send {

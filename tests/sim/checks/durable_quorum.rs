@@ -9,7 +9,7 @@ use crate::disk::Disk;
 pub(crate) fn check<S: Clone + Default>(committed: Position, voters: &[Disk<S>]) {
     // A server that knows its disk to be damaged counts in no quorum until it is repaired, so what
     // it once acknowledged is as safe as if it still held it.
-    let holds = |disk: &&Disk<S>| disk.holds(committed) || disk.needs_repair();
+    let holds = |disk: &&Disk<S>| disk.holds(committed) || disk.lacks_something();
     let durable = voters.iter().filter(holds).count();
     assert!(
         durable > voters.len() / 2,

@@ -30,7 +30,7 @@ pub(crate) fn check<S: Clone + Default>(server: usize, writes: &[Write], disk: &
                 );
                 current = *epoch;
             }
-            Write::Append(_) | Write::Truncate(_) => {}
+            Write::Append(_) | Write::Truncate(_) | Write::NeedsRepair => {}
         }
         assert!(
             accepted >= current,

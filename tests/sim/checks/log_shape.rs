@@ -40,7 +40,7 @@ pub(crate) fn check<S: Clone + Default>(
                 }
                 end = *to;
             }
-            Write::AcceptedEpoch(_) | Write::CurrentEpoch(_) => {}
+            Write::AcceptedEpoch(_) | Write::CurrentEpoch(_) | Write::NeedsRepair => {}
         }
     }
 }
