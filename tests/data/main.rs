@@ -11,6 +11,7 @@
 
 mod cache;
 mod chaos;
+mod config;
 #[path = "../cluster/harness.rs"]
 #[allow(dead_code, reason = "each test program uses a part of it")]
 mod harness;

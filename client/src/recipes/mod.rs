@@ -11,6 +11,7 @@
 //! | let one at a time do something | [`Mutex`] |
 //! | have one leader, known to the others | [`Election`] |
 //! | keep a copy of a part of the tree at hand | [`Cache`](cache::Cache) |
+//! | keep the configuration, and follow it | [`config::Registry`] |
 //!
 //! # A lock alone is not enough
 //!
@@ -29,6 +30,7 @@
 
 mod body;
 pub mod cache;
+pub mod config;
 mod election;
 mod error;
 mod hold;

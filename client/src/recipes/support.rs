@@ -1,6 +1,45 @@
 //! What several recipes share.
 
-use conclave_proto::ErrorCode;
+use conclave_proto::{ErrorCode, ZPath};
+
+use super::Error;
+use super::error::NameError;
+use crate::Client;
+
+/// The path of a child, of which the caller gave the name.
+pub(crate) fn child(parent: &ZPath, name: &str) -> Result<ZPath, Error> {
+    let why = if name.is_empty() {
+        NameError::Empty
+    } else if name.contains('/') {
+        NameError::Slash
+    } else {
+        match parent.child(name) {
+            Ok(path) => return Ok(path),
+            Err(error) => NameError::Path(error),
+        }
+    };
+    Err(Error::Name { name: name.to_owned(), why })
+}
+
+/// Creates a persistent node and those above it, unless they are there. One round trip if it is.
+pub(crate) async fn ensure(client: &Client, path: &ZPath) -> Result<(), crate::Error> {
+    if client.exists(path).await?.is_some() {
+        return Ok(());
+    }
+    let mut missing = vec![path.clone()];
+    while let Some(next) = missing.last().cloned() {
+        match client.create(&next, "").await {
+            Ok(_) => drop(missing.pop()),
+            Err(error) if error.code() == Some(ErrorCode::NodeExists) => drop(missing.pop()),
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => {
+                let Some(above) = next.parent() else { return Err(error) };
+                missing.push(above);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
 
 /// Whether an operation failed for this reason.
 pub(crate) fn failed_with<T>(outcome: &Result<T, crate::Error>, code: ErrorCode) -> bool {

@@ -1,0 +1,334 @@
+//! Following the configuration as it is seen from one place.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use conclave_proto::ZPath;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::record::Record;
+use super::write::{Nodes, Revision};
+use super::{Layer, Place, Registry, Setting};
+use crate::recipes::Error;
+use crate::recipes::cache::{Cache, CacheChanges, CacheItem, CacheStatus, CachedNode, View};
+
+/// All settings as they are seen from one place, kept up to date: reading one takes no round trip.
+/// Clones share what they follow.
+#[derive(Clone)]
+pub struct Follower {
+    registry: Registry,
+    place: Place,
+    /// The layers that count, the weakest first.
+    layers: Vec<(Layer, Cache)>,
+}
+
+/// A value as it is seen from a place.
+#[derive(Clone, PartialEq)]
+pub struct Resolved<T> {
+    /// The value.
+    pub value: T,
+    /// The layer it comes from.
+    pub layer: Layer,
+    /// The change that made it. Of a staged value: the one that it is to follow.
+    pub revision: Revision,
+    /// Whether this place sees it before others do.
+    pub is_staged: bool,
+    secret: bool,
+}
+
+impl<T: fmt::Debug> fmt::Debug for Resolved<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Resolved");
+        if self.secret {
+            debug.field("value", &"***");
+        } else {
+            debug.field("value", &self.value);
+        }
+        debug
+            .field("layer", &self.layer)
+            .field("revision", &self.revision)
+            .field("is_staged", &self.is_staged)
+            .finish()
+    }
+}
+
+/// What a live stream tells.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LiveItem<T> {
+    /// From now on this is the value; `None`: it is not set.
+    Value(Option<Resolved<T>>),
+    /// Values may be missing here. The latest value follows, unless it is the one told last.
+    Gap,
+}
+
+impl Follower {
+    pub(super) async fn start(registry: &Registry, place: Place) -> Result<Follower, Error> {
+        let mut layers = Vec::new();
+        for layer in place.layers() {
+            let cache = Cache::tree(&registry.client, registry.live_layer(&layer)?).await?;
+            layers.push((layer, cache));
+        }
+        Ok(Follower { registry: registry.clone(), place, layers })
+    }
+
+    /// The place from which it sees.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The value of a setting, as far as is known here; `None` if it is not set.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] or [`Error::Malformed`] if what is set is not usable: the layers below
+    /// are not asked then. [`Error::Ended`] if the session is over.
+    pub fn get<T>(&self, setting: &Setting<T>) -> Result<Option<Resolved<T>>, Error>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        let layers = self.sources(setting)?;
+        let mut shown = Vec::new();
+        for source in layers {
+            let state = self.layers[source.layer].1.read(|view| State::of(view, &source.nodes))?;
+            shown.push((source, state));
+        }
+        resolve(&self.place, &self.layers, setting, &shown)
+    }
+
+    /// The value of a setting, as a stream: what it is now, then what it becomes.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] if the session is over.
+    pub fn live<T>(&self, setting: &Setting<T>) -> Result<Live<T>, Error>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        let (mut shown, mut changes) = (Vec::new(), Vec::new());
+        for source in self.sources(setting)? {
+            let (state, layer) =
+                self.layers[source.layer].1.follow(|view| State::of(view, &source.nodes))?;
+            shown.push((source, state));
+            changes.push(layer);
+        }
+        let (follower, setting) = (self.clone(), setting.clone());
+        let mut live = Live {
+            follower,
+            setting,
+            shown,
+            changes,
+            told: None,
+            waiting: VecDeque::new(),
+            has_ended: false,
+        };
+        live.look();
+        Ok(live)
+    }
+
+    /// Waits until everything that was acknowledged to anybody before now is seen here.
+    ///
+    /// # Errors
+    /// If no server answers in time, or the session is over.
+    pub async fn sync(&self) -> Result<(), Error> {
+        self.registry.client.sync().await?;
+        for (_, cache) in &self.layers {
+            cache.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether it has ended, with its session.
+    pub fn has_ended(&self) -> bool {
+        self.layers.iter().any(|(_, cache)| matches!(cache.status(), CacheStatus::Ended(_)))
+    }
+
+    fn sources<T>(&self, setting: &Setting<T>) -> Result<Vec<Source>, Error>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        if !setting.is_of(&self.registry) {
+            return Err(Error::Config(format!(
+                "the setting {} is of another registry than {}",
+                setting.name(),
+                self.registry.root
+            )));
+        }
+        let source = |(layer, (name, _)): (usize, &(Layer, Cache))| {
+            Ok(Source { layer, nodes: Nodes::of(&self.registry, name, setting.name())? })
+        };
+        self.layers.iter().enumerate().map(source).collect()
+    }
+}
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follower").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+/// Where a setting has its value in one of a follower's layers.
+struct Source {
+    layer: usize,
+    nodes: Nodes,
+}
+
+/// What is there in one layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct State {
+    live: Option<CachedNode>,
+    staged: Option<CachedNode>,
+}
+
+impl State {
+    fn of(view: &View, nodes: &Nodes) -> State {
+        State { live: view.get(&nodes.live).cloned(), staged: view.get(&nodes.staged).cloned() }
+    }
+
+    /// The number of the change that holds.
+    fn revision(&self, nodes: &Nodes) -> Option<u64> {
+        let record = Record::decode(&nodes.live, self.live.as_ref()?.data.as_ref());
+        record.ok().map(|record| record.head.revision)
+    }
+
+    /// Takes a change. False if it is of another node.
+    fn take(&mut self, nodes: &Nodes, path: &ZPath, after: Option<CachedNode>) -> bool {
+        if *path == nodes.live {
+            self.live = after;
+        } else if *path == nodes.staged {
+            self.staged = after;
+        } else {
+            return false;
+        }
+        true
+    }
+}
+
+/// The value that counts: the staged one of the strongest layer if the place is in its groups, else
+/// that layer's own, else the next layer's.
+fn resolve<T: Serialize + DeserializeOwned>(
+    place: &Place,
+    layers: &[(Layer, Cache)],
+    setting: &Setting<T>,
+    shown: &[(Source, State)],
+) -> Result<Option<Resolved<T>>, Error> {
+    for (source, state) in shown.iter().rev() {
+        for (node, path, is_staged) in
+            [(&state.staged, &source.nodes.staged, true), (&state.live, &source.nodes.live, false)]
+        {
+            let Some(node) = node else { continue };
+            let record = Record::decode(path, node.data.as_ref())?;
+            let counts =
+                if is_staged { place.is_in(&record.head.groups) } else { !record.is_removal() };
+            if counts {
+                return Ok(Some(Resolved {
+                    value: setting.decode(path, &record.value)?,
+                    layer: layers[source.layer].0.clone(),
+                    revision: Revision(record.head.revision),
+                    is_staged,
+                    secret: setting.is_secret(),
+                }));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// What identifies what was told: the layer, its transaction, whether it was staged.
+type Told = Result<Option<(Layer, Revision, bool, Vec<u8>)>, Error>;
+
+/// The value of a setting as a stream.
+pub struct Live<T> {
+    follower: Follower,
+    setting: Setting<T>,
+    shown: Vec<(Source, State)>,
+    /// The changes of each of the layers in `shown`.
+    changes: Vec<CacheChanges>,
+    told: Option<Told>,
+    waiting: VecDeque<Result<LiveItem<T>, Error>>,
+    has_ended: bool,
+}
+
+impl<T: Serialize + DeserializeOwned> Live<T> {
+    /// What comes next. An error does not end the stream, unless the
+    /// [follower has ended](Follower::has_ended): then `None` comes after it.
+    ///
+    /// Safe to be cancelled.
+    pub async fn next(&mut self) -> Option<Result<LiveItem<T>, Error>> {
+        loop {
+            if let Some(item) = self.waiting.pop_front() {
+                return Some(item);
+            }
+            if self.has_ended {
+                return None;
+            }
+            let (layer, item) = next_of(&mut self.changes).await;
+            match item {
+                Some(Ok(item)) => self.take(layer, item),
+                Some(Err(error)) => {
+                    self.has_ended = true;
+                    return Some(Err(error));
+                }
+                None => self.has_ended = true,
+            }
+        }
+    }
+
+    fn take(&mut self, layer: usize, item: CacheItem) {
+        match item {
+            CacheItem::Changed { path, after, .. } => {
+                let (source, state) = &mut self.shown[layer];
+                let before = state.revision(&source.nodes);
+                if state.take(&source.nodes, &path, after) {
+                    // After a reconnection, events come with the data of now.
+                    let now = state.revision(&source.nodes);
+                    if before.zip(now).is_some_and(|(before, now)| now > before + 1) {
+                        self.waiting.push_back(Ok(LiveItem::Gap));
+                    }
+                    self.look();
+                }
+            }
+            CacheItem::Gap => {
+                let (source, state) = &mut self.shown[layer];
+                let cache = &self.follower.layers[source.layer].1;
+                // If the cache has ended, its changes say so next.
+                if let Ok(now) = cache.read(|view| State::of(view, &source.nodes)) {
+                    *state = now;
+                }
+                self.waiting.push_back(Ok(LiveItem::Gap));
+                self.look();
+            }
+        }
+    }
+
+    /// Tells what the value is now, unless that was told.
+    fn look(&mut self) {
+        let Live { follower, setting, shown, .. } = self;
+        let now = resolve(&follower.place, &follower.layers, setting, shown);
+        let identity = match &now {
+            Ok(None) => Ok(None),
+            Ok(Some(value)) => {
+                // What was written can be written again.
+                let json = serde_json::to_vec(&value.value).unwrap_or_default();
+                Ok(Some((value.layer.clone(), value.revision, value.is_staged, json)))
+            }
+            Err(error) => Err(error.clone()),
+        };
+        if self.told.as_ref() != Some(&identity) {
+            self.told = Some(identity);
+            self.waiting.push_back(now.map(LiveItem::Value));
+        }
+    }
+}
+
+/// The next change of any of them.
+async fn next_of(all: &mut [CacheChanges]) -> (usize, Option<Result<CacheItem, Error>>) {
+    let mut waiting: Vec<_> = all.iter_mut().map(|changes| Box::pin(changes.next())).collect();
+    std::future::poll_fn(|cx| {
+        for (index, next) in waiting.iter_mut().enumerate() {
+            if let std::task::Poll::Ready(item) = next.as_mut().poll(cx) {
+                return std::task::Poll::Ready((index, item));
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}

@@ -1,0 +1,307 @@
+//! How a change is made: first into the history, then into effect, each on the condition that
+//! nothing has come in between.
+
+use bytes::Bytes;
+use conclave_proto::request::Test;
+use conclave_proto::{ErrorCode, Stat, ZPath, Zxid};
+
+use super::record::{Change, Head, Record, SETTING_BYTES};
+use super::schema::Schema;
+use super::{Layer, RECIPE, Registry, STAGED, VALUES};
+use crate::recipes::Error;
+use crate::recipes::support::{child, ensure};
+use crate::{Multi, Node};
+
+/// How often a change is tried again because something came in between.
+const ATTEMPTS: usize = 64;
+
+/// The number of a change of a setting in a layer: 1 for the first, and one more for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+impl Revision {
+    /// Before the first change.
+    pub const NONE: Revision = Revision(0);
+}
+
+impl std::fmt::Display for Revision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The nodes of a setting in a layer.
+pub(super) struct Nodes {
+    /// What holds.
+    pub(super) live: ZPath,
+    /// What some groups see.
+    pub(super) staged: ZPath,
+    /// The directory of the revisions.
+    pub(super) history: ZPath,
+    pub(super) schema: ZPath,
+}
+
+impl Nodes {
+    pub(super) fn of(registry: &Registry, layer: &Layer, name: &str) -> Result<Nodes, Error> {
+        let layer_node = registry.live_layer(layer)?;
+        let live = child(&child(&layer_node, VALUES)?, name)?;
+        let staged = child(&child(&layer_node, STAGED)?, name)?;
+        let history = child(&child(&registry.child("history")?, &layer.directory()?)?, name)?;
+        let schema = child(&registry.child("schemas")?, name)?;
+        Ok(Nodes { live, staged, history, schema })
+    }
+
+    pub(super) fn revision(&self, revision: u64) -> Result<ZPath, Error> {
+        child(&self.history, &format!("{revision:020}"))
+    }
+}
+
+/// A node's record, and what identifies this state of the node.
+pub(super) struct Seen {
+    pub(super) record: Record,
+    pub(super) stat: Stat,
+}
+
+/// What a change is to be.
+pub(super) struct Draft {
+    pub(super) change: Change,
+    pub(super) value: Bytes,
+    pub(super) note: String,
+    /// Fail unless it is made on this revision.
+    pub(super) on: Option<Revision>,
+    /// The staged value that is used up by it.
+    pub(super) uses: Option<Stat>,
+}
+
+/// What one attempt came to.
+enum Attempt {
+    Done(Revision),
+    /// Something came in between.
+    Overtaken,
+}
+
+impl Registry {
+    /// Reads a record; `None` if there is no node.
+    pub(super) async fn seen(&self, path: &ZPath) -> Result<Option<Seen>, Error> {
+        let Some(Node { data, stat }) = self.node(path).await? else { return Ok(None) };
+        let record = Record::decode(path, data.as_ref())?;
+        Ok(Some(Seen { record, stat }))
+    }
+
+    pub(super) async fn node(&self, path: &ZPath) -> Result<Option<Node>, Error> {
+        match self.client.get(path).await {
+            Ok(node) => Ok(Some(node)),
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The schema that is stored for a setting, and what identifies its state.
+    pub(super) async fn schema(&self, path: &ZPath) -> Result<Option<(Schema, Stat)>, Error> {
+        let Some(node) = self.node(path).await? else { return Ok(None) };
+        let schema = serde_json::from_slice(node.bytes()).map_err(|error| Error::Malformed {
+            path: path.clone(),
+            recipe: RECIPE,
+            why: format!("it is no schema: {error}"),
+        })?;
+        Ok(Some((schema, node.stat)))
+    }
+
+    /// Makes a change, on the revision that is given, or else on whichever there is.
+    pub(super) async fn commit(&self, nodes: &Nodes, draft: &Draft) -> Result<Revision, Error> {
+        if draft.value.len() > SETTING_BYTES {
+            return Err(Error::Invalid {
+                path: nodes.live.clone(),
+                why: format!(
+                    "it has {} bytes, and a setting has at most {SETTING_BYTES}",
+                    draft.value.len()
+                ),
+            });
+        }
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                // This server may not have seen yet what came in between.
+                self.client.sync().await?;
+            }
+            if let Attempt::Done(revision) = self.attempt(nodes, draft).await? {
+                return Ok(revision);
+            }
+        }
+        Err(Error::Conflict { path: nodes.live.clone() })
+    }
+
+    async fn attempt(&self, nodes: &Nodes, draft: &Draft) -> Result<Attempt, Error> {
+        let schema = self.schema(&nodes.schema).await?;
+        if let (Some((schema, _)), false) = (&schema, draft.change == Change::Remove) {
+            let value = serde_json::from_slice(&draft.value).map_err(|_| Error::Invalid {
+                path: nodes.live.clone(),
+                why: "it is not JSON".into(),
+            })?;
+            schema.check(&value).map_err(|why| Error::Invalid { path: nodes.live.clone(), why })?;
+        }
+        if let Some(staged) = &draft.uses {
+            let now = self.client.exists(&nodes.staged).await?;
+            if now.map(|now| (now.czxid, now.version)) != Some((staged.czxid, staged.version)) {
+                return Err(Error::Conflict { path: nodes.staged.clone() });
+            }
+        }
+        let current = self.seen(&nodes.live).await?;
+        let base = match &current {
+            Some(seen) => seen.record.head.revision,
+            None => self.latest(nodes).await?,
+        };
+        if draft.on.is_some_and(|on| on.0 != base) {
+            // Perhaps this server is behind the one that told of the revision.
+            return self.conflict_unless_behind(nodes, draft, base).await;
+        }
+        let record = Record {
+            head: Head {
+                revision: base + 1,
+                change: draft.change.clone(),
+                author: self.author.clone(),
+                note: draft.note.clone(),
+                groups: Vec::new(),
+            },
+            value: draft.value.clone(),
+        };
+        let data = record.encode()?;
+        let schema = schema.map(|(_, stat)| stat);
+        let on = On { nodes, current: current.map(|seen| seen.stat), schema };
+        let Some(proposed) = self.propose(&on, base + 1, data.clone()).await? else {
+            return Ok(Attempt::Overtaken);
+        };
+        if !self.enact(&on, draft, &proposed, data).await? {
+            return Ok(Attempt::Overtaken);
+        }
+        if let Some(old) = (base + 1).checked_sub(self.kept).filter(|old| *old > 0) {
+            // What is not deleted now is deleted never; that does no harm.
+            drop(self.client.delete(nodes.revision(old)?).await);
+        }
+        Ok(Attempt::Done(Revision(base + 1)))
+    }
+
+    async fn conflict_unless_behind(
+        &self,
+        nodes: &Nodes,
+        draft: &Draft,
+        base: u64,
+    ) -> Result<Attempt, Error> {
+        let latest = self.client.get(&nodes.live).linearizable().await;
+        let current = match latest {
+            Ok(node) => Record::decode(&nodes.live, node.data.as_ref())?.head.revision,
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => base,
+            Err(error) => return Err(error.into()),
+        };
+        if draft.on == Some(Revision(current)) {
+            return Ok(Attempt::Overtaken);
+        }
+        Err(Error::Conflict { path: nodes.live.clone() })
+    }
+
+    /// The latest revision of the history: what counts where the value itself was deleted by hand.
+    async fn latest(&self, nodes: &Nodes) -> Result<u64, Error> {
+        let names = self.names(&nodes.history).await?;
+        let Some(last) = names.last() else { return Ok(0) };
+        last.parse().map_err(|_| Error::Foreign {
+            path: child(&nodes.history, last).unwrap_or_else(|_| nodes.history.clone()),
+            recipe: RECIPE,
+        })
+    }
+
+    /// Puts the revision into the history; `None` if something came in between.
+    async fn propose(
+        &self,
+        on: &On<'_>,
+        revision: u64,
+        data: Bytes,
+    ) -> Result<Option<Proposed>, Error> {
+        let path = on.nodes.revision(revision)?;
+        let create = on.conditions(self.client.multi()).create(&path, data.clone());
+        match create.await {
+            Ok(outcome) => return Ok(outcome.held.then(|| Proposed::new(path, outcome.zxid))),
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => {
+                let layer = on.nodes.live.parent();
+                for parent in [Some(on.nodes.history.clone()), layer].iter().flatten() {
+                    ensure(&self.client, parent).await?;
+                }
+                return Ok(None);
+            }
+            Err(error) if error.code() == Some(ErrorCode::NodeExists) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Somebody has proposed this revision and not enacted it: it died, or is at it. Whoever
+        // replaces the proposal takes the chance to enact it from the other one.
+        let Some(other) = self.client.exists(&path).await? else { return Ok(None) };
+        let replace = on
+            .conditions(self.client.multi())
+            .when(&path, Test::CreatedBy(other.czxid))
+            .delete(&path, None)
+            .create(&path, data);
+        match replace.await {
+            Ok(outcome) => Ok(outcome.held.then(|| Proposed::new(path, outcome.zxid))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Puts a proposed revision into effect. False if something came in between.
+    async fn enact(
+        &self,
+        on: &On<'_>,
+        draft: &Draft,
+        proposed: &Proposed,
+        data: Bytes,
+    ) -> Result<bool, Error> {
+        let mut multi =
+            on.conditions(self.client.multi()).when(&proposed.path, Test::CreatedBy(proposed.zxid));
+        multi = match &on.current {
+            Some(_) => multi.set(&on.nodes.live, data, None),
+            None => multi.create(&on.nodes.live, data),
+        };
+        if let Some(staged) = &draft.uses {
+            multi = multi
+                .when(&on.nodes.staged, Test::CreatedBy(staged.czxid))
+                .delete(&on.nodes.staged, staged.version);
+        }
+        match multi.await {
+            Ok(outcome) => Ok(outcome.held),
+            Err(error) if error.code() == Some(ErrorCode::BadVersion) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// A revision in the history that is not in effect yet.
+struct Proposed {
+    path: ZPath,
+    zxid: Zxid,
+}
+
+impl Proposed {
+    fn new(path: ZPath, zxid: Zxid) -> Proposed {
+        Proposed { path, zxid }
+    }
+}
+
+/// What a change is made on.
+struct On<'a> {
+    nodes: &'a Nodes,
+    current: Option<Stat>,
+    schema: Option<Stat>,
+}
+
+impl On<'_> {
+    fn conditions<'m>(&self, multi: Multi<'m>) -> Multi<'m> {
+        let multi = unchanged(multi, &self.nodes.live, self.current.as_ref());
+        unchanged(multi, &self.nodes.schema, self.schema.as_ref())
+    }
+}
+
+/// On the condition that a node is still in the state in which it was seen.
+pub(super) fn unchanged<'m>(multi: Multi<'m>, path: &ZPath, seen: Option<&Stat>) -> Multi<'m> {
+    match seen {
+        Some(stat) => {
+            multi.when(path, Test::CreatedBy(stat.czxid)).when(path, Test::Version(stat.version))
+        }
+        None => multi.when(path, Test::Missing),
+    }
+}

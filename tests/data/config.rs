@@ -1,0 +1,256 @@
+//! The configuration registry.
+
+use std::time::Duration;
+
+use conclave_client::recipes::Error;
+use conclave_client::recipes::config::{
+    Change, Kind, Layer, Live, LiveItem, Place, Registry, Revision, SETTING_BYTES, Schema, Secret,
+};
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+
+use crate::chaos::{Dice, Wire, rounds, strike};
+use crate::harness::{Cluster, DEADLINE};
+
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Pool {
+    size: u32,
+    password: Secret<String>,
+}
+
+fn pool(size: u32) -> Pool {
+    Pool { size, password: Secret::new(format!("hunter{size}")) }
+}
+
+/// The next value, with what is told before it.
+async fn value<T>(live: &mut Live<T>) -> Option<T>
+where
+    T: serde::Serialize + serde::de::DeserializeOwned,
+{
+    loop {
+        match timeout(DEADLINE, live.next()).await.expect("a value").unwrap().unwrap() {
+            LiveItem::Value(value) => return value.map(|value| value.value),
+            LiveItem::Gap => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn values_are_checked_kept_in_layers_and_can_be_taken_back() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let registry = Registry::new(&client, "/config").unwrap().author("ann").keep(4);
+    let setting = registry
+        .setting::<Pool>("db.pool")
+        .unwrap()
+        .validate(|pool| if pool.size > 0 { Ok(()) } else { Err("size is 0".into()) });
+    assert!(matches!(registry.setting::<Pool>("db/pool"), Err(Error::Name { .. })));
+    assert!(matches!(Layer::service(""), Err(Error::Name { .. })));
+    assert!(matches!(Registry::new(&client, "/"), Err(Error::Config(_))));
+
+    let default = Layer::Default;
+    let billing = Layer::service("billing").unwrap();
+    let place = Place::new().environment("prod").unwrap().service("billing").unwrap();
+    let follower = registry.follow(place).await.unwrap();
+    let mut live = follower.live(&setting).unwrap();
+    assert_eq!(value(&mut live).await, None);
+
+    let first = setting.set(&default, &pool(1)).await.unwrap();
+    assert_eq!(value(&mut live).await, Some(pool(1)));
+    let refused = setting.set(&default, &pool(0)).await.unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "the value of /config/live/default/values/db.pool is not valid: size is 0"
+    );
+    let stale = setting.compare_and_set(&default, Revision::NONE, &pool(9)).await;
+    assert!(matches!(stale, Err(Error::Conflict { .. })), "{stale:?}");
+    let second =
+        setting.clone().note("more").compare_and_set(&default, first, &pool(2)).await.unwrap();
+    assert_eq!(value(&mut live).await, Some(pool(2)));
+    setting.edit(&billing, |pool| pool.is_none().then(|| self::pool(7))).await.unwrap().unwrap();
+    assert_eq!(value(&mut live).await, Some(pool(7)));
+    setting.set(&default, &pool(3)).await.unwrap();
+    setting.remove(&billing, None).await.unwrap();
+    assert_eq!(value(&mut live).await, Some(pool(3)));
+
+    let back = setting.rollback(&default, first).await.unwrap();
+    assert_eq!(value(&mut live).await, Some(pool(1)));
+    let seen = setting.get(&default).await.unwrap().unwrap();
+    assert_eq!(
+        (seen.revision, seen.change, seen.author.as_str()),
+        (back, Change::Rollback { to: 1 }, "ann")
+    );
+    let history = setting.history(&default).await.unwrap();
+    let notes: Vec<_> = history.iter().map(|past| past.as_ref().unwrap().note.as_str()).collect();
+    assert_eq!(notes, ["", "", "more", ""]);
+    let text = format!("{history:?}");
+    assert!(!text.contains("hunter"), "{text}");
+
+    // Only four are kept.
+    setting.set(&default, &pool(5)).await.unwrap();
+    assert!(matches!(setting.rollback(&default, first).await, Err(Error::Gone { .. })));
+    assert_eq!(setting.revision(&default, second).await.unwrap().value, Some(pool(2)));
+
+    // Values up to the limit.
+    let large = registry.setting::<String>("large").unwrap();
+    large.set(&default, &"x".repeat(SETTING_BYTES - 2)).await.unwrap();
+    let too_large = large.set(&default, &"x".repeat(SETTING_BYTES - 1)).await;
+    assert!(matches!(too_large, Err(Error::Invalid { .. })));
+    assert_eq!(registry.settings(&default).await.unwrap(), ["db.pool", "large"]);
+    assert_eq!(registry.layers().await.unwrap(), [default, billing]);
+}
+
+#[tokio::test]
+async fn a_stored_schema_holds_every_writer_to_it_and_hides_secrets() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let registry = Registry::new(&client, "/config").unwrap();
+    let any = registry.setting::<Value>("db").unwrap();
+    let text = Schema { kind: Some(Kind::String), secret: true, ..Schema::default() };
+    let schema = Schema {
+        kind: Some(Kind::Object),
+        properties: [("password".to_owned(), text)].into(),
+        required: ["password".to_owned()].into(),
+        ..Schema::default()
+    };
+    any.set_schema(&schema).await.unwrap();
+    assert_eq!(any.schema().await.unwrap(), Some(schema));
+    let layer = Layer::Default;
+    let refused = any.set(&layer, &json!({"password": 12345})).await.unwrap_err();
+    assert!(refused.to_string().ends_with("/password is no string"), "{refused}");
+    assert!(any.stage(&layer, &["canary"], &json!([])).await.is_err());
+    any.set(&layer, &json!({"password": "hunter2", "port": 1})).await.unwrap();
+    any.set(&layer, &json!({"password": "hunter3", "port": 2})).await.unwrap();
+    let differences = any.diff(&layer, Revision(1), Revision(2)).await.unwrap();
+    let shown: Vec<_> = differences.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, [r#"/password: "***" → "***""#, "/port: 1 → 2"]);
+    let typed = registry.setting::<Pool>("db").unwrap().secret();
+    let error = typed.get(&layer).await.unwrap_err();
+    assert!(!error.to_string().contains("hunter"), "{error}");
+}
+
+#[tokio::test]
+async fn a_group_sees_a_change_first() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let registry = Registry::new(&client, "/config").unwrap();
+    let setting = registry.setting::<u32>("limit").unwrap();
+    let layer = Layer::Default;
+    setting.set(&layer, &1).await.unwrap();
+    let canary = Place::new().group("canary").unwrap();
+    let canary = registry.follow(canary).await.unwrap();
+    let other = registry.follow(Place::new().group("eu").unwrap()).await.unwrap();
+    let (mut early, mut late) = (canary.live(&setting).unwrap(), other.live(&setting).unwrap());
+    assert_eq!((value(&mut early).await, value(&mut late).await), (Some(1), Some(1)));
+
+    setting.stage(&layer, &["canary"], &2).await.unwrap();
+    assert_eq!(value(&mut early).await, Some(2));
+    other.sync().await.unwrap();
+    assert_eq!(other.get(&setting).unwrap().unwrap().value, 1);
+    setting.abandon(&layer).await.unwrap();
+    assert_eq!(value(&mut early).await, Some(1));
+
+    setting.stage(&layer, &["canary"], &3).await.unwrap();
+    setting.widen(&layer, &["eu"]).await.unwrap();
+    assert_eq!((value(&mut early).await, value(&mut late).await), (Some(3), Some(3)));
+    assert!(other.get(&setting).unwrap().unwrap().is_staged);
+    let promoted = setting.promote(&layer).await.unwrap();
+    other.sync().await.unwrap();
+    let seen = other.get(&setting).unwrap().unwrap();
+    assert_eq!((seen.value, seen.revision, seen.is_staged), (3, promoted, false));
+    assert_eq!(setting.staged(&layer).await.unwrap(), None);
+
+    // What was staged on an old revision is not promoted.
+    setting.stage(&layer, &["canary"], &4).await.unwrap();
+    setting.set(&layer, &5).await.unwrap();
+    assert!(matches!(setting.promote(&layer).await, Err(Error::Conflict { .. })));
+    setting.abandon(&layer).await.unwrap();
+    assert!(matches!(setting.promote(&layer).await, Err(Error::Gone { .. })));
+    assert!(matches!(setting.stage(&layer, &[], &4).await, Err(Error::Config(_))));
+}
+
+#[tokio::test]
+async fn a_value_edited_by_hand_is_told_and_the_next_one_follows() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let registry = Registry::new(&client, "/config").unwrap();
+    let setting = registry.setting::<u32>("limit").unwrap();
+    setting.set(&Layer::Default, &1).await.unwrap();
+    let follower = registry.follow(Place::new()).await.unwrap();
+    let mut live = follower.live(&setting).unwrap();
+    assert_eq!(value(&mut live).await, Some(1));
+    let path = "/config/live/default/values/limit";
+    let good = client.get(path).await.unwrap().data.unwrap();
+    client.set(path, "oops").await.unwrap();
+    let told = live.next().await.unwrap();
+    assert!(matches!(told, Err(Error::Malformed { .. })), "{told:?}");
+    assert!(matches!(setting.set(&Layer::Default, &2).await, Err(Error::Malformed { .. })));
+    client.set(path, good).await.unwrap();
+    assert_eq!(value(&mut live).await, Some(1));
+    // Deleted by hand, its numbers go on where they were.
+    client.delete(path).await.unwrap();
+    assert_eq!(value(&mut live).await, None);
+    assert_eq!(setting.set(&Layer::Default, &2).await.unwrap(), Revision(2));
+    assert_eq!(value(&mut live).await, Some(2));
+    client.close().await.unwrap();
+    assert!(matches!(live.next().await, Some(Err(Error::Ended { .. }))));
+    assert!(live.next().await.is_none() && follower.has_ended());
+}
+
+#[tokio::test]
+async fn no_edit_is_lost_and_no_last_value_skipped_while_leaders_die() {
+    let mut cluster = Cluster::start(3).await;
+    let mut dice = Dice::new();
+    let wire = Wire::to(&cluster.addresses()).await;
+    let far = wire.client(Duration::from_secs(30)).await;
+    let follower = Registry::new(&far, "/config").unwrap().follow(Place::new()).await.unwrap();
+    let mut editors = Vec::new();
+    for _ in 0..3 {
+        let client = cluster.client().await;
+        let mut dice = dice.split();
+        editors.push(tokio::spawn(async move {
+            let registry = Registry::new(&client, "/config").unwrap();
+            let setting = registry.setting::<u64>("count").unwrap();
+            let mut done = 0;
+            while done < 20 * rounds() {
+                match setting.edit(&Layer::Default, |n| Some(n.unwrap_or(0) + 1)).await {
+                    Ok(_) => done += 1,
+                    Err(Error::Conflict { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                sleep(Duration::from_millis(dice.below(30))).await;
+            }
+            done
+        }));
+    }
+    let registry = Registry::new(&far, "/config").unwrap();
+    let setting = registry.setting::<u64>("count").unwrap();
+    let mut live = follower.live(&setting).unwrap();
+    let last = 3 * 20 * rounds();
+    let watcher = tokio::spawn(async move {
+        // The first value may be any.
+        let (mut before, mut gap) = (0, true);
+        while before < last {
+            match timeout(DEADLINE, live.next()).await.expect("the last value").unwrap().unwrap() {
+                LiveItem::Gap => gap = true,
+                LiveItem::Value(None) => {}
+                LiveItem::Value(Some(now)) => {
+                    let next = now.value == before + 1 || (gap && now.value > before);
+                    assert!(next, "{} follows {before}", now.value);
+                    (before, gap) = (now.value, false);
+                }
+            }
+        }
+    });
+    for _ in 0..rounds() {
+        wire.cut();
+        strike(&mut cluster, &mut dice).await;
+        wire.mend();
+    }
+    let mut total = 0;
+    for editor in editors {
+        total += editor.await.unwrap();
+    }
+    assert_eq!(total, last);
+    watcher.await.unwrap();
+}
