@@ -1,7 +1,15 @@
 //! SplitMix64: spreads clients over servers and time; nothing depends on its quality.
 
 /// A source of numbers that look random.
+#[derive(Debug)]
 pub(crate) struct Dice(u64);
+
+impl Default for Dice {
+    fn default() -> Dice {
+        // Without randomness all begin with the same numbers, which does no harm.
+        Dice(getrandom::u64().unwrap_or_default())
+    }
+}
 
 impl Dice {
     pub(crate) fn new(seed: u64) -> Dice {

@@ -17,3 +17,4 @@ mod config;
 mod harness;
 #[path = "../common/ports.rs"]
 mod ports;
+mod work;

@@ -12,6 +12,10 @@
 //! | have one leader, known to the others | [`Election`] |
 //! | keep a copy of a part of the tree at hand | [`Cache`](cache::Cache) |
 //! | keep the configuration, and follow it | [`config::Registry`] |
+//! | show who is there, keep a node in place, give names | [`members::Group`], [`members::KeptNode`], [`members::Names`] |
+//! | find an instance of a service | [`discovery::Discovery`] |
+//! | hand out work, each piece at least once | [`queue::Queue`] |
+//! | count, give out ids, share a value | [`counter::Counter`], [`counter::IdBlocks`], [`counter::SharedValue`] |
 //!
 //! # A lock alone is not enough
 //!
@@ -31,13 +35,17 @@
 mod body;
 pub mod cache;
 pub mod config;
+pub mod counter;
+pub mod discovery;
 mod election;
 mod error;
 mod hold;
 mod line;
+pub mod members;
 mod mutex;
 mod owned;
 mod place;
+pub mod queue;
 mod support;
 mod token;
 

@@ -1,6 +1,8 @@
 //! How a change is made: first into the history, then into effect, each on the condition that
 //! nothing has come in between.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use conclave_proto::request::Test;
 use conclave_proto::{ErrorCode, Stat, ZPath, Zxid};
@@ -14,6 +16,9 @@ use crate::{Multi, Node};
 
 /// How often a change is tried again because something came in between.
 const ATTEMPTS: usize = 64;
+
+/// How long a proposal is left to its maker.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The number of a change of a setting in a layer: 1 for the first, and one more for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -230,8 +235,14 @@ impl Registry {
             Err(error) => return Err(error.into()),
         }
         // Somebody has proposed this revision and not enacted it: it died, or is at it. Whoever
-        // replaces the proposal takes the chance to enact it from the other one.
+        // replaces the proposal takes the chance to enact it from the other one, which therefore
+        // has its time first.
         let Some(other) = self.client.exists(&path).await? else { return Ok(None) };
+        let (live, mut changed) = self.client.exists_and_watch(&on.nodes.live).await?;
+        let is_as_seen = live.map(|stat| stat.mzxid) == on.current.map(|stat| stat.mzxid);
+        if !is_as_seen || tokio::time::timeout(PATIENCE, changed.next()).await.is_ok() {
+            return Ok(None);
+        }
         let replace = on
             .conditions(self.client.multi())
             .when(&path, Test::CreatedBy(other.czxid))

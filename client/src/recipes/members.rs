@@ -1,0 +1,575 @@
+//! Showing that one is there: a node that is kept in place, the members of a group, names for
+//! addresses.
+//!
+//! ```no_run
+//! use conclave_client::Client;
+//! use conclave_client::recipes::members::{Group, KeptNode};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), conclave_client::recipes::Error> {
+//! let client = Client::connect("127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420").await?;
+//! let group = Group::new(&client, "/groups/workers")?;
+//! let me = group.join("worker-7", "10.0.0.7:8080").await?;
+//!
+//! let members = group.members().await?;
+//! for (name, data) in members.all()? {
+//!     println!("{name}: {data:?}");
+//! }
+//! let mut changes = members.changes()?;
+//! while let Some(change) = changes.next().await {
+//!     println!("{:?}", change?);
+//! }
+//! me.leave().await
+//! # }
+//! ```
+//!
+//! # Guarantees
+//!
+//! - *Lost connection, dead leader*: the node stays as long as the session lives.
+//! - *Deleted by somebody else*: it is created again, under the same name.
+//! - *Expired session*: the node is gone, as soon as the servers end the session; so is the
+//!   membership, and [`KeptNode::ended`] tells its owner. A new client joins anew.
+//! - *Paused process*: if for longer than the session timeout, it is no member any more and finds out
+//!   when it goes on.
+//! - *Two holders by mistake*: a name belongs to one session at a time; who comes second gets
+//!   [`Error::Taken`], at once or after the time it is ready to [wait](Joining::wait).
+//!
+//! A node with a time to live ([`KeptNode::ttl`]) does not end with the session but when nobody has
+//! refreshed it for that time: it outlives a restart.
+//!
+//! # Cost
+//!
+//! One node and one watch for each member, and a write for each new value; none while nothing
+//! happens, but for a node with a time to live: a write every third of it. Who looks at the members
+//! has one cache.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use conclave_proto::{ErrorCode, SessionId, Stat, WatchKind, ZPath};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::Error;
+use super::cache::{Cache, CacheChanges, CacheItem};
+use super::support::{child, ensure};
+use crate::chroot::IntoPath;
+use crate::{Client, Lifetime, Watch};
+
+const RECIPE: &str = "the kept node";
+
+/// How often it is tried to create a node that others delete or create at the same time.
+const ATTEMPTS: usize = 64;
+
+/// A node that is there as long as this value and its session are: created again when somebody
+/// deletes it. Dropping it deletes the node.
+pub struct KeptNode {
+    path: ZPath,
+    orders: mpsc::UnboundedSender<Order>,
+    ended: watch::Receiver<Option<Error>>,
+}
+
+enum Order {
+    Set(Bytes, oneshot::Sender<Result<(), Error>>),
+    Leave(oneshot::Sender<Result<(), Error>>),
+}
+
+/// A kept node that is not there yet; `.create().await` it.
+#[derive(Clone)]
+#[must_use = "a node is made by .create()"]
+pub struct Joining {
+    client: Client,
+    path: Result<ZPath, Error>,
+    data: Bytes,
+    lifetime: Lifetime,
+    patience: Duration,
+}
+
+impl KeptNode {
+    /// A node that goes when the session ends. Its parent is made if it is missing.
+    pub fn ephemeral(client: &Client, path: impl IntoPath, data: impl Into<Bytes>) -> Joining {
+        let path = path.into_path().map_err(Error::from);
+        Joining::new(client, path, data.into(), Lifetime::Ephemeral)
+    }
+
+    /// A node that goes when it was not refreshed for that time.
+    pub fn ttl(
+        client: &Client,
+        path: impl IntoPath,
+        data: impl Into<Bytes>,
+        ttl: Duration,
+    ) -> Joining {
+        let path = path.into_path().map_err(Error::from);
+        let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        Joining::new(client, path, data.into(), Lifetime::Ttl(ttl))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &ZPath {
+        &self.path
+    }
+
+    /// Replaces its data.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] if it is not kept any more; otherwise if no server confirms it.
+    pub async fn set(&self, data: impl Into<Bytes>) -> Result<(), Error> {
+        self.order(|done| Order::Set(data.into(), done)).await
+    }
+
+    /// Deletes the node; it is gone when this returns.
+    ///
+    /// # Errors
+    /// If no server confirms it.
+    pub async fn leave(self) -> Result<(), Error> {
+        self.order(Order::Leave).await
+    }
+
+    /// Waits until the node cannot be kept any more, and says why: the session is over, or
+    /// somebody else has taken its place.
+    pub async fn ended(&self) -> Error {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_else(|| self.gone()),
+            Err(_) => self.gone(),
+        }
+    }
+
+    async fn order(
+        &self,
+        order: impl FnOnce(oneshot::Sender<Result<(), Error>>) -> Order,
+    ) -> Result<(), Error> {
+        let (done, outcome) = oneshot::channel();
+        // If the task is gone, so is the other end.
+        self.orders.send(order(done)).ok();
+        match outcome.await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(self.ended().await),
+        }
+    }
+
+    fn gone(&self) -> Error {
+        let why = Box::new(Error::Gone { path: self.path.clone() });
+        Error::Ended { path: self.path.clone(), recipe: RECIPE, why }
+    }
+}
+
+impl std::fmt::Debug for KeptNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeptNode").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Joining {
+    fn new(
+        client: &Client,
+        path: Result<ZPath, Error>,
+        data: Bytes,
+        lifetime: Lifetime,
+    ) -> Joining {
+        Joining { client: client.clone(), path, data, lifetime, patience: Duration::ZERO }
+    }
+
+    /// Waits so long for a name that is taken: for one's own earlier session to end, for instance.
+    pub fn wait(mut self, patience: Duration) -> Joining {
+        self.patience = patience;
+        self
+    }
+
+    /// Creates the node, and keeps it.
+    ///
+    /// # Errors
+    /// [`Error::Taken`] if the name is another session's; [`Error::Name`] if it cannot be used.
+    pub async fn create(self) -> Result<KeptNode, Error> {
+        let mut keeper = Keeper {
+            client: self.client,
+            path: self.path?,
+            data: self.data,
+            lifetime: self.lifetime,
+        };
+        let watch = keeper.client.watch(&keeper.path, WatchKind::Persistent).await?;
+        keeper.create(Instant::now() + self.patience).await?;
+        let path = keeper.path.clone();
+        let (orders, ordered) = mpsc::unbounded_channel();
+        let (has_ended, ended) = watch::channel(None);
+        tokio::spawn(async move {
+            let why = keeper.run(watch, ordered).await;
+            let path = keeper.path.clone();
+            let why = why.map(|why| Error::Ended { path, recipe: RECIPE, why: Box::new(why) });
+            has_ended.send_replace(why);
+        });
+        Ok(KeptNode { path, orders, ended })
+    }
+}
+
+/// The task behind a kept node.
+struct Keeper {
+    client: Client,
+    path: ZPath,
+    data: Bytes,
+    lifetime: Lifetime,
+}
+
+impl Keeper {
+    /// Keeps the node until told to stop (`None`), or until that is not possible.
+    async fn run(
+        &mut self,
+        mut watch: Watch,
+        mut orders: mpsc::UnboundedReceiver<Order>,
+    ) -> Option<Error> {
+        loop {
+            let outcome = tokio::select! {
+                order = orders.recv() => match order {
+                    Some(Order::Set(data, done)) => {
+                        let outcome = self.set(data).await;
+                        let is_over = outcome.as_ref().err().filter(|error| error.is_final()).cloned();
+                        done.send(outcome).ok();
+                        is_over.map_or(Ok(()), Err)
+                    }
+                    Some(Order::Leave(done)) => {
+                        done.send(self.delete().await).ok();
+                        return None;
+                    }
+                    None => {
+                        // Dropped: what cannot be deleted now goes with the session.
+                        drop(self.delete().await);
+                        return None;
+                    }
+                },
+                item = watch.next() => match item {
+                    Some(Ok(_)) => self.create(Instant::now()).await,
+                    Some(Err(error)) => Err(error.into()),
+                    None => Err(Error::Gone { path: self.path.clone() }),
+                },
+                () = self.refresh_time() => self.set(self.data.clone()).await,
+            };
+            match outcome {
+                Err(error) if error.is_final() || matches!(error, Error::Taken { .. }) => {
+                    return Some(error);
+                }
+                Err(error) => {
+                    tracing::warn!("{} is not kept at the moment: {error}", self.path);
+                    sleep(Duration::from_millis(200)).await;
+                }
+                Ok(()) => {}
+            }
+        }
+    }
+
+    async fn refresh_time(&self) {
+        match self.lifetime {
+            Lifetime::Ttl(ttl) => sleep(Duration::from_millis(ttl / 3)).await,
+            Lifetime::Persistent | Lifetime::Ephemeral | Lifetime::Container => {
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Sees to it that the node is there and is this one's.
+    async fn create(&mut self, patience: Instant) -> Result<(), Error> {
+        let mode = crate::CreateMode { lifetime: self.lifetime, sequential: false };
+        for _ in 0..ATTEMPTS {
+            if let Some(stat) = self.client.exists(&self.path).await? {
+                if self.is_own(&stat) {
+                    return Ok(());
+                }
+                self.wait_for_end(&stat, patience).await?;
+            }
+            match self.client.create(&self.path, self.data.clone()).mode(mode).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.code() == Some(ErrorCode::NodeExists) => {}
+                Err(error) if error.code() == Some(ErrorCode::NoNode) => {
+                    let Some(parent) = self.path.parent() else { return Err(error.into()) };
+                    ensure(&self.client, &parent).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::Conflict { path: self.path.clone() })
+    }
+
+    fn is_own(&self, stat: &Stat) -> bool {
+        match self.lifetime {
+            Lifetime::Ephemeral => stat.ephemeral_owner == self.client.session(),
+            // It may be from before a restart.
+            Lifetime::Ttl(_) | Lifetime::Persistent | Lifetime::Container => {
+                stat.ephemeral_owner == SessionId::NONE
+            }
+        }
+    }
+
+    async fn wait_for_end(&self, stat: &Stat, patience: Instant) -> Result<(), Error> {
+        let taken = || Error::Taken { path: self.path.clone(), owner: stat.ephemeral_owner };
+        let wait = async {
+            loop {
+                let (now, mut change) = self.client.exists_and_watch(&self.path).await?;
+                if now.is_none_or(|now| now.czxid != stat.czxid) {
+                    return Ok(());
+                }
+                change.next().await.transpose()?;
+            }
+        };
+        timeout_at(patience, wait).await.unwrap_or_else(|_| Err(taken()))
+    }
+
+    async fn set(&mut self, data: Bytes) -> Result<(), Error> {
+        self.data = data;
+        match self.client.set(&self.path, self.data.clone()).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => {
+                self.create(Instant::now()).await
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn delete(&self) -> Result<(), Error> {
+        match self.client.delete(&self.path).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// A group: each member is a node, for as long as its session lives.
+#[derive(Clone, Debug)]
+pub struct Group {
+    client: Client,
+    path: ZPath,
+}
+
+impl Group {
+    /// The group at that node, which need not exist. Nothing else may be in it.
+    ///
+    /// # Errors
+    /// If it is not a path, or is the root.
+    pub fn new(client: &Client, path: impl IntoPath) -> Result<Group, Error> {
+        let path = path.into_path()?;
+        if path.is_root() {
+            return Err(Error::Config("a group needs a node of its own, not /".into()));
+        }
+        Ok(Group { client: client.clone(), path })
+    }
+
+    /// Becomes a member under this name.
+    ///
+    /// # Errors
+    /// [`Error::Taken`] if somebody else has the name.
+    pub async fn join(&self, name: &str, data: impl Into<Bytes>) -> Result<KeptNode, Error> {
+        self.joining(name, data).create().await
+    }
+
+    /// Becomes a member under this name, in a way that can be said more of.
+    pub fn joining(&self, name: &str, data: impl Into<Bytes>) -> Joining {
+        Joining::new(&self.client, child(&self.path, name), data.into(), Lifetime::Ephemeral)
+    }
+
+    /// Becomes a member without a name of its own: it gets one that nobody else has. A party.
+    ///
+    /// # Errors
+    /// If no server confirms it.
+    pub async fn enter(&self, data: impl Into<Bytes>) -> Result<KeptNode, Error> {
+        let dice =
+            getrandom::u64().map_err(|error| Error::Config(format!("no randomness: {error}")))?;
+        self.join(&format!("{}-{dice:016x}", self.client.session()), data).await
+    }
+
+    /// Who is there, kept up to date.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn members(&self) -> Result<Members, Error> {
+        Ok(Members { cache: Cache::children(&self.client, &self.path).await? })
+    }
+}
+
+/// Who is in a group, kept up to date.
+#[derive(Clone, Debug)]
+pub struct Members {
+    cache: Cache,
+}
+
+/// What happens in a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// Somebody came, or has new data.
+    Here {
+        /// The name.
+        name: String,
+        /// The data.
+        data: Bytes,
+    },
+    /// Somebody left, or is dead.
+    Left {
+        /// The name.
+        name: String,
+    },
+    /// Changes are missing here: look at all members.
+    Gap,
+}
+
+impl Members {
+    /// All members with their data, by name.
+    ///
+    /// # Errors
+    /// If the session is over.
+    pub fn all(&self) -> Result<BTreeMap<String, Bytes>, Error> {
+        self.cache.read(|view| {
+            let member = |(path, node): (&ZPath, &super::cache::CachedNode)| {
+                (path.name().to_owned(), node.data.clone().unwrap_or_default())
+            };
+            view.iter().map(member).collect()
+        })
+    }
+
+    /// The names of all members, in order.
+    ///
+    /// # Errors
+    /// If the session is over.
+    pub fn names(&self) -> Result<Vec<String>, Error> {
+        self.cache.read(|view| view.iter().map(|(path, _)| path.name().to_owned()).collect())
+    }
+
+    /// Each change from now on.
+    ///
+    /// # Errors
+    /// If the session is over.
+    pub fn changes(&self) -> Result<MemberChanges, Error> {
+        Ok(MemberChanges { changes: self.cache.changes()? })
+    }
+
+    /// Waits until everything that was acknowledged to anybody before now is seen here.
+    ///
+    /// # Errors
+    /// If no server answers in time, or the session is over.
+    pub async fn sync(&self) -> Result<(), Error> {
+        self.cache.sync().await
+    }
+}
+
+/// The changes of a group, as a stream.
+pub struct MemberChanges {
+    changes: CacheChanges,
+}
+
+impl MemberChanges {
+    /// The next change. The last item is the error that ended it; then comes `None`.
+    pub async fn next(&mut self) -> Option<Result<MemberChange, Error>> {
+        let item = self.changes.next().await?;
+        Some(item.map(|item| match item {
+            CacheItem::Changed { path, after: Some(node), .. } => MemberChange::Here {
+                name: path.name().to_owned(),
+                data: node.data.unwrap_or_default(),
+            },
+            CacheItem::Changed { path, after: None, .. } => {
+                MemberChange::Left { name: path.name().to_owned() }
+            }
+            CacheItem::Gap => MemberChange::Gap,
+        }))
+    }
+}
+
+/// Names for addresses, or for whatever else is to be found under a name.
+///
+/// ```no_run
+/// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::recipes::Error> {
+/// use conclave_client::recipes::members::Names;
+/// let names = Names::new(client, "/names")?;
+/// let _bound = names.bind("billing", "10.0.0.7:8080").await?; // As long as the session lives.
+/// names.set("support", "10.0.0.1:80").await?; // Until it is removed.
+/// println!("{:?}", names.resolve("billing").await?);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Guarantees and cost are those of the module: one round trip to resolve a name, none from
+/// [`Group::members`] of the same path.
+#[derive(Clone, Debug)]
+pub struct Names {
+    group: Group,
+}
+
+impl Names {
+    /// The names below that node.
+    ///
+    /// # Errors
+    /// As [`Group::new`].
+    pub fn new(client: &Client, path: impl IntoPath) -> Result<Names, Error> {
+        Ok(Names { group: Group::new(client, path)? })
+    }
+
+    /// Binds a name for as long as the session lives.
+    ///
+    /// # Errors
+    /// [`Error::Taken`] if it is bound.
+    pub async fn bind(&self, name: &str, value: impl Into<Bytes>) -> Result<KeptNode, Error> {
+        self.group.join(name, value).await
+    }
+
+    /// Binds a name until it is removed; one that is bound so already is bound anew.
+    ///
+    /// # Errors
+    /// [`Error::Taken`] if a session has bound it.
+    pub async fn set(&self, name: &str, value: impl Into<Bytes>) -> Result<(), Error> {
+        let (path, value) = (child(&self.group.path, name)?, value.into());
+        let client = &self.group.client;
+        for _ in 0..ATTEMPTS {
+            match client.create(&path, value.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.code() == Some(ErrorCode::NoNode) => {
+                    ensure(client, &self.group.path).await?;
+                    continue;
+                }
+                Err(error) if error.code() == Some(ErrorCode::NodeExists) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let Some(stat) = client.exists(&path).await? else { continue };
+            if stat.ephemeral_owner != SessionId::NONE {
+                return Err(Error::Taken { path, owner: stat.ephemeral_owner });
+            }
+            let set = client.multi().when(&path, crate::Test::CreatedBy(stat.czxid));
+            if set.set(&path, value.clone(), None).await?.held {
+                return Ok(());
+            }
+        }
+        Err(Error::Conflict { path })
+    }
+
+    /// What a name is bound to; `None` if it is not. Shows what was acknowledged to anybody.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn resolve(&self, name: &str) -> Result<Option<Bytes>, Error> {
+        let path = child(&self.group.path, name)?;
+        match self.group.client.get(&path).linearizable().await {
+            Ok(node) => Ok(Some(node.data.unwrap_or_default())),
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes a name that no session has bound. True if it was there.
+    ///
+    /// # Errors
+    /// [`Error::Taken`] if a session has bound it.
+    pub async fn remove(&self, name: &str) -> Result<bool, Error> {
+        let path = child(&self.group.path, name)?;
+        let client = &self.group.client;
+        let Some(stat) = client.exists(&path).linearizable().await? else { return Ok(false) };
+        if stat.ephemeral_owner != SessionId::NONE {
+            return Err(Error::Taken { path, owner: stat.ephemeral_owner });
+        }
+        let delete = client.multi().when(&path, crate::Test::CreatedBy(stat.czxid));
+        Ok(delete.delete(&path, None).await?.held)
+    }
+
+    /// All names, kept up to date.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub async fn all(&self) -> Result<Members, Error> {
+        self.group.members().await
+    }
+}

@@ -1,0 +1,704 @@
+//! A queue: first in first out, by priority, or by time; each item is done at least once.
+//!
+//! ```no_run
+//! use conclave_client::Client;
+//! use conclave_client::recipes::queue::{Push, Queue};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), conclave_client::recipes::Error> {
+//! let client = Client::connect("127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420").await?;
+//! let queue = Queue::new(&client, "/queues/mail")?;
+//!
+//! queue.push("to everybody").await?;
+//! queue.push_with("to ann", Push::new().id("order-17")).await?; // Once, however often.
+//!
+//! let mut consumer = queue.consumer();
+//! loop {
+//!     let item = consumer.next().await?;
+//!     send(item.data()).await;
+//!     item.done().await?; // Dropped without this, it goes to the next one.
+//! }
+//! # }
+//! # async fn send(mail: &[u8]) {}
+//! ```
+//!
+//! An item is taken by an ephemeral node beside it, its lock; when it is done, both go in one
+//! transaction. Items come in the order of their keys, then of their pushes: all keys are 0 unless
+//! [`Push::priority`] or [`Push::not_before`] gives one. Several consumers take them in this order
+//! and finish in any. With [`Queue::sharded`] a queue is spread over several directories, which all
+//! its users must say alike; then the order holds within each.
+//!
+//! # Guarantees
+//!
+//! Every item whose push was acknowledged is handed out until somebody has [done](Item::done) it:
+//! at least once. It is out to one consumer at a time, as far as sessions are alive.
+//!
+//! - *Lost connection, dead leader*: items stay taken as long as the session lives. A push is sent
+//!   again and done once. If its answer does not come in time ([`Error::outcome_unknown`]), an
+//!   [id](Push::id) makes it safe to repeat it.
+//! - *Expired session*: what was taken is free again. [`Item::done`] fails with [`Error::Lost`].
+//! - *Paused process*: if for longer than the session timeout, its items go to others while it still
+//!   believes to have them: work on an item should bear to be done twice, or carry the
+//!   [token](Item::token).
+//! - *Two holders by mistake*: only the one whose lock it is can say that an item is done.
+//! - A node by hand that is no item is told once by each consumer ([`Error::Foreign`]) and left
+//!   alone; the items behind it are handed out.
+//!
+//! # Cost
+//!
+//! A push takes one round trip and one write; an item two, one to take it and one to finish, beside
+//! a page of 64 items now and then. Nodes: one for each item, one for each that is taken, one for
+//! each id. A consumer that waits has one watch, and is woken by each push: with very many consumers
+//! use shards. A million items are no trouble: nobody reads more than a page.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use conclave_proto::request::Entry;
+use conclave_proto::{Acl, CreateMode, ErrorCode, EventKind, WatchKind, ZPath, Zxid};
+use tokio::time::timeout;
+
+use super::support::{child, ensure};
+use super::{Error, Loss, NameError, Token};
+use crate::chroot::IntoPath;
+use crate::dice::Dice;
+use crate::request::Pending;
+use crate::{Client, Multi, MultiOutcome, Reply, Test, Watch, WatchItem};
+
+const RECIPE: &str = "a queue";
+
+/// The items that a consumer looks at in one go, unless said.
+const AHEAD: u32 = 64;
+
+/// The directories of a shard.
+const ITEMS: &str = "items";
+const TAKEN: &str = "taken";
+const IDS: &str = "ids";
+
+/// What stands before the key in the name of an item.
+const PREFIX: &str = "i";
+/// The digits of a key, and of the number that the servers append, at least.
+const DIGITS: usize = 20;
+const NUMBER: usize = 10;
+
+/// How an item is pushed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Push {
+    key: u64,
+    id: Option<String>,
+}
+
+impl Push {
+    /// Behind all others.
+    pub fn new() -> Push {
+        Push::default()
+    }
+
+    /// Before all items of a greater number, behind all of a smaller one.
+    pub fn priority(mut self, number: u32) -> Push {
+        self.key = number.into();
+        self
+    }
+
+    /// Not handed out before that time, in ms since 1970 by the consumers' clocks; for a queue
+    /// whose consumers are [`delayed`](Consumer::delayed).
+    pub fn not_before(mut self, time_ms: u64) -> Push {
+        self.key = time_ms;
+        self
+    }
+
+    /// Under this id: as long as an item of it is in the queue, or in work, no other is pushed; and
+    /// it can be [removed](Queue::remove) by it.
+    pub fn id(mut self, id: impl Into<String>) -> Push {
+        self.id = Some(id.into());
+        self
+    }
+}
+
+/// A queue below a node; see [the module](self). Clones are handles of the same queue.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    client: Client,
+    shards: Vec<Shard>,
+}
+
+#[derive(Clone, Debug)]
+struct Shard {
+    root: ZPath,
+    items: ZPath,
+    taken: ZPath,
+    ids: ZPath,
+}
+
+impl Shard {
+    fn at(root: ZPath) -> Result<Shard, Error> {
+        let [items, taken, ids] = [ITEMS, TAKEN, IDS].map(|name| child(&root, name));
+        Ok(Shard { root, items: items?, taken: taken?, ids: ids? })
+    }
+
+    /// Makes the directories.
+    async fn make(&self, client: &Client) -> Result<(), Error> {
+        for path in [&self.items, &self.taken, &self.ids] {
+            ensure(client, path).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Queue {
+    /// The queue at that node, which need not exist. Nothing else may be below it.
+    ///
+    /// # Errors
+    /// If it is not a path, or is the root.
+    pub fn new(client: &Client, path: impl IntoPath) -> Result<Queue, Error> {
+        Queue::with_shards(client, path.into_path()?, 1)
+    }
+
+    /// The queue at that node, spread over so many directories: each of them is a queue of its own,
+    /// so that more can be in it and consumers are less in each other's way.
+    ///
+    /// # Errors
+    /// If it is not a path, or there are to be no shards, or more than 1000.
+    pub fn sharded(client: &Client, path: impl IntoPath, shards: usize) -> Result<Queue, Error> {
+        Queue::with_shards(client, path.into_path()?, shards)
+    }
+
+    fn with_shards(client: &Client, path: ZPath, shards: usize) -> Result<Queue, Error> {
+        if path.is_root() {
+            return Err(Error::Config(format!("{RECIPE} needs a node of its own, not /")));
+        }
+        if !(1..=1000).contains(&shards) {
+            return Err(Error::Config(format!("{shards} shards: 1 to 1000 are possible")));
+        }
+        let shards = if shards == 1 {
+            vec![Shard::at(path)?]
+        } else {
+            let shard = |number| Shard::at(child(&path, &format!("shard-{number:03}"))?);
+            (0..shards).map(shard).collect::<Result<_, Error>>()?
+        };
+        Ok(Queue { client: client.clone(), shards })
+    }
+
+    /// Puts an item behind all others.
+    ///
+    /// # Errors
+    /// If no server confirms it; [`Error::outcome_unknown`] says whether it may be there.
+    pub async fn push(&self, data: impl Into<Bytes>) -> Result<(), Error> {
+        self.push_with(data, Push::new()).await.map(drop)
+    }
+
+    /// Puts an item where it belongs. False if there is one of its id already.
+    ///
+    /// # Errors
+    /// As [`push`](Queue::push); [`Error::Name`] if the id cannot be part of a path.
+    pub async fn push_with(&self, data: impl Into<Bytes>, push: Push) -> Result<bool, Error> {
+        let data = data.into();
+        let shard = self.shard_of(push.id.as_deref());
+        loop {
+            match self.send_to(shard, data.clone(), &push)?.await {
+                Ok(outcome) => return Ok(outcome.held),
+                Err(error) if error.code() == Some(ErrorCode::NoNode) => {
+                    shard.make(&self.client).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Puts an item behind all others, in the order of the calls, and does not wait: many can be on
+    /// their way at once. The queue must [have been made](Queue::make); see also
+    /// [`Client::ready`](crate::Client::ready).
+    ///
+    /// # Errors
+    /// If it cannot be sent.
+    pub fn send(&self, data: impl Into<Bytes>) -> Result<Pending<MultiOutcome>, Error> {
+        self.send_to(self.shard_of(None), data.into(), &Push::new())
+    }
+
+    /// Makes the queue's directories, unless they are there.
+    ///
+    /// # Errors
+    /// If no server confirms it.
+    pub async fn make(&self) -> Result<(), Error> {
+        for shard in &self.shards {
+            shard.make(&self.client).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes an item back by its id. True if there was one; if it is in work already, that goes on.
+    ///
+    /// # Errors
+    /// If no server confirms it, or the id cannot be part of a path.
+    pub async fn remove(&self, id: &str) -> Result<bool, Error> {
+        let path = child(&self.shard_of(Some(id)).ids, id)?;
+        match self.client.delete(path).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// How many items are in the queue, those in work included.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn len(&self) -> Result<u64, Error> {
+        let mut total = 0;
+        for shard in &self.shards {
+            let stat = self.client.exists(&shard.items).linearizable().await?;
+            total += u64::from(stat.map_or(0, |stat| stat.num_children));
+        }
+        Ok(total)
+    }
+
+    /// Whether no items are in the queue.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn is_empty(&self) -> Result<bool, Error> {
+        Ok(self.len().await? == 0)
+    }
+
+    /// Somebody who takes items.
+    pub fn consumer(&self) -> Consumer {
+        let mut dice = Dice::default();
+        let first = dice.below(self.shards.len());
+        let shelf = |shard| Shelf { shard, seen: VecDeque::new(), foreign: BTreeSet::new() };
+        let shelves = self.shards.iter().cloned().map(shelf).collect();
+        let client = self.client.clone();
+        Consumer { client, shelves, next: first, ahead: AHEAD, now_ms: None, is_made: false, dice }
+    }
+
+    fn shard_of(&self, id: Option<&str>) -> &Shard {
+        let place = match id {
+            Some(id) => {
+                let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                    (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+                });
+                // As many as there are shards fit.
+                usize::try_from(hash % self.shards.len() as u64).unwrap_or_default()
+            }
+            None => Dice::default().below(self.shards.len()),
+        };
+        &self.shards[place]
+    }
+
+    fn send_to(
+        &self,
+        shard: &Shard,
+        data: Bytes,
+        push: &Push,
+    ) -> Result<Pending<MultiOutcome>, Error> {
+        let item = shard
+            .items
+            .child(&format!("{PREFIX}{:0DIGITS$}-", push.key))
+            .map_err(|why| Error::Name { name: PREFIX.into(), why: NameError::Path(why) })?;
+        let mut multi = self.client.multi();
+        if let Some(id) = &push.id {
+            let path = child(&shard.ids, id)?;
+            multi = multi.when(&path, Test::Missing).create(&path, "");
+        }
+        let data = encode(push.id.as_deref(), data)?;
+        Ok(multi.create_with(item, data, CreateMode::PERSISTENT_SEQUENTIAL, Acl::open()).send())
+    }
+}
+
+/// What an item's node holds: the length of its id, its id, the data.
+fn encode(id: Option<&str>, data: Bytes) -> Result<Bytes, Error> {
+    let id = id.unwrap_or_default();
+    let length = u16::try_from(id.len())
+        .map_err(|_| Error::Config(format!("an id of {} bytes is too long", id.len())))?;
+    let mut encoded = BytesMut::with_capacity(2 + id.len() + data.len());
+    encoded.put_u16(length);
+    encoded.put_slice(id.as_bytes());
+    encoded.put_slice(&data);
+    Ok(encoded.freeze())
+}
+
+fn decode(mut data: Bytes) -> Option<(Option<String>, Bytes)> {
+    let length = usize::from(u16::from_be_bytes([*data.first()?, *data.get(1)?]));
+    let id = std::str::from_utf8(data.get(2..2 + length)?).ok()?;
+    let id = (!id.is_empty()).then(|| id.to_owned());
+    Some((id, data.split_off(2 + length)))
+}
+
+/// The key in an item's name; `None` if it is no item's.
+fn key(name: &str) -> Option<u64> {
+    let (key, number) = name.strip_prefix(PREFIX)?.split_once('-')?;
+    let is_number = number.len() >= NUMBER && number.bytes().all(|byte| byte.is_ascii_digit());
+    (key.len() == DIGITS && is_number).then(|| key.parse().ok()).flatten()
+}
+
+/// What a consumer knows of a shard.
+#[derive(Debug)]
+struct Shelf {
+    shard: Shard,
+    /// Items that were seen and have not been tried yet.
+    seen: VecDeque<Entry>,
+    /// Nodes that are no items, which were told of.
+    foreign: BTreeSet<String>,
+}
+
+/// Takes items from a queue.
+#[derive(Debug)]
+pub struct Consumer {
+    client: Client,
+    shelves: Vec<Shelf>,
+    /// The shelf to look at first, so that none waits for ever.
+    next: usize,
+    ahead: u32,
+    now_ms: Option<fn() -> u64>,
+    /// Whether the directories are there.
+    is_made: bool,
+    dice: Dice,
+}
+
+/// What came of looking at a shelf.
+enum Look {
+    Item(Item),
+    /// All that is there is taken, or is for later: for the earliest at that time.
+    Nothing(Option<u64>),
+}
+
+impl Consumer {
+    /// Keys are times, in ms since 1970, before which items are not handed out. The clock is the
+    /// caller's; it should be right.
+    pub fn delayed(mut self, now_ms: fn() -> u64) -> Consumer {
+        self.now_ms = Some(now_ms);
+        self
+    }
+
+    /// How many items it looks at in one go; 64 unless said. An item of a lower number than these
+    /// that comes meanwhile waits until they are tried.
+    pub fn ahead(mut self, items: u32) -> Consumer {
+        self.ahead = items.max(1);
+        self
+    }
+
+    /// The next item, as soon as there is one.
+    ///
+    /// Safe to be cancelled: an item that was taken meanwhile is given back.
+    ///
+    /// # Errors
+    /// If the session is over or no server answers; [`Error::Foreign`] or [`Error::Malformed`] for a
+    /// node that is no item, once for each, after which it can be asked again.
+    pub async fn next(&mut self) -> Result<Item, Error> {
+        loop {
+            if let Some(item) = self.try_next().await? {
+                return Ok(item);
+            }
+            // First the watches, then another look: what comes in between is seen or told.
+            let mut watches = Vec::new();
+            for shelf in &self.shelves {
+                if !self.is_made {
+                    shelf.shard.make(&self.client).await?;
+                }
+                let recursive = WatchKind::PersistentRecursive;
+                watches.push(self.client.watch(&shelf.shard.root, recursive).await?);
+            }
+            self.is_made = true;
+            let due = match self.look().await? {
+                Look::Item(item) => return Ok(item),
+                Look::Nothing(due) => due,
+            };
+            let wait = match (due, self.now_ms) {
+                (Some(due), Some(now_ms)) => Duration::from_millis(due.saturating_sub(now_ms())),
+                (Some(_) | None, Some(_) | None) => Duration::from_secs(3600),
+            };
+            if let Ok(outcome) = timeout(wait, woken(&mut watches)).await {
+                outcome?;
+            }
+        }
+    }
+
+    /// The next item, if there is one that is free.
+    ///
+    /// # Errors
+    /// As [`next`](Consumer::next).
+    pub async fn try_next(&mut self) -> Result<Option<Item>, Error> {
+        match self.look().await? {
+            Look::Item(item) => Ok(Some(item)),
+            Look::Nothing(_) => Ok(None),
+        }
+    }
+
+    /// Looks at every shelf, from the front of each if nothing was left of the last page.
+    async fn look(&mut self) -> Result<Look, Error> {
+        let mut due: Option<u64> = None;
+        for _ in 0..self.shelves.len() {
+            let place = self.next % self.shelves.len();
+            self.next = (place + 1) % self.shelves.len();
+            match self.look_at(place).await? {
+                Look::Item(item) => return Ok(Look::Item(item)),
+                Look::Nothing(Some(time)) => due = Some(due.map_or(time, |due| due.min(time))),
+                Look::Nothing(None) => {}
+            }
+        }
+        Ok(Look::Nothing(due))
+    }
+
+    /// Tries what was seen of a shard, and then, from its front, what is there now.
+    async fn look_at(&mut self, place: usize) -> Result<Look, Error> {
+        let mut look = self.try_seen(place).await?;
+        let mut after = None;
+        while matches!(look, Look::Nothing(None)) {
+            after = self.fill(place, after).await?;
+            look = self.try_seen(place).await?;
+            if after.is_none() {
+                break;
+            }
+        }
+        Ok(look)
+    }
+
+    async fn try_seen(&mut self, place: usize) -> Result<Look, Error> {
+        while let Some(entry) = self.shelves[place].seen.pop_front() {
+            let Some(key) = self.item_key(place, &entry.name)? else { continue };
+            if let Some(now_ms) = self.now_ms
+                && key > now_ms()
+            {
+                // All behind it are later still.
+                self.shelves[place].seen.clear();
+                return Ok(Look::Nothing(Some(key)));
+            }
+            if let Some(item) = self.take(place, entry).await? {
+                return Ok(Look::Item(item));
+            }
+            let seen = &mut self.shelves[place].seen;
+            if self.now_ms.is_none() && !seen.is_empty() {
+                // Others are at the same place: not all of them shall try the same one next.
+                seen.rotate_left(self.dice.below(seen.len().min(4)));
+            }
+        }
+        Ok(Look::Nothing(None))
+    }
+
+    /// Whether the node is an item, and of which key. One that is none is told of once.
+    fn item_key(&mut self, place: usize, name: &str) -> Result<Option<u64>, Error> {
+        let key = key(name);
+        let shelf = &mut self.shelves[place];
+        if key.is_none() && shelf.foreign.insert(name.to_owned()) {
+            return Err(Error::Foreign { path: child(&shelf.shard.items, name)?, recipe: RECIPE });
+        }
+        Ok(key)
+    }
+
+    /// Reads a page; tells where the next one begins.
+    async fn fill(&mut self, place: usize, after: Option<String>) -> Result<Option<String>, Error> {
+        let shelf = &mut self.shelves[place];
+        let mut list = self.client.list(&shelf.shard.items).with_stat().with_data();
+        list = list.page_size(self.ahead);
+        if let Some(after) = after {
+            list = list.after(after);
+        }
+        // What is taken already need not be tried.
+        let (page, taken) = (list.send(), self.client.list(&shelf.shard.taken).send());
+        let page = match page.await {
+            Ok(page) => page,
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let taken: BTreeSet<String> =
+            taken.await?.entries.into_iter().map(|entry| entry.name).collect();
+        let next = page.entries.last().filter(|_| page.more).map(|entry| entry.name.clone());
+        shelf.seen = page.entries.into_iter().filter(|e| !taken.contains(&e.name)).collect();
+        Ok(next)
+    }
+
+    /// Takes an item; `None` if somebody else has it or it is done.
+    async fn take(&mut self, place: usize, entry: Entry) -> Result<Option<Item>, Error> {
+        let shelf = &mut self.shelves[place];
+        let path = child(&shelf.shard.items, &entry.name)?;
+        let made_by = entry.stat.unwrap_or_default().czxid;
+        let Some((id, data)) = entry.data.and_then(decode) else {
+            if !shelf.foreign.insert(entry.name) {
+                return Ok(None);
+            }
+            let why = "it has no id in front of its data".into();
+            return Err(Error::Malformed { path, recipe: RECIPE, why });
+        };
+        let path_of_lock = child(&shelf.shard.taken, &entry.name)?;
+        let id = id.map(|id| child(&shelf.shard.ids, &id)).transpose()?;
+        let mut multi = self
+            .client
+            .multi()
+            .when(&path, Test::CreatedBy(made_by))
+            .when(&path_of_lock, Test::Missing);
+        if let Some(id) = &id {
+            // Made by the same transaction: it was not removed, and is not another's.
+            multi = multi.when(id, Test::CreatedBy(made_by));
+        }
+        let tag: Bytes =
+            format!("{}-{:016x}", self.client.session(), self.dice.up_to(u64::MAX)).into();
+        let create =
+            multi.create_with(&path_of_lock, tag.clone(), CreateMode::EPHEMERAL, Acl::open());
+        // From here on the lock is given back when this is dropped.
+        let lock = Lock { client: self.client.clone(), path: path_of_lock, tag, is_held: true };
+        let outcome = create.send().await?;
+        if !outcome.held {
+            lock.forget();
+            if let Some(id) = &id {
+                self.sweep(&path, made_by, id).await?;
+            }
+            return Ok(None);
+        }
+        let token = match outcome.replies.first() {
+            Some(Reply::Created { stat, .. }) => stat.czxid,
+            Some(_) | None => outcome.zxid,
+        };
+        Ok(Some(Item { lock, path, made_by, id, data, token }))
+    }
+
+    /// Deletes an item that was taken back by its id, if that is so.
+    async fn sweep(&self, path: &ZPath, made_by: Zxid, id: &ZPath) -> Result<(), Error> {
+        let is_valid = self.client.exists(id).await?.is_some_and(|stat| stat.czxid == made_by);
+        if !is_valid {
+            // Whoever has it in work may go on, and finds it gone when it is done.
+            let sweep = self.client.multi().when(path, Test::CreatedBy(made_by));
+            sweep.delete(path, None).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until something has come, or is free again.
+async fn woken(watches: &mut [Watch]) -> Result<(), Error> {
+    let mut waiting: Vec<_> = watches.iter_mut().map(|watch| Box::pin(wakes(watch))).collect();
+    std::future::poll_fn(|cx| {
+        for next in &mut waiting {
+            if let std::task::Poll::Ready(outcome) = next.as_mut().poll(cx) {
+                return std::task::Poll::Ready(outcome);
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
+
+async fn wakes(watch: &mut Watch) -> Result<(), Error> {
+    loop {
+        match watch.next().await.transpose()? {
+            // A new item, or one that was given back. That a lock was made concerns nobody.
+            Some(WatchItem::Event { path, kind, .. }) => {
+                let parent = path.parent();
+                let of = parent.as_ref().map_or("", ZPath::name);
+                if (of == ITEMS && kind == EventKind::Created)
+                    || (of == TAKEN && kind == EventKind::Deleted)
+                {
+                    return Ok(());
+                }
+            }
+            Some(WatchItem::Gap { .. }) | None => return Ok(()),
+        }
+    }
+}
+
+/// The lock of an item, which is given back when it is dropped.
+#[derive(Debug)]
+struct Lock {
+    client: Client,
+    path: ZPath,
+    /// What it holds, so that nobody else's is given back.
+    tag: Bytes,
+    is_held: bool,
+}
+
+impl Lock {
+    fn forget(mut self) {
+        self.is_held = false;
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if self.is_held {
+            let Lock { client, path, tag, .. } = self;
+            // It takes its place behind what was sent before. If it does not arrive, the lock goes
+            // with the session.
+            let mine = client.multi().when(&*path, Test::Data(tag.clone()));
+            drop(mine.delete(&*path, None).send());
+        }
+    }
+}
+
+/// An item that was taken. Dropping it gives it back.
+#[derive(Debug)]
+#[must_use = "an item that is dropped goes to the next consumer"]
+pub struct Item {
+    lock: Lock,
+    path: ZPath,
+    made_by: Zxid,
+    id: Option<ZPath>,
+    data: Bytes,
+    token: Zxid,
+}
+
+impl Item {
+    /// What was pushed.
+    pub fn data(&self) -> &Bytes {
+        &self.data
+    }
+
+    /// The id it was pushed under.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_ref().map(ZPath::name)
+    }
+
+    /// Its node.
+    pub fn path(&self) -> &ZPath {
+        &self.path
+    }
+
+    /// The fencing token: when the item is taken again, by this or another consumer, it is greater.
+    pub fn token(&self) -> Token {
+        Token::from(self.token)
+    }
+
+    /// It is done: it leaves the queue.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if it was not this consumer's any more: another one has it, or had it; or it
+    /// was taken back by its id, or deleted by hand. Any other error leaves it open: the item is
+    /// given back, unless it is done.
+    pub async fn done(self) -> Result<(), Error> {
+        let mut multi = self.held().when(&self.path, Test::CreatedBy(self.made_by));
+        if let Some(id) = &self.id {
+            multi = multi.when(id, Test::CreatedBy(self.made_by)).delete(id, None);
+        }
+        let mut held = multi.delete(&self.lock.path, None).delete(&self.path, None).await?.held;
+        if !held && self.id.is_some() {
+            // Its id was removed meanwhile; the item may be, too.
+            let multi = self.held().when(&self.path, Test::CreatedBy(self.made_by));
+            held = multi.delete(&self.lock.path, None).delete(&self.path, None).await?.held;
+        }
+        if !held {
+            return Err(self.lost());
+        }
+        self.lock.forget();
+        Ok(())
+    }
+
+    /// It goes back to the queue, to its old place; it is there when this returns.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if it was not this consumer's any more.
+    pub async fn release(self) -> Result<(), Error> {
+        let held = self.held().delete(&self.lock.path, None).await?.held;
+        if !held {
+            return Err(self.lost());
+        }
+        self.lock.forget();
+        Ok(())
+    }
+
+    /// What is done only while the lock is held.
+    fn held(&self) -> Multi<'_> {
+        self.lock.client.multi().when(&self.lock.path, Test::CreatedBy(self.token))
+    }
+
+    fn lost(&self) -> Error {
+        Error::Lost { path: self.path.clone(), token: self.token(), loss: Loss::Deleted }
+    }
+}
