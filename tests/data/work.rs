@@ -312,10 +312,8 @@ async fn an_instance_is_chosen_while_it_is_up() {
     let discovery = Discovery::new(&client, "/services").unwrap();
     let provider = discovery.provider("db", Strategy::RoundRobin).await.unwrap();
     assert!(matches!(provider.choose(), Err(Error::Empty { .. })));
-    let (waited, a) = tokio::join!(
-        provider.wait(DEADLINE),
-        discovery.register("db", &Instance::new("a", "host-a:1").meta("zone", "1")),
-    );
+    let instance = Instance::new("a", "host-a:1").meta("zone", "1");
+    let (waited, a) = tokio::join!(provider.wait(DEADLINE), discovery.register("db", &instance));
     assert_eq!(waited.unwrap().id, "a");
     let _b = discovery.register("db", &Instance::new("b", "host-b:1")).await.unwrap();
     client.create("/services/db/foreign", "not an instance").await.unwrap();
