@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use conclave_proto::request::ReadLevel;
+use conclave_proto::request::{Condition, ReadLevel};
 use conclave_proto::{Op, WatchId, ZPath};
 use tokio::sync::{Notify, oneshot};
 
@@ -172,9 +172,9 @@ pub(crate) fn op_bytes(op: &Op) -> usize {
     const FIXED: usize = 256;
     let of = |path: &ZPath| FIXED + path.as_str().len();
     match op {
-        Op::Create { path, data, .. } | Op::SetData { path, data, .. } => {
-            of(path) + data.as_ref().map_or(0, bytes::Bytes::len)
-        }
+        Op::Create { path, data, .. }
+        | Op::CreateIfMissing { path, data, .. }
+        | Op::SetData { path, data, .. } => of(path) + data.as_ref().map_or(0, bytes::Bytes::len),
         Op::Multi { conditions, then, otherwise } => {
             conditions.iter().map(|condition| of(&condition.path)).sum::<usize>()
                 + then.iter().chain(otherwise).map(op_bytes).sum::<usize>()
@@ -185,6 +185,9 @@ pub(crate) fn op_bytes(op: &Op) -> usize {
         | Op::DeleteRecursive { path, .. }
         | Op::SetAcl { path, .. }
         | Op::Check { path, .. }
+        | Op::Require(Condition { path, .. })
+        | Op::DeleteIfExists { path, .. }
+        | Op::DeleteTree { path, .. }
         | Op::Reap { path, .. }
         | Op::Get { path, .. }
         | Op::Exists { path, .. }

@@ -65,8 +65,40 @@ pub enum Op {
         /// The version it must have; `None`: it must exist.
         version: Option<i32>,
     },
+    /// Fail unless a condition holds; useful in a multi. Answer: [`Reply::Done`]; `NodeExists`,
+    /// `NoNode`, `BadVersion` or `ConditionFailed`.
+    Require(Condition),
+    /// Create a node, or leave it as it is if it exists. Answer: [`Reply::Created`], with the
+    /// node's statistics in either case.
+    CreateIfMissing {
+        /// Its path.
+        path: ZPath,
+        /// Its data; `None` is ZooKeeper's null, distinct from empty.
+        data: Option<Bytes>,
+        /// Who may do what with it.
+        acl: Vec<Acl>,
+        /// How long it lives and whether it is numbered.
+        mode: CreateMode,
+    },
+    /// Delete a node without children, if it exists. Answer: [`Reply::Done`].
+    DeleteIfExists {
+        /// The node.
+        path: ZPath,
+        /// The version it must have; `None`: any.
+        version: Option<i32>,
+    },
+    /// Delete a node and everything below it in one transaction, or nothing (`NotEmpty`) if that is
+    /// more than `limit` nodes. Answer: [`Reply::DeletedMany`].
+    DeleteTree {
+        /// The node.
+        path: ZPath,
+        /// How many nodes at most; 0, or more than
+        /// [`DELETE_MANY`](crate::limits::DELETE_MANY): that many. The trees of one multi share it.
+        limit: u32,
+    },
     /// All of `then` if every condition holds, else all of `otherwise`; nothing if one of them
-    /// fails. Only `Create`, `Delete`, `SetData`, `SetAcl` and `Check` may be inside.
+    /// fails. Only `Create`, `Delete`, `SetData`, `SetAcl`, `Check`, `Require`, `CreateIfMissing`,
+    /// `DeleteIfExists` and `DeleteTree` may be inside.
     /// Answer: [`Reply::Multi`].
     Multi {
         /// What must hold; empty: always true.
@@ -193,6 +225,10 @@ impl Op {
             | Op::SetData { .. }
             | Op::SetAcl { .. }
             | Op::Check { .. }
+            | Op::Require(_)
+            | Op::CreateIfMissing { .. }
+            | Op::DeleteIfExists { .. }
+            | Op::DeleteTree { .. }
             | Op::Multi { .. }
             | Op::CreateSession { .. }
             | Op::CloseSession

@@ -594,5 +594,8 @@ fn frees_space(op: &Op) -> bool {
             | Op::CloseSession
             | Op::Reap { .. }
             | Op::Check { .. }
+            | Op::Require(_)
+            | Op::DeleteIfExists { .. }
+            | Op::DeleteTree { .. }
     )
 }

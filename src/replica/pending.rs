@@ -66,8 +66,10 @@ fn op_bytes(op: &Op) -> usize {
         let data = if let Test::Data(data) = &condition.test { data.len() } else { 8 };
         condition.path.as_str().len() + data
     };
-    if let Op::Create { path, data, acl, .. } = op {
+    if let Op::Create { path, data, acl, .. } | Op::CreateIfMissing { path, data, acl, .. } = op {
         path.as_str().len() + data_bytes(data) + acl_bytes(acl)
+    } else if let Op::Require(condition) = op {
+        condition_bytes(condition)
     } else if let Op::SetData { path, data, .. } = op {
         path.as_str().len() + data_bytes(data)
     } else if let Op::SetAcl { path, acl, .. } = op {
@@ -77,6 +79,8 @@ fn op_bytes(op: &Op) -> usize {
             + then.iter().chain(otherwise).map(|op| 16 + op_bytes(op)).sum::<usize>()
     } else if let Op::Delete { path, .. }
     | Op::DeleteRecursive { path, .. }
+    | Op::DeleteIfExists { path, .. }
+    | Op::DeleteTree { path, .. }
     | Op::Check { path, .. }
     | Op::Reap { path, .. } = op
     {

@@ -47,12 +47,12 @@ pub(super) struct Kind(u8);
 impl Kind {
     pub(super) fn of(op: &Op) -> Kind {
         Kind(match op {
-            Op::Create { .. } => 0,
-            Op::Delete { .. } => 1,
-            Op::DeleteRecursive { .. } => 2,
+            Op::Create { .. } | Op::CreateIfMissing { .. } => 0,
+            Op::Delete { .. } | Op::DeleteIfExists { .. } => 1,
+            Op::DeleteRecursive { .. } | Op::DeleteTree { .. } => 2,
             Op::SetData { .. } => 3,
             Op::SetAcl { .. } => 4,
-            Op::Check { .. } => 5,
+            Op::Check { .. } | Op::Require(_) => 5,
             Op::Multi { .. } => 6,
             // The other two are never asked by clients.
             Op::CloseSession | Op::CreateSession { .. } | Op::Reap { .. } => 7,

@@ -3,6 +3,8 @@
 //! The rules are ZooKeeper's, in the order in which it checks them: the arguments, the ACL to be
 //! written, whether the node exists whose ACL counts, permission, version, children.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -165,6 +167,7 @@ fn carry_out(nodes: &mut impl Nodes, zxid: Zxid, txn: &Txn) -> Applied {
         asker: Asker::of(txn),
         draft: Draft::new(nodes),
         ledger: Ledger::new(),
+        trees_left: limits::DELETE_MANY as usize,
         changes: Vec::new(),
     };
     let result = work.carry_out(&txn.request.op);
@@ -185,6 +188,8 @@ struct Work<'a, N> {
     asker: Asker<'a>,
     draft: Draft<'a, N>,
     ledger: Ledger,
+    /// How many nodes it may still delete with their trees.
+    trees_left: usize,
     changes: Vec<Change>,
 }
 
@@ -204,6 +209,12 @@ impl<N: Nodes> Work<'_, N> {
             }
             Op::SetAcl { path, acl, version } => Ok(self.set_acl(path, acl, *version)?),
             Op::Check { path, version } => Ok(self.check(path, *version)?),
+            Op::Require(condition) => Ok(self.require(condition)?),
+            Op::CreateIfMissing { path, data, acl, mode } => {
+                Ok(self.create_if_missing(path, data.as_ref(), acl, *mode)?)
+            }
+            Op::DeleteIfExists { path, version } => Ok(self.delete_if_exists(path, *version)?),
+            Op::DeleteTree { path, limit } => Ok(self.delete_tree(path, *limit)?),
             Op::CreateSession { .. }
             | Op::Get { .. }
             | Op::Exists { .. }
@@ -345,6 +356,68 @@ impl<N: Nodes> Work<'_, N> {
         self.asker.check(&node.acl, Perms::READ)?;
         check_version(node.version, version)?;
         Ok(Reply::Done)
+    }
+
+    fn require(&mut self, condition: &Condition) -> Result<Reply, ErrorCode> {
+        if self.holds(condition)? {
+            return Ok(Reply::Done);
+        }
+        Err(match (&condition.test, self.draft.node(&condition.path)) {
+            (Test::Missing, _) => ErrorCode::NodeExists,
+            (_, None) => ErrorCode::NoNode,
+            (Test::Version(_) | Test::ChildVersion(_), _) => ErrorCode::BadVersion,
+            (Test::Exists | Test::CreatedBy(_) | Test::Data(_), _) => ErrorCode::ConditionFailed,
+        })
+    }
+
+    fn create_if_missing(
+        &mut self,
+        path: &ZPath,
+        data: Option<&Bytes>,
+        acl: &[Acl],
+        mode: CreateMode,
+    ) -> Result<Reply, ErrorCode> {
+        match self.create(path, data, acl, mode) {
+            Err(ErrorCode::NodeExists) if !mode.sequential => {
+                let node = self.existing(path)?;
+                self.asker.check(&node.acl, Perms::READ)?;
+                Ok(Reply::Created { path: path.clone(), stat: node.stat() })
+            }
+            created => created,
+        }
+    }
+
+    fn delete_if_exists(&mut self, path: &ZPath, version: Option<i32>) -> Result<Reply, ErrorCode> {
+        match self.delete(path, version) {
+            Err(ErrorCode::NoNode) => Ok(Reply::Done),
+            deleted => deleted,
+        }
+    }
+
+    fn delete_tree(&mut self, path: &ZPath, limit: u32) -> Result<Reply, ErrorCode> {
+        deletable_parent(path)?;
+        self.existing(path)?;
+        let limit = match limit {
+            0 => self.trees_left,
+            limit => self.trees_left.min(limit as usize),
+        };
+        // Those that the transaction has deleted already may stand in the way of others.
+        let enough = limit + 1 + self.draft.edits().count();
+        let mut doomed = walk::deepest_first(self.draft.base(), path, enough);
+        let known: BTreeSet<ZPath> = doomed.iter().cloned().collect();
+        let edited = self.draft.edits().map(|(path, _)| path);
+        doomed.extend(edited.filter(|at| at.is_within(path) && !known.contains(*at)).cloned());
+        doomed.retain(|path| self.draft.node(path).is_some());
+        if doomed.len() > limit {
+            return Err(ErrorCode::NotEmpty);
+        }
+        self.trees_left -= doomed.len();
+        doomed.sort_by_cached_key(|path| (Reverse(path.depth()), path.clone()));
+        for path in &doomed {
+            self.delete(path, None)?;
+        }
+        let deleted = u32::try_from(doomed.len()).expect("the limit is a u32");
+        Ok(Reply::DeletedMany { deleted, more: false })
     }
 
     fn multi(
@@ -490,6 +563,10 @@ fn may_be_in_multi(op: &Op) -> bool {
             | Op::SetData { .. }
             | Op::SetAcl { .. }
             | Op::Check { .. }
+            | Op::Require(_)
+            | Op::CreateIfMissing { .. }
+            | Op::DeleteIfExists { .. }
+            | Op::DeleteTree { .. }
     )
 }
 

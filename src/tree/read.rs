@@ -59,6 +59,10 @@ impl<N: Nodes> View<'_, N> {
             | Op::SetData { .. }
             | Op::SetAcl { .. }
             | Op::Check { .. }
+            | Op::Require(_)
+            | Op::CreateIfMissing { .. }
+            | Op::DeleteIfExists { .. }
+            | Op::DeleteTree { .. }
             | Op::Multi { .. }
             | Op::CreateSession { .. }
             | Op::CloseSession

@@ -21,7 +21,7 @@ const PERMS: [(&str, Perms); 5] = [
 ];
 
 /// What is tried on `/parent/node`, which has no children.
-const OPERATIONS: [&str; 20] = [
+const OPERATIONS: [&str; 24] = [
     "get /parent/node",
     "exists /parent/node",
     "ls /parent/node",
@@ -29,6 +29,10 @@ const OPERATIONS: [&str; 20] = [
     "count /parent/node",
     "acl /parent/node",
     "check /parent/node",
+    "require /parent/node is version 0",
+    "ensure /parent/node/child",
+    "drop /parent/node",
+    "prune /parent/node 0",
     "create /parent/node/child",
     "create -s /parent/node/child-",
     "create -e /parent/node/child",

@@ -144,6 +144,38 @@ impl Model {
                 is_version(node.stat.version, *version)?;
                 Reply::Done
             }
+            Op::Require(condition) => {
+                let node = self.nodes.get(condition.path.as_str());
+                if let Some(node) = node {
+                    ask.needs(node, Perms::READ)?;
+                }
+                if !holds(node, condition) {
+                    return Err(Fault::from(match (node, &condition.test) {
+                        (Some(_), Test::Missing) => ErrorCode::NodeExists,
+                        (None, _) => ErrorCode::NoNode,
+                        (_, Test::Version(_) | Test::ChildVersion(_)) => ErrorCode::BadVersion,
+                        _ => ErrorCode::ConditionFailed,
+                    }));
+                }
+                Reply::Done
+            }
+            Op::CreateIfMissing { path, data, acl, mode } => {
+                let created = self.create(ask, path, data, acl, *mode, events);
+                match self.nodes.get(path.as_str()) {
+                    Some(node) if created == Err(ErrorCode::NodeExists) && !mode.sequential => {
+                        ask.needs(node, Perms::READ)?;
+                        Reply::Created { path: path.clone(), stat: node.stat }
+                    }
+                    _ => created?,
+                }
+            }
+            Op::DeleteIfExists { path, version } => {
+                match self.delete(ask, path, *version, events) {
+                    Err(ErrorCode::NoNode) => Reply::Done,
+                    deleted => deleted?,
+                }
+            }
+            Op::DeleteTree { path, limit } => self.delete_tree(ask, path, *limit, events)?,
             Op::Multi { conditions, then, otherwise } => {
                 self.multi(ask, conditions, then, otherwise, events)?
             }
@@ -254,6 +286,30 @@ impl Model {
         }
         let deleted = u32::try_from(doomed.len()).unwrap();
         Ok(Reply::DeletedMany { deleted, more: doomed.len() < all })
+    }
+
+    fn delete_tree(
+        &mut self,
+        ask: &Ask<'_>,
+        path: &ZPath,
+        limit: u32,
+        events: &mut Events,
+    ) -> Result<Reply, ErrorCode> {
+        if path.is_root() {
+            return Err(ErrorCode::BadArguments);
+        }
+        self.nodes.get(path.as_str()).ok_or(ErrorCode::NoNode)?;
+        let mut doomed = self.children_first(path.as_str());
+        if doomed.len() > (if limit == 0 { 1000 } else { limit as usize }) {
+            return Err(ErrorCode::NotEmpty);
+        }
+        // Level by level, the deepest first.
+        doomed.sort_by_key(|path| (std::cmp::Reverse(path.matches('/').count()), path.clone()));
+        for path in &doomed {
+            ask.needs(&self.nodes[&above(path)], Perms::DELETE)?;
+            self.remove(ask.zxid, path, events);
+        }
+        Ok(Reply::DeletedMany { deleted: u32::try_from(doomed.len()).unwrap(), more: false })
     }
 
     fn set_data(

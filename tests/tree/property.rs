@@ -112,6 +112,12 @@ fn parts() -> impl Strategy<Value = Op> {
         1 => (paths(), acls(), versions())
             .prop_map(|(path, acl, version)| Op::SetAcl { path, acl, version }),
         1 => (paths(), versions()).prop_map(|(path, version)| Op::Check { path, version }),
+        1 => conditions().prop_map(Op::Require),
+        1 => (paths(), data(), acls(), modes())
+            .prop_map(|(path, data, acl, mode)| Op::CreateIfMissing { path, data, acl, mode }),
+        1 => (paths(), versions())
+            .prop_map(|(path, version)| Op::DeleteIfExists { path, version }),
+        1 => (paths(), 0..4_u32).prop_map(|(path, limit)| Op::DeleteTree { path, limit }),
     ]
 }
 

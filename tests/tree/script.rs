@@ -56,7 +56,7 @@ macro_rules! scripts {
 
 scripts! {
     stat sequential ephemeral mortal delete_recursive multi conditions retries sessions versions
-    listing acl watches quota
+    listing acl watches quota tolerant
 }
 
 /// The tree, and the sessions by their names.
@@ -180,10 +180,12 @@ fn show_result(result: &Result<Reply, Fault>) -> String {
 fn show(reply: &Reply) -> String {
     match reply {
         Reply::Done => "done".to_owned(),
-        Reply::Created { path, stat } => {
-            assert_eq!((stat.version, stat.num_children), (0, 0));
-            format!("created {path}")
-        }
+        Reply::Created { path, stat } => match (stat.version, stat.num_children) {
+            (0, 0) => format!("created {path}"),
+            (version, children) => {
+                format!("found {path}, version {version}, {children} children")
+            }
+        },
         Reply::Stat(stat) => format!("version {}, aversion {}", stat.version, stat.aversion),
         Reply::Data { data, stat } => format!("{} (version {})", show_data(data), stat.version),
         Reply::Children { entries, more, .. } => {

@@ -6,6 +6,8 @@
 //! | `delete PATH [VERSION]`, `check PATH [VERSION]` | |
 //! | `rmr PATH LIMIT` | recursive delete |
 //! | `set PATH DATA [VERSION]` | |
+//! | `require TEST`, `ensure …` | fail unless; as `create`, unless it exists |
+//! | `drop PATH [VERSION]`, `prune PATH LIMIT` | delete if it exists; with all below, or nothing |
 //! | `setacl PATH ACL [VERSION]` | an ACL is `rwcda=scheme:id,…`, or `none` |
 //! | `multi [if TEST, …] [then OP; …] [else OP; …]` | a test is `PATH is WHAT [VALUE]` |
 //! | `close`, `reap PATH PZXID MZXID` | |
@@ -73,6 +75,10 @@ impl<'a> Words<'a> {
             "set" => Op::SetData { path: self.path(), data: self.data(), version: self.version() },
             "setacl" => Op::SetAcl { path: self.path(), acl: self.acl(), version: self.version() },
             "check" => Op::Check { path: self.path(), version: self.version() },
+            "require" => Op::Require(self.condition()),
+            "ensure" => self.create_if_missing(),
+            "drop" => Op::DeleteIfExists { path: self.path(), version: self.version() },
+            "prune" => Op::DeleteTree { path: self.path(), limit: self.number() },
             "multi" => Op::Multi {
                 conditions: self.conditions(),
                 then: if self.is("then") { self.ops() } else { Vec::new() },
@@ -106,6 +112,13 @@ impl<'a> Words<'a> {
             }
         }
         Op::Create { path: self.path(), data: self.data(), acl, mode }
+    }
+
+    fn create_if_missing(&mut self) -> Op {
+        match self.create() {
+            Op::Create { path, data, acl, mode } => Op::CreateIfMissing { path, data, acl, mode },
+            other => other,
+        }
     }
 
     fn goes_on(&self) -> bool {
@@ -159,20 +172,24 @@ impl<'a> Words<'a> {
         let mut conditions = Vec::new();
         let mut more = self.is("if");
         while more {
-            let path = self.path();
-            assert!(self.is("is"));
-            let test = match self.next() {
-                "there" => Test::Exists,
-                "missing" => Test::Missing,
-                "version" => Test::Version(self.number()),
-                "cversion" => Test::ChildVersion(self.number()),
-                "from" => Test::CreatedBy(self.zxid()),
-                "data" => Test::Data(self.data().expect("a condition has data")),
-                other => panic!("what is {other}?"),
-            };
-            conditions.push(Condition { path, test });
+            conditions.push(self.condition());
             more = self.is(",");
         }
         conditions
+    }
+
+    fn condition(&mut self) -> Condition {
+        let path = self.path();
+        assert!(self.is("is"));
+        let test = match self.next() {
+            "there" => Test::Exists,
+            "missing" => Test::Missing,
+            "version" => Test::Version(self.number()),
+            "cversion" => Test::ChildVersion(self.number()),
+            "from" => Test::CreatedBy(self.zxid()),
+            "data" => Test::Data(self.data().expect("a condition has data")),
+            other => panic!("what is {other}?"),
+        };
+        Condition { path, test }
     }
 }

@@ -68,8 +68,9 @@ use Part::{Element, Message};
 // The fields of client.proto and txn.proto that lead to lists.
 static CLIENT_MESSAGE: [Field; 1] = [(REQUEST, Message(&CLIENT_REQUEST))];
 static CLIENT_REQUEST: [Field; 1] = [(5, Message(&OP))];
-static OP: [Field; 4] = [
+static OP: [Field; 5] = [
     (1, Message(&[(3, Element(List::Lines, &[]))])),
+    (25, Message(&[(3, Element(List::Lines, &[]))])),
     (8, Message(&[(2, Element(List::Lines, &[]))])),
     (9, Message(&MULTI)),
     (10, Message(&[(1, Element(List::Ops, &OP))])),

@@ -104,13 +104,8 @@ pub(super) fn op_to_wire(op: &Op) -> wire::Op {
         Op::Create { path, data, acl, mode } => {
             Kind::Create(create_to_wire(path, data.as_ref(), acl, *mode))
         }
-        Op::Delete { path, version } => {
-            Kind::Delete(wire::Delete { path: path_to_wire(path), version: *version })
-        }
-        Op::DeleteRecursive { path, limit } => {
-            let path = path_to_wire(path);
-            Kind::DeleteRecursive(wire::DeleteRecursive { path, limit: *limit })
-        }
+        Op::Delete { path, version } => Kind::Delete(delete_to_wire(path, *version)),
+        Op::DeleteRecursive { path, limit } => Kind::DeleteRecursive(tree_to_wire(path, *limit)),
         Op::SetData { path, data, version } => {
             let path = path_to_wire(path);
             Kind::SetData(wire::SetData { path, data: data.clone(), version: *version })
@@ -122,6 +117,14 @@ pub(super) fn op_to_wire(op: &Op) -> wire::Op {
         Op::Check { path, version } => {
             Kind::Check(wire::Check { path: path_to_wire(path), version: *version })
         }
+        Op::Require(condition) => Kind::Require(condition_to_wire(condition)),
+        Op::CreateIfMissing { path, data, acl, mode } => {
+            Kind::CreateIfMissing(create_to_wire(path, data.as_ref(), acl, *mode))
+        }
+        Op::DeleteIfExists { path, version } => {
+            Kind::DeleteIfExists(delete_to_wire(path, *version))
+        }
+        Op::DeleteTree { path, limit } => Kind::DeleteTree(tree_to_wire(path, *limit)),
         Op::Multi { conditions, then, otherwise } => Kind::Multi(wire::Multi {
             conditions: conditions.iter().map(condition_to_wire).collect(),
             then: then.iter().map(op_to_wire).collect(),
@@ -176,7 +179,10 @@ pub(super) fn op(op: wire::Op) -> Result<Op, Invalid> {
         ));
     };
     Ok(match kind {
-        Kind::Create(create) => self::create(create)?,
+        Kind::Create(create) => {
+            let (path, data, acl, mode) = node_to_create(create)?;
+            Op::Create { path, data, acl, mode }
+        }
         Kind::Delete(wire::Delete { path, version }) => {
             Op::Delete { path: self::path(&path)?, version }
         }
@@ -191,6 +197,17 @@ pub(super) fn op(op: wire::Op) -> Result<Op, Invalid> {
         }
         Kind::Check(wire::Check { path, version }) => {
             Op::Check { path: self::path(&path)?, version }
+        }
+        Kind::Require(condition) => Op::Require(self::condition(condition)?),
+        Kind::CreateIfMissing(create) => {
+            let (path, data, acl, mode) = node_to_create(create)?;
+            Op::CreateIfMissing { path, data, acl, mode }
+        }
+        Kind::DeleteIfExists(wire::Delete { path, version }) => {
+            Op::DeleteIfExists { path: self::path(&path)?, version }
+        }
+        Kind::DeleteTree(wire::DeleteRecursive { path, limit }) => {
+            Op::DeleteTree { path: self::path(&path)?, limit }
         }
         Kind::Multi(multi) => self::multi(multi)?,
         Kind::CloseSession(wire::Empty {}) => Op::CloseSession,
@@ -227,6 +244,14 @@ pub(super) fn op(op: wire::Op) -> Result<Op, Invalid> {
     })
 }
 
+fn delete_to_wire(path: &ZPath, version: Option<i32>) -> wire::Delete {
+    wire::Delete { path: path_to_wire(path), version }
+}
+
+fn tree_to_wire(path: &ZPath, limit: u32) -> wire::DeleteRecursive {
+    wire::DeleteRecursive { path: path_to_wire(path), limit }
+}
+
 fn create_to_wire(
     path: &ZPath,
     data: Option<&Bytes>,
@@ -249,7 +274,9 @@ fn create_to_wire(
     }
 }
 
-fn create(create: wire::Create) -> Result<Op, Invalid> {
+type NodeToCreate = (ZPath, Option<Bytes>, Vec<Acl>, CreateMode);
+
+fn node_to_create(create: wire::Create) -> Result<NodeToCreate, Invalid> {
     let lifetime = match wire::Lifetime::try_from(create.lifetime) {
         Ok(wire::Lifetime::Persistent) => Lifetime::Persistent,
         Ok(wire::Lifetime::Ephemeral) => Lifetime::Ephemeral,
@@ -259,12 +286,8 @@ fn create(create: wire::Create) -> Result<Op, Invalid> {
             return Err(Invalid::argument(format!("{} is not a lifetime", create.lifetime)));
         }
     };
-    Ok(Op::Create {
-        path: new_path(&create.path, create.sequential)?,
-        data: data(create.data)?,
-        acl: acl(create.acl)?,
-        mode: CreateMode { lifetime, sequential: create.sequential },
-    })
+    let mode = CreateMode { lifetime, sequential: create.sequential };
+    Ok((new_path(&create.path, create.sequential)?, data(create.data)?, acl(create.acl)?, mode))
 }
 
 fn multi(multi: wire::Multi) -> Result<Op, Invalid> {
@@ -287,10 +310,19 @@ fn inner_write(op: wire::Op) -> Result<Op, Invalid> {
     match &op.kind {
         None
         | Some(
-            Kind::Create(_) | Kind::Delete(_) | Kind::SetData(_) | Kind::SetAcl(_) | Kind::Check(_),
+            Kind::Create(_)
+            | Kind::Delete(_)
+            | Kind::SetData(_)
+            | Kind::SetAcl(_)
+            | Kind::Check(_)
+            | Kind::Require(_)
+            | Kind::CreateIfMissing(_)
+            | Kind::DeleteIfExists(_)
+            | Kind::DeleteTree(_),
         ) => self::op(op),
         Some(_) => Err(Invalid::argument(
-            "only create, delete, set_data, set_acl and check may be inside a multi",
+            "only create, delete, set_data, set_acl, check, require, create_if_missing, \
+             delete_if_exists and delete_tree may be inside a multi",
         )),
     }
 }

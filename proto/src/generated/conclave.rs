@@ -149,7 +149,7 @@ pub struct ClientRequest {
 pub struct Op {
     #[prost(
         oneof = "op::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21, 22, 23"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27"
     )]
     pub kind: ::core::option::Option<op::Kind>,
 }
@@ -199,9 +199,17 @@ pub mod op {
         WhoAmI(super::Empty),
         #[prost(message, tag = "23")]
         CloseSession(super::Empty),
+        #[prost(message, tag = "24")]
+        Require(super::Condition),
+        #[prost(message, tag = "25")]
+        CreateIfMissing(super::Create),
+        #[prost(message, tag = "26")]
+        DeleteIfExists(super::Delete),
+        #[prost(message, tag = "27")]
+        DeleteTree(super::DeleteRecursive),
     }
 }
-/// Reply: created.
+/// Reply: created. With create_if_missing a node that exists is left as it is.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Create {
     #[prost(bytes = "bytes", tag = "1")]
@@ -220,7 +228,7 @@ pub struct Create {
     #[prost(bool, tag = "6")]
     pub sequential: bool,
 }
-/// Reply: done.
+/// Reply: done. With delete_if_exists also if there is no such node.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Delete {
     #[prost(bytes = "bytes", tag = "1")]
@@ -229,7 +237,7 @@ pub struct Delete {
     #[prost(sint32, optional, tag = "2")]
     pub version: ::core::option::Option<i32>,
 }
-/// Reply: deleted_many.
+/// Reply: deleted_many. With delete_tree all of it is deleted, or nothing if it is too much.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeleteRecursive {
     #[prost(bytes = "bytes", tag = "1")]
@@ -275,7 +283,8 @@ pub struct Check {
 pub struct Multi {
     #[prost(message, repeated, tag = "1")]
     pub conditions: ::prost::alloc::vec::Vec<Condition>,
-    /// Only create, delete, set_data, set_acl and check.
+    /// Only create, delete, set_data, set_acl, check, require, create_if_missing, delete_if_exists
+    /// and delete_tree.
     #[prost(message, repeated, tag = "2")]
     pub then: ::prost::alloc::vec::Vec<Op>,
     #[prost(message, repeated, tag = "3")]

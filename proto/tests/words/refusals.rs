@@ -61,7 +61,7 @@ fn bad_requests_are_answered() {
             numbered(4, &field(1, "/a".repeat(300).as_bytes())),
             numbered(4, &field(1, "/a".repeat(PATH_BYTES).as_bytes())),
             // An operation of a later release, none at all, and a read level of a later release.
-            numbered(25, &field(1, b"/app")),
+            numbered(99, &field(1, b"/app")),
             field(2, &[8, 7]).into(),
             field(2, &[8, 7, 24, 9, 0x2a, 0]).into(),
             // A lifetime and a kind of watch of a later release.
@@ -163,9 +163,9 @@ fn operations_are_only_where_they_may_be() {
             sent(Op::Reap { path: path(), seen: (Zxid::ZERO, Zxid::ZERO) }),
         ],
         expect![[r#"
-            answer 7 with BadArguments: only create, delete, set_data, set_acl and check may be inside a multi
-            answer 7 with BadArguments: only create, delete, set_data, set_acl and check may be inside a multi
-            answer 7 with BadArguments: only create, delete, set_data, set_acl and check may be inside a multi
+            answer 7 with BadArguments: only create, delete, set_data, set_acl, check, require, create_if_missing, delete_if_exists and delete_tree may be inside a multi
+            answer 7 with BadArguments: only create, delete, set_data, set_acl, check, require, create_if_missing, delete_if_exists and delete_tree may be inside a multi
+            answer 7 with BadArguments: only create, delete, set_data, set_acl, check, require, create_if_missing, delete_if_exists and delete_tree may be inside a multi
             answer 7 with BadArguments: only get, exists and children may be inside a multi-read
             answer 7 with BadArguments: only get, exists and children may be inside a multi-read
             answer 7 with Unimplemented: this server does not know the operation

@@ -197,6 +197,11 @@ fn plain_write() -> impl Strategy<Value = Op> {
             version
         }),
         (path(), version()).prop_map(|(path, version)| Op::Check { path, version }),
+        condition().prop_map(Op::Require),
+        (path(), data(), acl(), mode())
+            .prop_map(|(path, data, acl, mode)| { Op::CreateIfMissing { path, data, acl, mode } }),
+        (path(), version()).prop_map(|(path, version)| Op::DeleteIfExists { path, version }),
+        (path(), any::<u32>()).prop_map(|(path, limit)| Op::DeleteTree { path, limit }),
     ]
 }
 
