@@ -10,6 +10,7 @@
 //! |---|---|
 //! | let one at a time do something | [`Mutex`] |
 //! | have one leader, known to the others | [`Election`] |
+//! | have standbys do what a primary does | [`Log`](log::Log) |
 //! | keep a copy of a part of the tree at hand | [`Cache`](cache::Cache) |
 //! | keep the configuration, and follow it | [`config::Registry`] |
 //! | show who is there, keep a node in place, give names | [`members::Group`], [`members::KeptNode`], [`members::Names`] |
@@ -41,6 +42,7 @@ mod election;
 mod error;
 mod hold;
 mod line;
+pub mod log;
 pub mod members;
 mod mutex;
 mod owned;
