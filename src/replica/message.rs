@@ -89,7 +89,7 @@ pub enum PeerMessage {
     ReadIndex {
         /// The leader's epoch.
         epoch: Epoch,
-        /// The sender's number for the question, growing by one.
+        /// The sender's number for the question, growing by one from a random place.
         read: u64,
     },
     /// From the leader: this.
@@ -144,7 +144,7 @@ pub struct Touch {
     pub forwarded: u64,
     /// Whether it is short of disk space.
     pub low_space: bool,
-    /// The sender's number for this report, growing by one.
+    /// The sender's number for this report, growing by one from a random place.
     pub report: u64,
     /// The sessions that gave a sign of life since the last report.
     pub sessions: Vec<Touched>,

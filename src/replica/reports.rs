@@ -14,6 +14,7 @@ use crate::tree::Nodes;
 
 use super::client::{Client, Open};
 use super::machine::Replica;
+use super::pending::mix;
 use super::{ConnId, Touched};
 
 /// A sign of life of one of this server's clients.
@@ -36,13 +37,19 @@ pub(super) struct Parted {
 }
 
 /// The reports to the leader of which it is not known yet whether they count.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reports {
     next: u64,
     waiting: VecDeque<(u64, Vec<Sign>)>,
 }
 
 impl Reports {
+    /// None yet. What was said of those of an earlier life of this server may still come, so the
+    /// numbers start at a random place.
+    pub(super) fn new(seed: u64) -> Reports {
+        Reports { next: mix(seed) >> 2, waiting: VecDeque::new() }
+    }
+
     /// These signs are reported now; the report's number comes back.
     pub(super) fn add(&mut self, signs: Vec<Sign>) -> u64 {
         if self.waiting.len() == limits::REPORTS {

@@ -15,16 +15,18 @@ use crate::tree::{self, Nodes};
 
 use super::client::{Answer, Client, Need, Released, Slot, SlotState};
 use super::machine::{Part, Replica};
-use super::pending::{Waiter, Work};
+use super::pending::{Waiter, Work, mix};
 use super::{ConnId, ToClient};
 
 /// The reads that wait for a word of the leader.
 ///
 /// They are asked about in batches: a question covers everything that was asked before it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reading {
     /// The number of the question that will be asked next.
     next: u64,
+    /// The number of the first one.
+    first: u64,
     /// Whether a read waits for it to be asked.
     dirty: bool,
     /// The reads, with the number of the question that covers them.
@@ -34,6 +36,14 @@ pub(super) struct Reading {
 }
 
 impl Reading {
+    /// None yet. Answers to an earlier life of this server may still come, so the numbers start at a
+    /// random place.
+    pub(super) fn new(seed: u64) -> Reading {
+        let first = mix(seed) >> 2;
+        let (asked, deadlines) = (VecDeque::new(), VecDeque::new());
+        Reading { next: first, first, dirty: false, asked, deadlines }
+    }
+
     /// Whether there is a question to ask.
     pub(super) fn is_dirty(&self) -> bool {
         self.dirty
@@ -55,7 +65,8 @@ impl Reading {
 
     fn take_answered(&mut self, question: u64) -> Option<(ConnId, u64)> {
         let &(asked, conn, slot) = self.asked.front()?;
-        if asked > question {
+        let is_own = (self.first..self.next).contains(&question);
+        if asked > question || !is_own {
             return None;
         }
         self.asked.pop_front();

@@ -13,8 +13,9 @@ mod show;
 mod world;
 
 use bytes::Bytes;
+use conclave::replica::{Input, PeerMessage};
 use conclave_proto::request::ReadLevel;
-use conclave_proto::{Identity, Op, ZPath};
+use conclave_proto::{Epoch, Identity, Op, ZPath, Zxid};
 
 use expect_test::{ExpectFile, expect_file};
 use world::{World, server};
@@ -135,4 +136,28 @@ fn a_write_that_waits_for_too_long_is_refused_but_not_the_end_of_a_session() {
     let done = counted("version") + counted("done");
     assert_eq!((done + counted("Throttled"), counted("done")), (25 * 3 + 3, 3), "{:?}", world.log);
     assert!(counted("Throttled") > 0, "{:?}", world.log);
+}
+
+#[test]
+fn a_read_index_that_answers_an_earlier_life_answers_nothing() {
+    let mut world = World::new(3);
+    world.elect();
+    let (leader, one) = (world.leader().unwrap(), server(1));
+    world.dial("a", one, 60_000);
+    world.settle();
+    world.hold(one, leader, true);
+    let get = Op::Get { path: ZPath::root(), watch: None };
+    world.ask("a", ReadLevel::Linearizable, get);
+    world.settle();
+    world.log.clear();
+    let (epoch, commit) = (Epoch::new(1).unwrap(), Zxid::ZERO);
+    for read in [0, 1, 1 << 32, u64::MAX] {
+        let message = PeerMessage::ReadAt { epoch, read, commit };
+        world.step(one, Input::Peer { from: leader, message });
+        world.settle();
+    }
+    assert!(world.log.is_empty(), "{:?}", world.log);
+    world.hold(one, leader, false);
+    world.settle();
+    assert_eq!(world.log.len(), 1, "{:?}", world.log);
 }
