@@ -144,7 +144,9 @@ pub(crate) fn explain(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let advice = match inner {
         None => return error.to_string(),
-        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        )) => {
             "its certificate is signed by none of the authorities that were given (the CA of Tls, \
              --tls-ca)"
         }

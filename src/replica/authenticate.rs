@@ -36,6 +36,8 @@ impl<N: Nodes> Replica<N> {
             }
             // The address is known without being told.
             "ip" => {}
+            // So is the certificate, if one was shown.
+            "x509" if identities.iter().any(|identity| identity.scheme == "x509") => {}
             _ => return Err(ErrorCode::AuthFailed.into()),
         }
         if identities.len() > limits::IDENTITIES {

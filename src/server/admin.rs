@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::replica::{Role, Status};
 
 use super::metrics::Metrics;
+use super::visitors::Visitors;
 
 /// How long the loop may take to say how the server is.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
@@ -127,7 +128,7 @@ pub(super) async fn serve(listener: TcpListener, asking: Asking, metrics: Arc<Me
         .route("/status", get(status))
         .route("/metrics", get(metrics_text))
         .with_state(Admin { asking, metrics });
-    if let Err(error) = axum::serve(listener, router).await {
+    if let Err(error) = axum::serve(Visitors::new(listener), router).await {
         tracing::error!(%error, "administration has ended");
     }
 }

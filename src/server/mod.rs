@@ -26,6 +26,7 @@ mod ports;
 mod settings;
 mod start;
 mod transfers;
+mod visitors;
 mod words;
 
 pub use settings::{Member, Settings, StorageSettings, Timing, TlsSettings};

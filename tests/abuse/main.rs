@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../common/certificates.rs"]
+mod certificates;
 mod client;
 mod clients;
 mod links;
@@ -12,4 +14,6 @@ mod peers;
 mod ports;
 mod server;
 mod setup;
+mod tls;
+mod trust;
 mod zookeeper;

@@ -17,6 +17,8 @@ pub(crate) struct Server {
     running: Running,
     pub(crate) client: SocketAddr,
     pub(crate) zookeeper: SocketAddr,
+    /// Where ZooKeeper's clients find TLS, if they do.
+    pub(crate) zookeeper_secure: Option<SocketAddr>,
     pub(crate) admin: SocketAddr,
     _dir: Option<TempDir>,
 }
@@ -100,7 +102,15 @@ impl Server {
         // Without administration, nobody asks for it.
         let admin = address("admin").unwrap_or(client);
         let zookeeper = address("zookeeper").unwrap();
-        Server { client, zookeeper, admin, running: Running { child, log }, _dir: None }
+        let zookeeper_secure = address("zookeeper_secure");
+        Server {
+            client,
+            zookeeper,
+            zookeeper_secure,
+            admin,
+            running: Running { child, log },
+            _dir: None,
+        }
     }
 
     /// What the server has logged.

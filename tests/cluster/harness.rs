@@ -1,16 +1,20 @@
 //! Real server processes on loopback, to be killed, frozen and started again.
 
+#[path = "../common/certificates.rs"]
+mod certificates;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use conclave_client::{Client, Error};
+use conclave_client::{Client, Error, Tls};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::ports::Ports;
+use certificates::{Authority, Claims};
 
 /// How long anything may take before a test gives up.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -21,6 +25,8 @@ const POLL: Duration = Duration::from_millis(20);
 pub(crate) struct Cluster {
     home: TempDir,
     servers: Vec<Server>,
+    /// Who has signed the certificates, if everything is within TLS.
+    authority: Option<Authority>,
     _ports: Ports,
 }
 
@@ -35,6 +41,20 @@ struct Server {
 impl Cluster {
     /// Starts that many servers and waits until one of them leads and all of them serve.
     pub(crate) async fn start(count: u8) -> Cluster {
+        Cluster::start_with(count, None).await
+    }
+
+    /// Does so with servers that have certificates, and talk within TLS alone.
+    pub(crate) async fn start_secure(count: u8) -> Cluster {
+        let authority = Authority::new();
+        authority.issue("client", Claims::default());
+        for id in 1..=count {
+            authority.issue_member(&id.to_string(), "test", id);
+        }
+        Cluster::start_with(count, Some(authority)).await
+    }
+
+    async fn start_with(count: u8, authority: Option<Authority>) -> Cluster {
         let ports = Ports::claim();
         let servers = (1..=count)
             .zip((ports.first()..).step_by(3))
@@ -44,7 +64,7 @@ impl Cluster {
             })
             .collect();
         let home = TempDir::new().expect("a temporary directory");
-        let mut cluster = Cluster { home, servers, _ports: ports };
+        let mut cluster = Cluster { home, servers, authority, _ports: ports };
         for id in 1..=count {
             cluster.launch(id);
         }
@@ -116,7 +136,40 @@ impl Cluster {
 
     /// A session with the ensemble.
     pub(crate) async fn client(&self) -> Client {
-        connect(&self.addresses()).await
+        self.connect(&self.addresses()).await
+    }
+
+    /// A session with some of the servers.
+    pub(crate) async fn connect(&self, servers: &str) -> Client {
+        let mut builder = Client::builder();
+        if let Some(authority) = &self.authority {
+            let (cert, key) = (authority.path("client.pem"), authority.path("client.key"));
+            builder = builder.tls(Tls::new(authority.path("ca.pem")).certificate(cert, key));
+        }
+        builder
+            .servers(servers)
+            .session_timeout(Duration::from_secs(20))
+            .operation_timeout(DEADLINE)
+            .connect_timeout(DEADLINE)
+            .connect()
+            .await
+            .unwrap()
+    }
+
+    /// Gives every server a new certificate, and waits until all of them have taken it for their
+    /// clients and for each other.
+    pub(crate) async fn renew_certificates(&self) {
+        let name = "conclave_certificates_reloaded_total";
+        let before: Vec<_> = self.ids().into_iter().map(|id| self.metric(id, name)).collect();
+        for id in self.ids() {
+            let authority = self.authority.as_ref().expect("there are certificates");
+            authority.issue_member(&id.to_string(), "test", id);
+        }
+        eventually("the certificates are taken", async || {
+            let mut taken = self.ids().into_iter().zip(&before);
+            taken.all(|(id, before)| self.metric(id, name) >= before + 2.0).then_some(())
+        })
+        .await;
     }
 
     /// The numbers of the servers.
@@ -220,6 +273,15 @@ impl Cluster {
             text +=
                 &format!("[[members]]\nid = {}\npeer = \"127.0.0.1:{}\"\n", member.id, member.peer);
         }
+        if let Some(authority) = &self.authority {
+            let path = |file: String| authority.path(&file);
+            text += &format!(
+                "[tls]\ncert = {:?}\nkey = {:?}\nca = {:?}\n",
+                path(format!("{id}.pem")),
+                path(format!("{id}.key")),
+                path("ca.pem".into()),
+            );
+        }
         text
     }
 }
@@ -238,18 +300,6 @@ impl Drop for Cluster {
             }
         }
     }
-}
-
-/// A session with these servers.
-pub(crate) async fn connect(servers: &str) -> Client {
-    Client::builder()
-        .servers(servers)
-        .session_timeout(Duration::from_secs(20))
-        .operation_timeout(DEADLINE)
-        .connect_timeout(DEADLINE)
-        .connect()
-        .await
-        .unwrap()
 }
 
 /// Waits until a condition gives something.
@@ -273,11 +323,11 @@ pub(crate) struct Load {
 
 impl Load {
     /// Starts that many clients.
-    pub(crate) async fn start(servers: &str, clients: usize) -> Load {
+    pub(crate) async fn start(cluster: &Cluster, clients: usize) -> Load {
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let (mut writers, mut progress) = (Vec::new(), Vec::new());
         for number in 0..clients {
-            let client = connect(servers).await;
+            let client = cluster.client().await;
             let acknowledged = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
             progress.push(std::sync::Arc::clone(&acknowledged));
             let stopped = stopped.clone();

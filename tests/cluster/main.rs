@@ -13,7 +13,7 @@ mod ports;
 use std::process::{Command, Stdio};
 
 use conclave_client::{Client, EventKind, Stat, State, Watch, WatchItem, WatchKind};
-use harness::{Cluster, DEADLINE, Load, connect, eventually};
+use harness::{Cluster, DEADLINE, Load, eventually};
 use tokio::time::timeout;
 
 /// Clients that write while something happens.
@@ -60,7 +60,7 @@ impl Witness {
 async fn nothing_is_lost_when_the_leader_is_killed() {
     let mut cluster = Cluster::start(3).await;
     let mut witness = Witness::new(&cluster).await;
-    let load = Load::start(&cluster.addresses(), CLIENTS).await;
+    let load = Load::start(&cluster, CLIENTS).await;
     for _ in 0..3 {
         load.advance(WRITES).await;
         let leader = cluster.leader().await;
@@ -75,10 +75,29 @@ async fn nothing_is_lost_when_the_leader_is_killed() {
 }
 
 #[tokio::test]
+async fn within_tls_nothing_is_lost_when_the_leader_is_killed_and_certificates_are_renewed() {
+    let mut cluster = Cluster::start_secure(3).await;
+    let mut witness = Witness::new(&cluster).await;
+    let load = Load::start(&cluster, CLIENTS).await;
+    for _ in 0..2 {
+        load.advance(WRITES).await;
+        let leader = cluster.leader().await;
+        cluster.kill(leader);
+        load.advance(WRITES).await;
+        witness.check(&cluster).await;
+        cluster.launch(leader);
+        cluster.wait_until_serving().await;
+        cluster.renew_certificates().await;
+    }
+    load.finish(&witness.client).await;
+    cluster.wait_until_equal().await;
+}
+
+#[tokio::test]
 async fn a_killed_follower_comes_back_under_load() {
     let mut cluster = Cluster::start(3).await;
     let mut witness = Witness::new(&cluster).await;
-    let load = Load::start(&cluster.addresses(), CLIENTS).await;
+    let load = Load::start(&cluster, CLIENTS).await;
     for _ in 0..3 {
         load.advance(WRITES).await;
         let follower = cluster.follower().await;
@@ -97,7 +116,7 @@ async fn a_killed_follower_comes_back_under_load() {
 async fn everything_is_there_after_all_servers_were_killed() {
     let mut cluster = Cluster::start(3).await;
     let mut witness = Witness::new(&cluster).await;
-    let load = Load::start(&cluster.addresses(), CLIENTS).await;
+    let load = Load::start(&cluster, CLIENTS).await;
     load.advance(WRITES).await;
     for id in cluster.ids() {
         cluster.kill(id);
@@ -115,7 +134,7 @@ async fn everything_is_there_after_all_servers_were_killed() {
 async fn servers_restart_one_after_the_other() {
     let mut cluster = Cluster::start(3).await;
     let mut witness = Witness::new(&cluster).await;
-    let load = Load::start(&cluster.addresses(), CLIENTS).await;
+    let load = Load::start(&cluster, CLIENTS).await;
     for id in cluster.ids() {
         load.advance(WRITES).await;
         cluster.stop(id).await;
@@ -141,7 +160,7 @@ async fn an_empty_server_joins_while_writes_go_on() {
     for _ in 0..bytes_needed / value.len() + 1 {
         witness.client.create("/large-", value.clone()).sequential().await.unwrap();
     }
-    let load = Load::start(&cluster.addresses(), CLIENTS).await;
+    let load = Load::start(&cluster, CLIENTS).await;
     load.advance(WRITES).await;
     cluster.launch(follower);
     load.advance(WRITES).await;
@@ -161,7 +180,7 @@ async fn an_empty_server_joins_while_writes_go_on() {
 async fn a_frozen_leader_is_replaced_and_follows_when_it_wakes() {
     let mut cluster = Cluster::start(3).await;
     let mut witness = Witness::new(&cluster).await;
-    let load = Load::start(&cluster.addresses(), CLIENTS).await;
+    let load = Load::start(&cluster, CLIENTS).await;
     load.advance(WRITES).await;
     let frozen = cluster.leader().await;
     cluster.pause(frozen);
@@ -208,7 +227,8 @@ async fn an_ephemeral_node_goes_when_its_client_does() {
 async fn a_client_of_a_dead_server_goes_to_another() {
     let mut cluster = Cluster::start(3).await;
     let follower = cluster.follower().await;
-    let client = connect(&format!("{},{}", cluster.address(follower), cluster.addresses())).await;
+    let servers = format!("{},{}", cluster.address(follower), cluster.addresses());
+    let client = cluster.connect(&servers).await;
     client.create("/mine", "").ephemeral().await.unwrap();
     let server = client.server().expect("connected").get();
     let mut states = client.states();
