@@ -198,16 +198,12 @@ impl Sessions {
         if live.closing {
             return Standing::Closing;
         }
-        match live.owner {
-            Some((owner, later)) if owner != server && later > claim => {
-                return Standing::Moved(later);
-            }
-            Some((_, later)) if later > claim => {}
-            Some(_) | None => live.owner = Some((server, claim)),
+        let standing = live.claimed(server, claim);
+        if standing == Standing::Owner {
+            live.see(self.clock_ms, age_ms);
+            self.fresh.push((session, age_ms));
         }
-        live.see(self.clock_ms, age_ms);
-        self.fresh.push((session, age_ms));
-        Standing::Owner
+        standing
     }
 
     /// Let a session move to a server. The server it leaves, if there is one, comes back.
@@ -224,13 +220,11 @@ impl Sessions {
         earlier.map(|(owner, _)| owner).filter(|&owner| owner != server)
     }
 
-    /// Whether a write of the session may come by way of that server.
-    pub fn standing(&self, session: SessionId, server: ServerId) -> Standing {
-        match self.live.get(&session) {
-            Some(live) => match live.owner {
-                Some((owner, claim)) if owner != server => Standing::Moved(claim),
-                Some(_) | None => Standing::Owner,
-            },
+    /// Whether a write of the session may come by way of that server, which has this claim to it.
+    /// Of two servers the one with the later claim has the session, whichever is heard of first.
+    pub fn standing(&mut self, session: SessionId, server: ServerId, claim: Claim) -> Standing {
+        match self.live.get_mut(&session) {
+            Some(live) => live.claimed(server, claim),
             None => Standing::Gone,
         }
     }
@@ -306,6 +300,18 @@ impl Live {
 
     fn deadline(&self) -> u64 {
         self.seen_ms + u64::from(self.timeout_ms)
+    }
+
+    /// A server claims the session.
+    fn claimed(&mut self, server: ServerId, claim: Claim) -> Standing {
+        match self.owner {
+            Some((owner, later)) if owner != server && later > claim => Standing::Moved(later),
+            Some((_, later)) if later > claim => Standing::Owner,
+            Some(_) | None => {
+                self.owner = Some((server, claim));
+                Standing::Owner
+            }
+        }
     }
 
     /// The server that may know of a sign of life which the leader has not heard of.

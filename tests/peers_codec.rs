@@ -138,10 +138,12 @@ fn forwarded() -> impl Strategy<Value = Forwarded> {
         Just(Op::CloseSession),
     ];
     let identity = "[a-z]{1,8}".prop_map(|id| Identity { scheme: "ip".into(), id }).boxed();
-    (any::<u64>(), vec(identity, 0..3), session(), any::<u64>(), any::<u64>(), op).prop_map(
-        |(tag, identities, session, xid, acked, op)| Forwarded {
+    let who = (vec(identity, 0..3), proptest::option::of(claim()));
+    (any::<u64>(), who, session(), any::<u64>(), any::<u64>(), op).prop_map(
+        |(tag, (identities, claim), session, xid, acked, op)| Forwarded {
             tag,
             identities: identities.into(),
+            claim,
             request: Request { session, xid: Xid(xid), acked: Xid(acked), op },
         },
     )
@@ -310,6 +312,7 @@ fn the_layout_is_fixed() {
         requests: vec![Forwarded {
             tag: 7,
             identities: Arc::new([]),
+            claim: None,
             request: Request {
                 session: SessionId(8),
                 xid: Xid(1),
@@ -318,7 +321,7 @@ fn the_layout_is_fixed() {
             },
         }],
     });
-    expect!["02 00000003 0000000000000005 0000000000000006 00000001 0000000000000007 00000012 0a1009080000000000000010012203ba0100"].assert_eq(&grouped(&encoded(&forward), &[1, 4, 8, 8, 4, 8, 4]));
+    expect!["02 00000003 0000000000000005 0000000000000006 00000001 0000000000000007 00000000 120a1009080000000000000010012203ba0100"].assert_eq(&grouped(&encoded(&forward), &[1, 4, 8, 8, 4, 8, 4]));
 }
 
 /// The bytes in hexadecimal, in groups of these sizes; 0 begins a line.

@@ -196,18 +196,20 @@ impl Part for Entry {
 }
 
 impl Part for Forwarded {
-    const SMALLEST: usize = 12;
+    const SMALLEST: usize = 13;
     const MOST: usize = BATCH_ENTRIES;
 
     fn put(&self, out: &mut BytesMut) {
         self.tag.put(out);
+        self.claim.put(out);
         write_frame(out, |out| convert::encode_request(&self.request, &self.identities, out));
     }
 
     fn take(from: &mut Bytes) -> Result<Forwarded, DecodeError> {
         let tag = u64::take(from)?;
+        let claim: Option<Claim> = Part::take(from)?;
         let (request, identities) = convert::decode_request(take_sized(from)?)?;
-        Ok(Forwarded { tag, identities, request })
+        Ok(Forwarded { tag, identities, claim, request })
     }
 }
 

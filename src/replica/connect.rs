@@ -77,7 +77,7 @@ impl<N: Nodes> Replica<N> {
             let (session, secret) = client.fresh;
             let op = Op::CreateSession { session, timeout_ms, secret };
             let request = Request { session: SessionId::NONE, xid: Xid(0), acked: Xid(0), op };
-            let work = Work { identities: client.identities.clone(), request };
+            let work = Work { identities: client.identities.clone(), claim: None, request };
             self.handshakes.insert(conn);
             // To create the same session twice does no harm.
             self.pend(Waiter::Handshake(conn), true, work);

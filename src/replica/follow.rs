@@ -184,8 +184,8 @@ impl<N: Nodes> Replica<N> {
             let work = pending.work.clone().expect("only a leader takes the work");
             pending.sent = Some(number);
             batch.bytes += work.bytes();
-            let Work { identities, request } = work;
-            batch.requests.push(Forwarded { tag, identities, request });
+            let Work { identities, claim, request } = work;
+            batch.requests.push(Forwarded { tag, identities, claim, request });
             if batch.is_full() {
                 self.out.send.push(follow.take_forward(&mut batch));
             }

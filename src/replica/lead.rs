@@ -18,7 +18,7 @@ use super::client::Answer;
 use super::lead_sessions::Candidate;
 use super::machine::{Part, Replica};
 use super::pending::Work;
-use super::{Forward, PeerMessage};
+use super::{Forward, Forwarded, PeerMessage};
 
 /// The mark of a write that nobody waits for: the system's own.
 pub(super) const SYSTEM: u64 = 0;
@@ -69,6 +69,8 @@ pub(super) struct Lead {
 struct Proposal {
     zxid: Zxid,
     txn: Txn,
+    /// The claim under which it was asked.
+    claim: Option<Claim>,
     bytes: usize,
 }
 
@@ -284,11 +286,12 @@ impl<N: Nodes> Replica<N> {
     /// through.
     pub(super) fn take_back(&mut self, lead: Lead) {
         let id = self.config.zab.id;
-        for Proposal { txn, .. } in lead.in_flight {
+        for Proposal { txn, claim, .. } in lead.in_flight {
             if txn.origin.0 == id
                 && let Some(pending) = self.pendings.get_mut(txn.origin.1)
             {
-                pending.work = Some(Work { identities: txn.identities, request: txn.request });
+                let (identities, request) = (txn.identities, txn.request);
+                pending.work = Some(Work { identities, claim, request });
             }
         }
         for Waiting { origin, work, .. } in lead.waiting {
@@ -374,7 +377,7 @@ impl<N: Nodes> Replica<N> {
     /// Stamp a write and propose it, or refuse it. It comes back if it cannot be proposed now.
     pub(super) fn propose(&mut self, origin: (ServerId, u64), work: Work) -> Option<Work> {
         if origin.1 != SYSTEM
-            && let Err(code) = self.check_admission(origin.0, &work.request)
+            && let Err(code) = self.check_admission(origin.0, &work)
         {
             self.reject(origin, code);
             return None;
@@ -383,7 +386,7 @@ impl<N: Nodes> Replica<N> {
         let digest = (self.applied, meta.digest);
         let Part::Leading(lead) = &mut self.part else { return Some(work) };
         lead.time_ms = lead.time_ms.max(self.time_ms).max(meta.time_ms);
-        let Work { identities, request } = work;
+        let Work { identities, claim, request } = work;
         let txn = Txn {
             semantics: tree::SEMANTICS,
             time_ms: lead.time_ms,
@@ -404,7 +407,7 @@ impl<N: Nodes> Replica<N> {
                     lead.sessions.proposed(txn.request.session, txn.request.xid);
                 }
                 lead.in_flight_bytes += bytes;
-                lead.in_flight.push_back(Proposal { zxid, txn, bytes });
+                lead.in_flight.push_back(Proposal { zxid, txn, claim, bytes });
                 None
             }
             Err(
@@ -414,16 +417,17 @@ impl<N: Nodes> Replica<N> {
                 | ProposeError::NotLeading,
             ) => {
                 lead.blocked = true;
-                Some(Work { identities: txn.identities, request: txn.request })
+                Some(Work { identities: txn.identities, claim, request: txn.request })
             }
         }
     }
 
     /// Whether a write may be proposed.
-    fn check_admission(&self, server: ServerId, request: &Request) -> Result<(), ErrorCode> {
-        let Part::Leading(lead) = &self.part else { return Err(ErrorCode::Unavailable) };
-        if request.session != SessionId::NONE {
-            match lead.sessions.standing(request.session, server) {
+    fn check_admission(&mut self, server: ServerId, work: &Work) -> Result<(), ErrorCode> {
+        let request = &work.request;
+        let Part::Leading(lead) = &mut self.part else { return Err(ErrorCode::Unavailable) };
+        if let Some(claim) = work.claim {
+            match lead.sessions.standing(request.session, server, claim) {
                 Standing::Owner | Standing::Closing => {}
                 Standing::Moved(_) => return Err(ErrorCode::SessionMoved),
                 // It may be in the history that is not applied here yet: the tree will judge.
@@ -562,8 +566,9 @@ impl<N: Nodes> Replica<N> {
         stream.next = first + requests.len() as u64;
         stream.asked = false;
         for forwarded in requests.into_iter().skip(known) {
-            let work = Work { identities: forwarded.identities, request: forwarded.request };
-            self.admit((from, forwarded.tag), work);
+            let Forwarded { tag, identities, claim, request } = forwarded;
+            let work = Work { identities, claim, request };
+            self.admit((from, tag), work);
         }
     }
 

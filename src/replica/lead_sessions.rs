@@ -206,7 +206,7 @@ impl<N: Nodes> Replica<N> {
 
     pub(super) fn admit_system(&mut self, session: SessionId, op: Op) {
         let request = Request { session, xid: Xid(0), acked: Xid(0), op };
-        let work = Work { identities: [].into(), request };
+        let work = Work { identities: [].into(), claim: None, request };
         let id = self.config.zab.id;
         if let Some(work) = self.propose((id, SYSTEM), work) {
             self.wait_for_room((id, SYSTEM), work);

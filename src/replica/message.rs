@@ -126,6 +126,10 @@ pub struct Forwarded {
     pub tag: u64,
     /// Who asks.
     pub identities: Arc<[Identity]>,
+    /// By which right the sender asks for the session. A leader that knows of a later claim refuses
+    /// whatever was asked under this one, and nothing else: what a client asks on one connection is
+    /// refused from some point on, or not at all. `None` for a session that is not there yet.
+    pub claim: Option<Claim>,
     /// What is asked.
     pub request: Request,
 }

@@ -8,6 +8,7 @@ use conclave_proto::request::{Condition, Test};
 use conclave_proto::{Acl, Identity, Op, Request, SessionId};
 
 use crate::limits;
+use crate::session::Claim;
 
 use super::ConnId;
 
@@ -39,6 +40,9 @@ impl Waiter {
 pub(super) struct Work {
     /// In whose name.
     pub(super) identities: Arc<[Identity]>,
+    /// By which right the client's server asks for the session; `None` if it is not there yet, and
+    /// for what the system asks.
+    pub(super) claim: Option<Claim>,
     /// What.
     pub(super) request: Request,
 }

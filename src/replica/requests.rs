@@ -203,7 +203,8 @@ impl<N: Nodes> Replica<N> {
             acked: if retry { write.acked } else { Xid(0) },
             op: write.op,
         };
-        let work = Work { identities: client.identities.clone(), request };
+        let identities = client.identities.clone();
+        let work = Work { identities, claim: Some(open.claim), request };
         let waiter = Waiter::Request { conn, slot: write.slot };
         self.pend(waiter, retry, work);
     }

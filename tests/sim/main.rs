@@ -34,10 +34,11 @@ const BROADCAST_REGRESSIONS: &[u64] = &[
     1745, // a deposed leader that started over confirmed a read by followers of its next epoch
 ];
 const REPLICA_REGRESSIONS: &[u64] = &[
-    46,  // a leader with a slow disk did not know yet the session that its followers served
-    24,  // a question that the broadcast could not take made the server turn in circles
-    963, // a deposed leader that woke up called a session unknown that was opened since
-    887, // a late copy of an old stream of writes brought an ended session back to life
+    46,    // a leader with a slow disk did not know yet the session that its followers served
+    24,    // a question that the broadcast could not take made the server turn in circles
+    963,   // a deposed leader that woke up called a session unknown that was opened since
+    11769, // a new leader that knew an old claim refused one write of a connection and took the next
+    887,   // a late copy of an old stream of writes brought an ended session back to life
 ];
 
 #[test]
