@@ -56,7 +56,7 @@ impl Common {
 
 /// Where a value comes from.
 #[derive(Debug, clap::Args)]
-struct Value {
+pub(super) struct Value {
     /// The data; `-` reads standard input
     #[arg(default_value = "", conflicts_with = "file")]
     data: String,
@@ -66,7 +66,9 @@ struct Value {
 }
 
 impl Value {
-    fn read(&self) -> anyhow::Result<Bytes> {
+    /// # Errors
+    /// If it cannot be read.
+    pub(super) fn read(&self) -> anyhow::Result<Bytes> {
         if let Some(file) = &self.file {
             let data = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
             return Ok(data.into());
@@ -185,7 +187,7 @@ impl Get {
 }
 
 /// Exact bytes to a pipe; to a person, a line.
-fn write_data(data: &[u8]) -> io::Result<()> {
+pub(super) fn write_data(data: &[u8]) -> io::Result<()> {
     use std::io::IsTerminal as _;
     let mut out = io::stdout();
     out.write_all(data)?;

@@ -94,6 +94,6 @@ pub(super) fn watch_json(item: &WatchItem) -> Value {
 }
 
 /// A moment as a person reads it, in UTC.
-fn time(ms: i64) -> String {
+pub(super) fn time(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |at| at.to_string())
 }

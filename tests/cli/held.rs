@@ -11,34 +11,29 @@ use super::{Dev, text};
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A `conclave` that runs beside the test.
-struct Aside {
+pub(super) struct Aside {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Aside {
-    fn start(dev: &Dev, args: &[&str]) -> Aside {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_conclave"))
-            .args(args)
-            .env("CONCLAVE_SERVERS", dev.servers())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+    pub(super) fn start(dev: &Dev, args: &[&str]) -> Aside {
+        let mut process =
+            dev.command(args).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         Aside { process, lines }
     }
 
     /// The next line that it, or what it runs, prints.
-    fn line(&mut self) -> String {
+    pub(super) fn line(&mut self) -> String {
         self.lines.next().unwrap().unwrap()
     }
 
-    fn signal(&self, signal: &str) {
+    pub(super) fn signal(&self, signal: &str) {
         send(&self.process.id().to_string(), signal);
     }
 
-    fn code(&mut self) -> Option<i32> {
+    pub(super) fn code(&mut self) -> Option<i32> {
         self.process.wait().unwrap().code()
     }
 }

@@ -6,6 +6,7 @@
 mod held;
 #[path = "../common/ports.rs"]
 mod ports;
+mod recipes;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
@@ -41,11 +42,17 @@ impl Dev {
         self.run_with(args, "")
     }
 
+    /// A command against the server.
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_conclave"));
+        command.args(args).env("CONCLAVE_SERVERS", self.servers());
+        command
+    }
+
     /// Runs a command with something on its standard input.
     fn run_with(&self, args: &[&str], input: &str) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_conclave"))
-            .args(args)
-            .env("CONCLAVE_SERVERS", self.servers())
+        let mut command = self
+            .command(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

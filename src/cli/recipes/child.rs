@@ -3,16 +3,18 @@
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IsTerminal as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{ExitCode, ExitStatus};
+use std::process::{ExitCode, ExitStatus, Stdio};
 use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Context;
+use bytes::Bytes;
 use conclave_client::Client;
 use conclave_client::recipes::{Hold, Loss};
 use rustix::process::{
     Pid, Signal, getppid, kill_process, kill_process_group, set_parent_process_death_signal,
 };
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::time::{Instant, sleep};
@@ -122,7 +124,7 @@ pub(super) async fn run_while_held(
     signals: &mut Signals,
     revocable: bool,
 ) -> anyhow::Result<End> {
-    let mut running = Running::start(program, environment)?;
+    let mut running = Running::start(program, environment, None)?;
     let lost = hold.lost();
     let revoked = async {
         hold.revoked().await;
@@ -155,6 +157,26 @@ pub(super) async fn run_while_held(
     }
 }
 
+/// Runs a command that need not be stopped by anybody but itself and its user, with something on
+/// its standard input if it is given.
+///
+/// # Errors
+/// If it cannot be started.
+pub(super) async fn run_beside(
+    program: &Program,
+    environment: Vec<(&'static str, String)>,
+    input: Option<Bytes>,
+    signals: &mut Signals,
+) -> anyhow::Result<ExitStatus> {
+    let mut running = Running::start(program, environment, input)?;
+    loop {
+        tokio::select! {
+            status = running.child.wait() => return Ok(status?),
+            signal = signals.next() => running.pass_on(signal),
+        }
+    }
+}
+
 /// How long a command may take to stop. Nobody else has what was held before the session can have
 /// expired; if it was lost in any other way, somebody else may have it already.
 fn patience(client: &Client, loss: Loss) -> Duration {
@@ -176,6 +198,7 @@ impl Running {
     fn start(
         program: &Program,
         environment: Vec<(&'static str, String)>,
+        input: Option<Bytes>,
     ) -> anyhow::Result<Running> {
         let is_group = !io::stdin().is_terminal();
         let itself = std::env::current_exe().context("finding this program")?;
@@ -185,7 +208,15 @@ impl Running {
         if is_group {
             command.process_group(0);
         }
-        let child = command.spawn().with_context(|| format!("starting {}", program.command[0]))?;
+        if input.is_some() {
+            command.stdin(Stdio::piped());
+        }
+        let mut child =
+            command.spawn().with_context(|| format!("starting {}", program.command[0]))?;
+        if let (Some(input), Some(mut pipe)) = (input, child.stdin.take()) {
+            // A command that does not read all of it is none the worse.
+            tokio::spawn(async move { pipe.write_all(&input).await.ok() });
+        }
         let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let pid = pid.context("a process that has just been started has an id")?;
         Ok(Running { child, pid, is_group })

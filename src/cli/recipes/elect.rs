@@ -1,7 +1,6 @@
 //! `conclave elect`.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use conclave_client::Client;
 use conclave_client::recipes::{Election, Leader};
@@ -9,11 +8,8 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::child::{End, Signals, exit_code, run_while_held};
-use super::{EXIT_CODES, Holding, Program, code, environment, failed, part, path_of};
+use super::{AGAIN, EXIT_CODES, Holding, Program, code, environment, failed, part, path_of};
 use crate::cli::{Output, say, tell};
-
-/// How long to wait before another session is tried for, after one has ended.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// Run a command while being the leader, of all who run this
 ///

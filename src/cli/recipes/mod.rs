@@ -4,8 +4,11 @@
 //! begins with a slash is taken as it is.
 
 mod child;
+mod config;
 mod elect;
+mod join;
 mod lock;
+mod queue;
 
 use std::fs;
 use std::process::ExitCode;
@@ -18,8 +21,11 @@ use conclave_client::recipes::{self, Token};
 use super::connect::Servers;
 use super::tell;
 pub(super) use child::{Args as ChildArgs, run as run_child};
+pub(super) use config::Config;
 pub(super) use elect::Elect;
+pub(super) use join::{Discover, Join, Members, Register};
 pub(super) use lock::Lock;
+pub(super) use queue::QueueArgs;
 
 /// What ends with these is no outcome of the command that was to be run. They are those of
 /// `timeout` and `env`, which scripts know already.
@@ -37,6 +43,9 @@ mod code {
     /// A signal ended it: this, and the signal's number.
     pub(super) const SIGNAL: u8 = 128;
 }
+
+/// How long to wait before another session is tried for, after one has ended.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Explains the exit codes of the commands that run another one.
 const EXIT_CODES: &str = "\
@@ -67,11 +76,19 @@ impl Holding {
     }
 
     fn description(&self) -> String {
-        self.describe.clone().unwrap_or_else(|| {
-            let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-            format!("{}:{}", host.trim_end(), std::process::id())
-        })
+        self.describe.clone().unwrap_or_else(description)
     }
+}
+
+/// What tells this process from others.
+fn description() -> String {
+    format!("{}:{}", host(), std::process::id())
+}
+
+/// The name of this machine.
+fn host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim_end().to_owned()
 }
 
 /// The path that a name stands for.

@@ -1,0 +1,415 @@
+//! `conclave config`.
+
+use std::fs;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail, ensure};
+use clap::Subcommand;
+use conclave_client::Client;
+use conclave_client::recipes::config::{
+    Change, Layer, LiveItem, Place, Registry, Resolved, Revision, Setting, Versioned,
+};
+use serde_json::{Value as Json, json};
+
+use super::host;
+use crate::cli::nodes::{Common, Value};
+use crate::cli::{say, until_stopped};
+
+/// Keep a configuration, and follow it
+///
+/// A setting has a name and a JSON value, for everybody or for an environment, a service or an
+/// instance alone; who reads it sees the value of the most special of its layers. Every change is
+/// checked against the setting's schema, if it has one, and kept in its history.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  conclave config set db.pool '{\"size\": 10}'
+  conclave config set db.pool '{\"size\": 20}' --service billing
+  conclave config get db.pool --environment prod --service billing
+  conclave config history db.pool
+  conclave config rollback db.pool 1
+  conclave config watch db.pool --service billing")]
+pub(in crate::cli) struct Config {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Get(Get),
+    Set(Set),
+    Edit(Edit),
+    Remove(Remove),
+    History(History),
+    Diff(Diff),
+    Rollback(Rollback),
+    Watch(Watch),
+}
+
+impl Config {
+    pub(in crate::cli) async fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Get(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Set(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Edit(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Remove(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::History(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Diff(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Rollback(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Watch(it) => it.of.common.with(async |client| it.work(client).await).await,
+        }
+    }
+}
+
+/// Which setting, and for whom.
+#[derive(Debug, clap::Args)]
+struct Of {
+    /// The setting's name
+    name: String,
+    /// In this environment
+    #[arg(long, short, value_name = "NAME")]
+    environment: Option<String>,
+    /// For this service
+    #[arg(long, short, value_name = "NAME")]
+    service: Option<String>,
+    /// For this instance
+    #[arg(long, short, value_name = "NAME")]
+    instance: Option<String>,
+    /// The node that the configuration is below
+    #[arg(long, value_name = "PATH", default_value = "/config")]
+    root: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Of {
+    fn registry(&self, client: &Client) -> anyhow::Result<Registry> {
+        Ok(Registry::new(client, &self.root)?.author(author()))
+    }
+
+    fn setting(&self, client: &Client) -> anyhow::Result<Setting<Json>> {
+        Ok(self.registry(client)?.setting(&self.name)?)
+    }
+
+    /// The layer that is changed.
+    fn layer(&self) -> anyhow::Result<Layer> {
+        match (&self.environment, &self.service, &self.instance) {
+            (None, None, None) => Ok(Layer::Default),
+            (Some(name), None, None) => Ok(Layer::environment(name)?),
+            (None, Some(name), None) => Ok(Layer::service(name)?),
+            (None, None, Some(name)) => Ok(Layer::instance(name)?),
+            _ => bail!("one layer at a time: --environment, --service or --instance, or none"),
+        }
+    }
+
+    /// From where it is looked at.
+    fn place(&self) -> anyhow::Result<Place> {
+        let mut place = Place::new();
+        if let Some(name) = &self.environment {
+            place = place.environment(name)?;
+        }
+        if let Some(name) = &self.service {
+            place = place.service(name)?;
+        }
+        if let Some(name) = &self.instance {
+            place = place.instance(name)?;
+        }
+        Ok(place)
+    }
+
+    fn print_revision(&self, revision: Revision) {
+        if self.common.output.json {
+            say!("{}", json!({ "name": self.name, "revision": revision.0 }));
+        } else {
+            say!("{} is at revision {revision}", self.name);
+        }
+    }
+
+    fn print_resolved(&self, resolved: &Resolved<Json>) {
+        if self.common.output.json {
+            say!(
+                "{}",
+                json!({
+                    "name": self.name,
+                    "value": resolved.value,
+                    "layer": resolved.layer.to_string(),
+                    "revision": resolved.revision.0,
+                    "staged": resolved.is_staged,
+                })
+            );
+        } else {
+            say!("{}", plain(&resolved.value));
+        }
+    }
+}
+
+/// Who makes a change, for the history.
+fn author() -> String {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
+    format!("{}@{}", user.unwrap_or_else(|_| "somebody".into()), host())
+}
+
+/// Text without quotes, anything else as JSON.
+fn plain(value: &Json) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Print the value that counts
+///
+/// With --environment, --service and --instance: as it is seen from there, the most special layer
+/// first. Includes everything that was acknowledged to anybody before. The exit code is 1 if the
+/// setting has no value.
+#[derive(Debug, clap::Args)]
+struct Get {
+    #[command(flatten)]
+    of: Of,
+}
+
+impl Get {
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
+        let follower = self.of.registry(client)?.follow(self.of.place()?).await?;
+        follower.sync().await?;
+        let value = follower.get(&self.of.setting(client)?)?;
+        let value = value.with_context(|| format!("{} has no value", self.of.name))?;
+        self.of.print_resolved(&value);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Set a value in one layer
+#[derive(Debug, clap::Args)]
+struct Set {
+    #[command(flatten)]
+    of: Of,
+    #[command(flatten)]
+    value: Value,
+    /// The value is text, even if it looks like JSON
+    #[arg(long)]
+    text: bool,
+    /// Only if the layer is at this revision; 0: only if it never had a value
+    #[arg(long, value_name = "N")]
+    revision: Option<u64>,
+    /// Why, for the history
+    #[arg(long, default_value = "")]
+    note: String,
+}
+
+impl Set {
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
+        let layer = self.of.layer()?;
+        let setting = self.of.setting(client)?.note(&self.note);
+        let bytes = self.value.read()?;
+        let text = std::str::from_utf8(&bytes).context("the value is not UTF-8")?;
+        let value = match serde_json::from_str(text) {
+            Ok(value) if !self.text => value,
+            _ => Json::String(text.to_owned()),
+        };
+        let revision = match self.revision {
+            Some(revision) => setting.compare_and_set(&layer, Revision(revision), &value).await?,
+            None => setting.set(&layer, &value).await?,
+        };
+        self.of.print_revision(revision);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Edit a value in one layer with $EDITOR
+///
+/// Nothing is changed if somebody else has changed it meanwhile.
+#[derive(Debug, clap::Args)]
+struct Edit {
+    #[command(flatten)]
+    of: Of,
+    /// Why, for the history
+    #[arg(long, default_value = "")]
+    note: String,
+}
+
+impl Edit {
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
+        let layer = self.of.layer()?;
+        let setting = self.of.setting(client)?.note(&self.note);
+        let current = setting.get(&layer).await?;
+        let revision = current.as_ref().map_or(Revision::NONE, |current| current.revision);
+        let before = current.and_then(|current| current.value);
+        let text = serde_json::to_string_pretty(&before)? + "\n";
+        let file = tempfile::Builder::new().prefix("conclave-").suffix(".json").tempfile()?;
+        fs::write(file.path(), text)?;
+        let editor = std::env::var("VISUAL").or_else(|_| std::env::var("EDITOR"));
+        let editor = editor.unwrap_or_else(|_| "vi".into());
+        let script = format!("{editor} \"$1\"");
+        let status = tokio::process::Command::new("sh")
+            .args(["-c", &script, "sh"])
+            .arg(file.path())
+            .status()
+            .await
+            .with_context(|| format!("running {editor}"))?;
+        ensure!(status.success(), "{editor} ended with {status}; nothing is changed");
+        let text = fs::read_to_string(file.path())?;
+        let value: Json = serde_json::from_str(&text).context("what was edited is not JSON")?;
+        if Some(&value) == before.as_ref() || (before.is_none() && value.is_null()) {
+            say!("nothing is changed");
+            return Ok(ExitCode::SUCCESS);
+        }
+        self.of.print_revision(setting.compare_and_set(&layer, revision, &value).await?);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Remove a value from one layer, so that the one below it counts
+#[derive(Debug, clap::Args)]
+struct Remove {
+    #[command(flatten)]
+    of: Of,
+}
+
+impl Remove {
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
+        let revision = self.of.setting(client)?.remove(&self.of.layer()?, None).await?;
+        self.of.print_revision(revision);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Print every change of one layer that is kept, the newest first
+#[derive(Debug, clap::Args)]
+struct History {
+    #[command(flatten)]
+    of: Of,
+}
+
+impl History {
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
+        let setting = self.of.setting(client)?;
+        let schema = setting.schema().await?;
+        for versioned in setting.history(&self.of.layer()?).await? {
+            let mut versioned = versioned?;
+            if let (Some(schema), Some(value)) = (&schema, &mut versioned.value) {
+                *value = schema.redact(value);
+            }
+            self.print(&versioned);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn print(&self, versioned: &Versioned<Json>) {
+        let Versioned { value, revision, change, author, note, time_ms, .. } = versioned;
+        if self.of.common.output.json {
+            let line = json!({
+                "revision": revision.0,
+                "change": change,
+                "value": value,
+                "author": author,
+                "note": note,
+                "time_ms": time_ms,
+            });
+            say!("{line}");
+            return;
+        }
+        let what = match change {
+            Change::Set | Change::Remove => String::new(),
+            Change::Rollback { to } => format!("  as it was at {to}"),
+            Change::Promote => "  staged before".into(),
+        };
+        let value = value.as_ref().map_or_else(|| "(removed)".into(), plain);
+        let note = if note.is_empty() { String::new() } else { format!("  # {note}") };
+        say!(
+            "{:>4}  {}  {author}  {value}{what}{note}",
+            revision.0,
+            crate::cli::show::time(*time_ms)
+        );
+    }
+}
+
+/// Print in what two revisions of one layer differ
+#[derive(Debug, clap::Args)]
+struct Diff {
+    #[command(flatten)]
+    of: Of,
+    /// The one
+    before: u64,
+    /// The other
+    after: u64,
+}
+
+impl Diff {
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
+        let (before, after) = (Revision(self.before), Revision(self.after));
+        let all = self.of.setting(client)?.diff(&self.of.layer()?, before, after).await?;
+        for difference in &all {
+            if self.of.common.output.json {
+                let (before, after) = (&difference.before, &difference.after);
+                say!("{}", json!({ "at": difference.at, "before": before, "after": after }));
+            } else {
+                say!("{difference}");
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Set the value of an earlier revision of one layer again
+#[derive(Debug, clap::Args)]
+struct Rollback {
+    #[command(flatten)]
+    of: Of,
+    /// Which revision
+    to: u64,
+    /// Why, for the history
+    #[arg(long, default_value = "")]
+    note: String,
+}
+
+impl Rollback {
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
+        let setting = self.of.setting(client)?.note(&self.note);
+        let revision = setting.rollback(&self.of.layer()?, Revision(self.to)).await?;
+        self.of.print_revision(revision);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Print the value that counts, and each value that it becomes, until Ctrl-C
+#[derive(Debug, clap::Args)]
+struct Watch {
+    #[command(flatten)]
+    of: Of,
+    /// See the values that are staged for this group; any number of times
+    #[arg(long, value_name = "NAME")]
+    group: Vec<String>,
+}
+
+impl Watch {
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
+        let mut place = self.of.place()?;
+        for group in &self.group {
+            place = place.group(group)?;
+        }
+        let follower = self.of.registry(client)?.follow(place).await?;
+        let mut live = follower.live(&self.of.setting(client)?)?;
+        let watch = async {
+            while let Some(item) = live.next().await {
+                match item {
+                    Ok(item) => self.print(&item),
+                    Err(error) if follower.has_ended() => return Err(error),
+                    Err(error) => crate::cli::tell(&format!("conclave: {error}")),
+                }
+            }
+            Ok(())
+        };
+        until_stopped(watch).await?.transpose()?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn print(&self, item: &LiveItem<Json>) {
+        match (item, self.of.common.output.json) {
+            (LiveItem::Value(Some(resolved)), _) => self.of.print_resolved(resolved),
+            (LiveItem::Value(None), true) => {
+                say!("{}", json!({ "name": self.of.name, "value": null }))
+            }
+            (LiveItem::Value(None), false) => say!("(no value)"),
+            (LiveItem::Gap, true) => say!("{}", json!({ "gap": true })),
+            (LiveItem::Gap, false) => say!("(some values were not seen)"),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! `conclave queue`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Subcommand;
+use conclave_client::Client;
+use conclave_client::recipes::queue::{Item, Push, Queue};
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::child::{Signals, exit_code, run_beside};
+use super::{Program, code, path_of};
+use crate::cli::nodes::{Common, Value, write_data};
+use crate::cli::say;
+use crate::cli::show::data_json;
+
+/// Put work into a queue, and take it out
+///
+/// Every item is handed out until somebody has done it: at least once.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct QueueArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Push(PushArgs),
+    Pop(PopArgs),
+    Len(LenArgs),
+}
+
+impl QueueArgs {
+    pub(in crate::cli) async fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Push(args) => args.common.with(async |client| args.work(client).await).await,
+            Command::Pop(args) => args.common.with(async |client| args.work(client).await).await,
+            Command::Len(args) => args.common.with(async |client| args.work(client).await).await,
+        }
+    }
+}
+
+/// Put an item into a queue
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  conclave queue push mail 'to everybody'
+  echo \"$order\" | conclave queue push orders - --id order-17   # once, however often")]
+struct PushArgs {
+    /// The queue: a name below /queues, or a path
+    queue: String,
+    #[command(flatten)]
+    value: Value,
+    /// Items of smaller numbers come first
+    #[arg(long, default_value_t = 0)]
+    priority: u32,
+    /// Do nothing while an item of this id is in the queue or in work
+    #[arg(long)]
+    id: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl PushArgs {
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
+        let queue = Queue::new(client, path_of(QUEUES, &self.queue)?)?;
+        let mut push = Push::new().priority(self.priority);
+        if let Some(id) = &self.id {
+            push = push.id(id);
+        }
+        let pushed = queue.push_with(self.value.read()?, push).await?;
+        if self.common.output.json {
+            say!("{}", json!({ "pushed": pushed }));
+        } else {
+            say!("{}", if pushed { "pushed" } else { "it is there already" });
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Take the next item out of a queue, and print it or give it to a command
+///
+/// Without COMMAND the item is printed, byte for byte, and leaves the queue. With COMMAND it is
+/// COMMAND's standard input: it leaves the queue if COMMAND succeeds, and goes back otherwise, or
+/// when this program dies. Then it is done again, so COMMAND should bear that; it finds a token that
+/// grows in CONCLAVE_TOKEN.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  conclave queue pop mail
+  while conclave queue pop mail --wait 60 -- ./send-mail; do :; done
+
+The exit code is that of COMMAND, or 124 if there was nothing in time.")]
+struct PopArgs {
+    /// The queue: a name below /queues, or a path
+    queue: String,
+    /// Wait so many seconds for an item, if there is none
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    wait: u64,
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    program: Program,
+}
+
+const QUEUES: &str = "/queues";
+
+impl PopArgs {
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
+        let queue = Queue::new(client, path_of(QUEUES, &self.queue)?)?;
+        let mut signals = Signals::catch()?;
+        let mut consumer = queue.consumer();
+        let item = match consumer.try_next().await? {
+            Some(item) => Some(item),
+            None if self.wait == 0 => None,
+            None => {
+                let next = timeout(Duration::from_secs(self.wait), consumer.next());
+                match signals.or(next).await {
+                    Ok(item) => item.ok().transpose()?,
+                    Err(code) => return Ok(code),
+                }
+            }
+        };
+        let Some(item) = item else { return Ok(ExitCode::from(code::NOT_IN_TIME)) };
+        if self.program.command.is_empty() {
+            self.print(&item)?;
+            item.done().await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let environment = vec![("CONCLAVE_TOKEN", item.token().to_string())];
+        let input = Some(item.data().clone());
+        let status = run_beside(&self.program, environment, input, &mut signals).await?;
+        if status.success() {
+            item.done().await?;
+        } else {
+            item.release().await?;
+        }
+        Ok(exit_code(status))
+    }
+
+    fn print(&self, item: &Item) -> anyhow::Result<()> {
+        if self.common.output.json {
+            let (data, token) = (data_json(Some(item.data())), item.token().get());
+            say!("{}", json!({ "data": data, "id": item.id(), "token": token }));
+        } else {
+            write_data(item.data())?;
+        }
+        Ok(())
+    }
+}
+
+/// Say how many items are in a queue
+#[derive(Debug, clap::Args)]
+struct LenArgs {
+    /// The queue: a name below /queues, or a path
+    queue: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl LenArgs {
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
+        let items = Queue::new(client, path_of(QUEUES, &self.queue)?)?.len().await?;
+        if self.common.output.json {
+            say!("{}", json!({ "items": items }));
+        } else {
+            say!("{items}");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
