@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod hostile;
+mod keeper;
 mod speech;
 mod translate;
 mod watches;

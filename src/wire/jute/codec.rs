@@ -27,8 +27,16 @@ impl Body {
         self.0.try_get_u64().map_err(|_| Code::MARSHALLING_ERROR)
     }
 
+    pub(super) fn unsigned_int(&mut self) -> Result<u32, Code> {
+        self.0.try_get_u32().map_err(|_| Code::MARSHALLING_ERROR)
+    }
+
+    pub(super) fn byte(&mut self) -> Result<u8, Code> {
+        self.0.try_get_u8().map_err(|_| Code::MARSHALLING_ERROR)
+    }
+
     pub(super) fn bool(&mut self) -> Result<bool, Code> {
-        self.0.try_get_u8().map(|byte| byte != 0).map_err(|_| Code::MARSHALLING_ERROR)
+        self.byte().map(|byte| byte != 0)
     }
 
     /// A buffer; `None` is null.

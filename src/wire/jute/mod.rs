@@ -17,6 +17,7 @@
 //! docs/COMPATIBILITY.md says what differs from ZooKeeper, and why.
 
 mod codec;
+mod keeper;
 mod numbers;
 mod reply;
 mod request;
@@ -287,7 +288,7 @@ impl Connection {
                 let found = slots.iter().any(|slot| self.watches.has(path, *slot));
                 if found { Code::OK } else { Code::NO_WATCHER }
             }
-            (Answer::Sasl, _) => {
+            (Answer::Sasl | Answer::Advertised { .. }, _) => {
                 reply::put_reply(xid, zxid, &answer, &Reply::Done, out);
                 return self.then();
             }
@@ -297,6 +298,7 @@ impl Connection {
                     None => return self.then(),
                 }
             }
+            (answer, Ok(reply)) if let Some(code) = reply::too_much(answer, reply) => code,
             (_, Ok(reply)) => {
                 reply::put_reply(xid, zxid, &answer, reply, out);
                 self.watch(answer);
@@ -349,6 +351,7 @@ impl Connection {
         if let Answer::Stat(Some(wanted))
         | Answer::Data(Some(wanted))
         | Answer::Children { watch: Some(wanted), .. }
+        | Answer::Filtered { watch: Some(wanted), .. }
         | Answer::Watching(wanted) = answer
         {
             self.watches.add(wanted);

@@ -32,6 +32,13 @@ pub(super) mod opcode {
     pub(in crate::wire) const SET_WATCHES2: i32 = 105;
     pub(in crate::wire) const ADD_WATCH: i32 = 106;
     pub(in crate::wire) const WHO_AM_I: i32 = 107;
+    pub(in crate::wire) const FILTERED_LIST: i32 = 500;
+    pub(in crate::wire) const CHECK_NOT_EXISTS: i32 = 501;
+    pub(in crate::wire) const CREATE_IF_NOT_EXISTS: i32 = 502;
+    pub(in crate::wire) const REMOVE_RECURSIVE: i32 = 503;
+    pub(in crate::wire) const TRY_REMOVE: i32 = 505;
+    pub(in crate::wire) const FILTERED_LIST_WITH_STATS_AND_DATA: i32 = 506;
+    pub(in crate::wire) const LIST_RECURSIVE: i32 = 507;
     pub(in crate::wire) const CLOSE_SESSION: i32 = -11;
     pub(in crate::wire) const ERROR: i32 = -1;
 }

@@ -4,9 +4,10 @@ use bytes::{BufMut, BytesMut};
 use conclave_proto::frame::write_frame;
 use conclave_proto::message::Connected;
 use conclave_proto::request::Entry;
-use conclave_proto::{ErrorCode, Event, Fault, Identity, Reply, Zxid};
+use conclave_proto::{ErrorCode, Event, Fault, Identity, Reply, SessionId, Stat, ZPath, Zxid};
 
 use super::codec::{put_buffer, put_length, put_stat, put_text};
+use super::keeper::{Filter, Only};
 use super::numbers::{Code, NOTIFICATION_XID, SYNC_CONNECTED, event_type, opcode};
 use super::request::Answer;
 
@@ -104,6 +105,13 @@ fn body(answer: &Answer, reply: &Reply, out: &mut BytesMut) {
             put_text(out, &line.identity.id);
         }
         put_stat(out, stat);
+    } else if let (Answer::Filtered { filter, .. }, Reply::Children { entries, stat, .. }) =
+        (answer, reply)
+    {
+        filtered(*filter, entries, stat, out);
+    } else if let (Answer::Tree { path, limit }, Reply::Children { entries, .. }) = (answer, reply)
+    {
+        tree(path, *limit, entries, out);
     } else if let Reply::Children { entries, stat, .. } = reply {
         names(entries, out);
         if matches!(answer, Answer::Children { with_stat: true, .. }) {
@@ -125,27 +133,90 @@ fn body(answer: &Answer, reply: &Reply, out: &mut BytesMut) {
     } else if let (Answer::Multi(kinds), Reply::Multi { replies, .. }) = (answer, reply) {
         for (kind, reply) in kinds.iter().zip(replies) {
             multi_header(*kind, false, Code::OK, out);
-            let with_stat = *kind != opcode::CREATE;
+            let with_stat = !matches!(*kind, opcode::CREATE | opcode::CREATE_IF_NOT_EXISTS);
             body(&Answer::Created { with_stat }, reply, out);
         }
         end_of_multi(out);
-    } else if let (Answer::MultiRead(kinds), Reply::MultiRead(replies)) = (answer, reply) {
-        for (kind, reply) in kinds.iter().zip(replies) {
+    } else if let (Answer::MultiRead(reads), Reply::MultiRead(replies)) = (answer, reply) {
+        for ((kind, answer), reply) in reads.iter().zip(replies) {
             match reply {
+                Ok(reply) if let Some(code) = too_much(answer, reply) => failure(code, out),
                 Ok(reply) => {
                     multi_header(*kind, false, Code::OK, out);
-                    body(&Answer::Children { with_stat: false, watch: None }, reply, out);
+                    body(answer, reply, out);
                 }
                 Err(fault) => failure(Code::of(fault.code), out),
             }
         }
         end_of_multi(out);
-    } else if let Answer::Synced(path) = answer {
+    } else {
+        known_body(answer, out);
+    }
+}
+
+/// The body of an answer to which the replica has nothing to add.
+fn known_body(answer: &Answer, out: &mut BytesMut) {
+    if let Answer::Synced(path) = answer {
         put_text(out, path.as_str());
     } else if let Answer::Watching(_) = answer {
         out.put_i32(Code::OK.0);
     } else if let Answer::Sasl = answer {
         put_buffer(out, None);
+    } else if let Answer::Advertised { data } = answer {
+        if let Some(data) = data {
+            put_buffer(out, Some(data));
+        }
+        let length = data.map_or(0, <[u8]>::len);
+        let data_length = u32::try_from(length).expect("it is a few bytes");
+        put_stat(out, &Stat { data_length, ..Stat::default() });
+    }
+}
+
+/// Why a reply cannot be the answer after all: a list is cut short, or has children of which the
+/// client may not know what it has asked of them.
+pub(super) fn too_much(answer: &Answer, reply: &Reply) -> Option<Code> {
+    let Reply::Children { entries, more, .. } = reply else { return None };
+    if let Answer::Tree { limit, .. } = answer {
+        let full = entries.len() + 1 >= *limit as usize;
+        return (*more && !full).then_some(Code::BAD_ARGUMENTS);
+    }
+    let with_more = matches!(answer, Answer::Filtered { filter: Filter { with: Some(_), .. }, .. });
+    let hidden = with_more && entries.iter().any(|entry| entry.stat.is_none());
+    hidden.then_some(Code::of(ErrorCode::NoAuth))
+}
+
+fn filtered(filter: Filter, entries: &[Entry], stat: &Stat, out: &mut BytesMut) {
+    let is_ephemeral =
+        |entry: &&Entry| entry.stat.map(|stat| stat.ephemeral_owner != SessionId::NONE);
+    let wanted = |entry: &&Entry| match filter.only {
+        Only::All => true,
+        Only::Permanent => is_ephemeral(entry) == Some(false),
+        Only::Ephemeral => is_ephemeral(entry) == Some(true),
+    };
+    let listed = || entries.iter().filter(wanted);
+    let count = listed().count();
+    put_length(out, count);
+    listed().for_each(|entry| put_text(out, &entry.name));
+    put_stat(out, stat);
+    let Some((with_stat, with_data)) = filter.with else { return };
+    put_length(out, if with_stat { count } else { 0 });
+    for stat in listed().filter(|_| with_stat).filter_map(|entry| entry.stat) {
+        put_stat(out, &stat);
+    }
+    put_length(out, if with_data { count } else { 0 });
+    for entry in listed().filter(|_| with_data) {
+        put_buffer(out, entry.data.as_deref());
+    }
+}
+
+/// A path, and those of everything below it.
+fn tree(path: &ZPath, limit: u32, entries: &[Entry], out: &mut BytesMut) {
+    let below = entries.len().min((limit as usize).saturating_sub(1));
+    put_length(out, below + 1);
+    put_text(out, path.as_str());
+    let above = if path.is_root() { "" } else { path.as_str() };
+    for entry in &entries[..below] {
+        put_text(out, &format!("{above}/{}", entry.name));
     }
 }
 

@@ -1,11 +1,13 @@
 //! What clients ask: each request becomes an operation and what its answer will look like.
 
+use bytes::Bytes;
 use conclave_proto::request::Page;
 use conclave_proto::{Acl, CreateMode, Identity, Lifetime, Op, Perms, WatchKind, ZPath, Zxid};
 
 use crate::limits;
 
 use super::codec::{Body, TEXT_BYTES, Text};
+use super::keeper::{self, Filter};
 use super::numbers::{Code, opcode};
 use super::watches::{Slot, Wanted, Watches};
 
@@ -39,6 +41,12 @@ pub(super) enum Answer {
     Acl,
     /// Names, and perhaps statistics.
     Children { with_stat: bool, watch: Option<Wanted> },
+    /// Names that are filtered, and perhaps more of each child.
+    Filtered { filter: Filter, watch: Option<Wanted> },
+    /// At most so many paths, this one and those below it.
+    Tree { path: ZPath, limit: u32 },
+    /// Data of the wire's own, or that there is some.
+    Advertised { data: Option<&'static [u8]> },
     /// The path that was asked for.
     Synced(Text),
     /// Paths.
@@ -49,8 +57,8 @@ pub(super) enum Answer {
     Identities,
     /// One result for each of these operations.
     Multi(Vec<i32>),
-    /// One result for each of these reads.
-    MultiRead(Vec<i32>),
+    /// One result for each of these reads: their numbers, and what each looks like.
+    MultiRead(Vec<(i32, Answer)>),
     /// That a persistent watch is set.
     Watching(Wanted),
     /// One watch that was set again. The last one is followed by the answer to all.
@@ -92,16 +100,8 @@ pub(super) fn understand(kind: i32, body: &mut Body, watches: &Watches) -> Resul
             let version = version(body.int()?);
             Asked::Op(Op::SetAcl { path: changed(&path)?, acl: acl?, version }, Answer::Stat(None))
         }
-        opcode::EXISTS => {
-            let (path, watch) = read(body, WatchKind::Exists)?;
-            let id = watch.as_ref().map(|_| watches.id(&path, Slot::Data));
-            Asked::Op(Op::Exists { path, watch: id }, Answer::Stat(watch))
-        }
-        opcode::GET_DATA => {
-            let (path, watch) = read(body, WatchKind::Data)?;
-            let id = watch.as_ref().map(|_| watches.id(&path, Slot::Data));
-            Asked::Op(Op::Get { path, watch: id }, Answer::Data(watch))
-        }
+        opcode::EXISTS => exists(body, watches)?,
+        opcode::GET_DATA => get_data(body, watches)?,
         opcode::GET_CHILDREN | opcode::GET_CHILDREN2 => {
             let (path, watch) = read(body, WatchKind::Children)?;
             let id = watch.as_ref().map(|_| watches.id(&path, Slot::Children));
@@ -118,7 +118,7 @@ pub(super) fn understand(kind: i32, body: &mut Body, watches: &Watches) -> Resul
             Asked::Op(Op::CountDescendants { path: existing(&body.text()?)? }, Answer::Count)
         }
         opcode::MULTI => multi(body)?,
-        opcode::MULTI_READ => multi_read(body)?,
+        opcode::MULTI_READ => multi_read(body, watches)?,
         opcode::AUTH => authenticate(body)?,
         opcode::WHO_AM_I => Asked::Op(Op::WhoAmI, Answer::Identities),
         opcode::CLOSE_SESSION => Asked::Op(Op::CloseSession, Answer::Nothing),
@@ -137,16 +137,50 @@ pub(super) fn understand(kind: i32, body: &mut Body, watches: &Watches) -> Resul
         opcode::RECONFIG => return Ok(Answer::error(Code::RECONFIG_DISABLED)),
         // Outside a multi it means nothing.
         opcode::CHECK => return Ok(Answer::error(Code::UNIMPLEMENTED)),
-        _ => {
-            let code = Code::UNIMPLEMENTED;
-            return Ok(Asked::Known(Answer::Error { code, close: true }));
-        }
+        _ => match keeper::understand(kind, body, watches)? {
+            Some((op, answer)) => Asked::Op(op, answer),
+            None => {
+                let code = Code::UNIMPLEMENTED;
+                return Ok(Asked::Known(Answer::Error { code, close: true }));
+            }
+        },
     };
     body.end()?;
     Ok(asked)
 }
 
+fn exists(body: &mut Body, watches: &Watches) -> Result<Asked, Code> {
+    let (path, watch) = read(body, WatchKind::Exists)?;
+    if keeper::advertised(path.as_str()).is_some() {
+        return Ok(Asked::Known(Answer::Advertised { data: None }));
+    }
+    let id = watch.as_ref().map(|_| watches.id(&path, Slot::Data));
+    Ok(Asked::Op(Op::Exists { path, watch: id }, Answer::Stat(watch)))
+}
+
+fn get_data(body: &mut Body, watches: &Watches) -> Result<Asked, Code> {
+    let (path, watch) = read(body, WatchKind::Data)?;
+    if let data @ Some(_) = keeper::advertised(path.as_str()) {
+        return Ok(Asked::Known(Answer::Advertised { data }));
+    }
+    let id = watch.as_ref().map(|_| watches.id(&path, Slot::Data));
+    Ok(Asked::Op(Op::Get { path, watch: id }, Answer::Data(watch)))
+}
+
 fn create(kind: i32, body: &mut Body) -> Result<Op, Code> {
+    let NewNode { path, data, acl, mode } = new_node(kind, body)?;
+    Ok(Op::Create { path, data, acl, mode })
+}
+
+/// A node to be created.
+pub(super) struct NewNode {
+    pub(super) path: ZPath,
+    pub(super) data: Option<Bytes>,
+    pub(super) acl: Vec<Acl>,
+    pub(super) mode: CreateMode,
+}
+
+pub(super) fn new_node(kind: i32, body: &mut Body) -> Result<NewNode, Code> {
     let path = body.text()?;
     let data = body.buffer()?;
     let acl = acl(body)?;
@@ -158,7 +192,7 @@ fn create(kind: i32, body: &mut Body) -> Result<Op, Code> {
     } else {
         changed(&path)?
     };
-    Ok(Op::Create { path, data, acl: acl?, mode })
+    Ok(NewNode { path, data, acl: acl?, mode })
 }
 
 fn create_mode(flags: i32, ttl: Option<i64>) -> Result<CreateMode, Code> {
@@ -186,9 +220,15 @@ fn create_mode(flags: i32, ttl: Option<i64>) -> Result<CreateMode, Code> {
 }
 
 fn delete(body: &mut Body) -> Result<Op, Code> {
+    let (path, version) = to_delete(body)?;
+    Ok(Op::Delete { path, version })
+}
+
+/// A node to be deleted, and the version it must have.
+pub(super) fn to_delete(body: &mut Body) -> Result<(ZPath, Option<i32>), Code> {
     let (path, version) = (body.text()?, version(body.int()?));
     let path = if path.as_str().starts_with('/') { existing(&path)? } else { changed(&path)? };
-    Ok(Op::Delete { path, version })
+    Ok((path, version))
 }
 
 fn set_data(body: &mut Body) -> Result<Op, Code> {
@@ -202,12 +242,12 @@ fn check(body: &mut Body) -> Result<Op, Code> {
 }
 
 /// The path of a write: one that breaks the rules is a mistake of its own.
-fn changed(path: &Text) -> Result<ZPath, Code> {
+pub(super) fn changed(path: &Text) -> Result<ZPath, Code> {
     ZPath::new(path.as_str()).map_err(|_| Code::BAD_ARGUMENTS)
 }
 
 /// The path of a read: there is no node whose path breaks the rules.
-fn existing(path: &Text) -> Result<ZPath, Code> {
+pub(super) fn existing(path: &Text) -> Result<ZPath, Code> {
     ZPath::new(path.as_str()).map_err(|_| Code::NO_NODE)
 }
 
@@ -216,7 +256,7 @@ fn version(number: i32) -> Option<i32> {
 }
 
 /// A path to read, and the watch to set if one is wanted.
-fn read(body: &mut Body, kind: WatchKind) -> Result<(ZPath, Option<Wanted>), Code> {
+pub(super) fn read(body: &mut Body, kind: WatchKind) -> Result<(ZPath, Option<Wanted>), Code> {
     let (path, watch) = (body.text()?, body.bool()?);
     let path = existing(&path)?;
     let watch = watch.then(|| Wanted { path: path.clone(), kind });
@@ -283,6 +323,7 @@ fn multi(body: &mut Body) -> Result<Asked, Code> {
             opcode::DELETE => delete(body),
             opcode::SET_DATA => set_data(body),
             opcode::CHECK => check(body),
+            kind if keeper::is_write(kind) => keeper::write(kind, body),
             _ => return Err(Code::MARSHALLING_ERROR),
         };
         if then.len() == limits::MULTI_OPS {
@@ -317,26 +358,50 @@ fn nowhere() -> ZPath {
     ZPath::new("/zookeeper/config/none").expect("it is a path")
 }
 
-fn multi_read(body: &mut Body) -> Result<Asked, Code> {
-    let (mut reads, mut kinds) = (Vec::new(), Vec::new());
+fn multi_read(body: &mut Body, watches: &Watches) -> Result<Asked, Code> {
+    let (mut reads, mut answers) = (Vec::new(), Vec::new());
     loop {
         let MultiHeader { kind, done } = MultiHeader::read(body)?;
         if done {
             break;
         }
-        let (path, _watch) = (body.text()?, body.bool()?);
+        let (op, answer) = match inner_read(kind, body, watches) {
+            Ok(read) => read,
+            Err(Code::NO_NODE) => (Op::Exists { path: nowhere(), watch: None }, Answer::Nothing),
+            Err(other) => return Err(other),
+        };
         if reads.len() == limits::MULTI_OPS {
             return Err(Code::BAD_ARGUMENTS);
         }
-        let path = ZPath::new(path.as_str()).unwrap_or_else(|_| nowhere());
-        reads.push(match kind {
-            opcode::GET_DATA => Op::Get { path, watch: None },
-            opcode::GET_CHILDREN => Op::Children { path, watch: None, page: Page::WHOLE },
-            _ => return Err(Code::MARSHALLING_ERROR),
-        });
-        kinds.push(kind);
+        reads.push(op);
+        answers.push((kind, answer));
     }
-    Ok(Asked::Op(Op::MultiRead(reads), Answer::MultiRead(kinds)))
+    Ok(Asked::Op(Op::MultiRead(reads), Answer::MultiRead(answers)))
+}
+
+/// A read inside a request of several. It sets no watch.
+fn inner_read(kind: i32, body: &mut Body, watches: &Watches) -> Result<(Op, Answer), Code> {
+    if matches!(kind, opcode::FILTERED_LIST | opcode::FILTERED_LIST_WITH_STATS_AND_DATA) {
+        let (mut op, mut answer) = keeper::list(kind, body, watches)?;
+        if let (Op::Children { watch: asked, .. }, Answer::Filtered { watch, .. }) =
+            (&mut op, &mut answer)
+        {
+            (*asked, *watch) = (None, None);
+        }
+        return Ok((op, answer));
+    }
+    let (path, _watch) = (body.text()?, body.bool()?);
+    let path = existing(&path);
+    Ok(match kind {
+        opcode::GET_DATA => (Op::Get { path: path?, watch: None }, Answer::Data(None)),
+        opcode::EXISTS => (Op::Exists { path: path?, watch: None }, Answer::Stat(None)),
+        opcode::GET_CHILDREN | opcode::GET_CHILDREN2 => {
+            let op = Op::Children { path: path?, watch: None, page: Page::WHOLE };
+            let with_stat = kind == opcode::GET_CHILDREN2;
+            (op, Answer::Children { with_stat, watch: None })
+        }
+        _ => return Err(Code::MARSHALLING_ERROR),
+    })
 }
 
 fn add_watch(body: &mut Body, watches: &Watches) -> Result<Asked, Code> {

@@ -1,0 +1,275 @@
+//! What ClickHouse Keeper adds to the protocol, as ClickHouse writes and reads it.
+
+use bytes::{Buf, Bytes};
+use conclave::wire::Inbound;
+use conclave_proto::request::{Condition, Entry, Page, Test};
+use conclave_proto::{
+    Acl, CreateMode, ErrorCode, Fault, Op, Reply, SessionId, Stat, WatchKind, ZPath,
+};
+
+use crate::speech::{Body, Talk, path};
+
+const STAT_BYTES: usize = 68;
+
+fn read_text(body: &mut Bytes) -> String {
+    let length = usize::try_from(body.get_i32()).unwrap();
+    String::from_utf8(body.split_to(length).to_vec()).unwrap()
+}
+
+fn read_texts(body: &mut Bytes) -> Vec<String> {
+    (0..body.get_i32()).map(|_| read_text(body)).collect()
+}
+
+fn stat(owner: u64, version: i32) -> Stat {
+    Stat { ephemeral_owner: SessionId(owner), version, ..Stat::default() }
+}
+
+fn children(entries: Vec<Entry>) -> Result<Reply, Fault> {
+    Ok(Reply::Children { entries, more: false, stat: stat(0, 9) })
+}
+
+fn entry(name: &str, stat: Option<Stat>, data: Option<&'static str>) -> Entry {
+    let data = data.map(|data| Bytes::from_static(data.as_bytes()));
+    Entry { name: name.into(), stat, data }
+}
+
+fn list(only: u8) -> Body {
+    let mut body = Body::new().text("/a").bool(false);
+    body.0.extend([only]);
+    body
+}
+
+/// A permanent child, an ephemeral one, and one of which nothing more may be known.
+fn mixed() -> Vec<Entry> {
+    let known = |owner, version, data| (Some(stat(owner, version)), data);
+    let (permanent, ephemeral) = (known(0, 1, Some("one")), known(7, 2, None));
+    vec![
+        entry("p", permanent.0, permanent.1),
+        entry("e", ephemeral.0, ephemeral.1),
+        entry("x", None, None),
+    ]
+}
+
+#[test]
+fn a_server_says_what_it_knows() {
+    let mut talk = Talk::open();
+    let get = Body::new().text("/keeper/feature_flags").bool(false);
+    assert!(matches!(talk.asks(1, 4, get), Some(Inbound::Known)));
+    let (_, _, code, mut body) = talk.answer(Err(ErrorCode::BadArguments.into()));
+    assert_eq!((code, body.get_i32()), (0, 2));
+    // The first addition is the highest bit: 0 to 4, and 8 to 10.
+    assert_eq!(body.split_to(2)[..], [0b1111_1000, 0b1110_0000]);
+    assert_eq!(body.len(), STAT_BYTES);
+
+    let exists = Body::new().text("/keeper/api_version").bool(false);
+    assert!(matches!(talk.asks(2, 3, exists), Some(Inbound::Known)));
+    let (_, _, code, body) = talk.answer(Err(ErrorCode::BadArguments.into()));
+    assert_eq!((code, body.len()), (0, STAT_BYTES));
+
+    // Every other node is the tree's.
+    let op = talk.op(4, Body::new().text("/keeper").bool(false));
+    assert_eq!(op, Op::Get { path: path("/keeper"), watch: None });
+}
+
+#[test]
+fn children_are_filtered() {
+    for (only, expected) in [(0, vec!["p", "e", "x"]), (1, vec!["p"]), (2, vec!["e"])] {
+        let mut talk = Talk::open();
+        let page = Page { with_stat: only != 0, ..Page::WHOLE };
+        assert_eq!(talk.op(500, list(only)), Op::Children { path: path("/a"), watch: None, page });
+        let (_, _, code, mut body) = talk.answer(children(mixed()));
+        assert_eq!(
+            (code, read_texts(&mut body)),
+            (0, expected.iter().map(|&n| n.into()).collect())
+        );
+        assert_eq!(body.len(), STAT_BYTES);
+    }
+    let mut talk = Talk::open();
+    assert!(matches!(talk.asks(1, 500, list(3)), Some(Inbound::Known)), "no such filter");
+}
+
+#[test]
+fn a_filtered_list_sets_its_watch() {
+    let mut talk = Talk::open();
+    let mut body = Body::new().text("/a").bool(true);
+    body.0.extend([0]);
+    let Op::Children { watch: Some(id), .. } = talk.op(500, body) else { panic!("no watch") };
+    talk.answer(children(Vec::new()));
+    // It is there to be set again under the same number.
+    let again = Body::new().long(3).int(0).int(0).texts(&["/a"]);
+    match talk.op(101, again) {
+        Op::Watch { id: rearmed, kind: WatchKind::Children, .. } => assert_eq!(rearmed, id),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn statistics_and_data_follow_the_names() {
+    for (with_stat, with_data) in [(true, true), (false, true), (true, false), (false, false)] {
+        let mut talk = Talk::open();
+        let page = Page { with_stat: true, with_data, ..Page::WHOLE };
+        let op = talk.op(506, list(0).bool(with_stat).bool(with_data));
+        assert_eq!(op, Op::Children { path: path("/a"), watch: None, page });
+        let (_, _, code, mut body) = talk.answer(children(mixed()[..2].to_vec()));
+        assert_eq!((code, read_texts(&mut body)), (0, vec!["p".to_owned(), "e".to_owned()]));
+        body.advance(STAT_BYTES);
+        let stats = usize::try_from(body.get_i32()).unwrap();
+        assert_eq!(stats, if with_stat { 2 } else { 0 });
+        body.advance(stats * STAT_BYTES);
+        if with_data {
+            assert_eq!(
+                (body.get_i32(), read_text(&mut body), body.get_i32()),
+                (2, "one".into(), -1)
+            );
+        } else {
+            assert_eq!(body.get_i32(), 0);
+        }
+        assert!(body.is_empty());
+    }
+    // Who may not know all of it is not told a part.
+    let mut talk = Talk::open();
+    talk.op(506, list(0).bool(true).bool(true));
+    assert_eq!(talk.answer(children(mixed())).2, -102);
+}
+
+fn create_body(text: &str) -> Body {
+    Body::new().text(text).text("d").open_acl().int(0)
+}
+
+fn create_if_missing(text: &str) -> Op {
+    let (data, acl) = (Some(Bytes::from_static(b"d")), Acl::open());
+    Op::CreateIfMissing { path: path(text), data, acl, mode: CreateMode::PERSISTENT }
+}
+
+fn missing(text: &str) -> Op {
+    Op::Require(Condition { path: path(text), test: Test::Missing })
+}
+
+#[test]
+fn writes_are_more_tolerant() {
+    let a = || Body::new().text("/a");
+    for (kind, body, op) in [
+        (501, a().int(-1), missing("/a")),
+        (502, create_body("/a"), create_if_missing("/a")),
+        (503, a().int(100), Op::DeleteTree { path: path("/a"), limit: 100 }),
+        (505, a().int(-1), Op::DeleteIfExists { path: path("/a"), version: None }),
+        (505, a().int(3), Op::DeleteIfExists { path: path("/a"), version: Some(3) }),
+    ] {
+        let mut talk = Talk::open();
+        assert_eq!(talk.op(kind, body), op);
+        let created = Reply::Created { path: path("/a"), stat: Stat::default() };
+        let (reply, length) = match kind {
+            502 => (created, 6),
+            503 => (Reply::DeletedMany { deleted: 3, more: false }, 0),
+            _ => (Reply::Done, 0),
+        };
+        let (_, _, code, body) = talk.answer(Ok(reply));
+        assert_eq!((code, body.len()), (0, length), "operation {kind}");
+    }
+    for (kind, body) in [(501, a().int(3)), (503, a().int(0)), (502, create_body("a"))] {
+        let mut talk = Talk::open();
+        assert!(matches!(talk.asks(1, kind, body), Some(Inbound::Known)), "operation {kind}");
+        assert_eq!(talk.answer(Ok(Reply::Done)).2, -8);
+    }
+}
+
+#[test]
+fn they_may_be_in_a_multi() {
+    let mut body = Body::new();
+    for (kind, part) in [
+        (501, Body::new().text("/a").int(-1)),
+        (502, create_body("/b")),
+        (505, Body::new().text("/c").int(-1)),
+        (503, Body::new().text("/d").int(5)),
+    ] {
+        body = body.int(kind).bool(false).int(-1);
+        body.0.extend_from_slice(&part.0);
+    }
+    let mut talk = Talk::open();
+    let Op::Multi { then, .. } = talk.op(14, body.int(-1).bool(true).int(-1)) else {
+        panic!("no multi")
+    };
+    let delete = Op::DeleteIfExists { path: path("/c"), version: None };
+    let tree = Op::DeleteTree { path: path("/d"), limit: 5 };
+    assert_eq!(then, [missing("/a"), create_if_missing("/b"), delete, tree]);
+
+    let created = Reply::Created { path: path("/b"), stat: Stat::default() };
+    let deleted = Reply::DeletedMany { deleted: 2, more: false };
+    let replies = vec![Reply::Done, created, Reply::Done, deleted];
+    let (_, _, _, mut body) = talk.answer(Ok(Reply::Multi { held: true, replies }));
+    for kind in [501, 502, 505, 503] {
+        assert_eq!((body.get_i32(), body.get_u8(), body.get_i32()), (kind, 0, 0));
+        if kind == 502 {
+            assert_eq!(read_text(&mut body), "/b");
+        }
+    }
+    assert_eq!((body.get_i32(), body.get_u8(), body.get_i32(), body.len()), (-1, 1, -1, 0));
+}
+
+#[test]
+fn several_reads_may_be_of_every_kind() {
+    let mut body = Body::new();
+    for (kind, part) in [
+        (4, Body::new().text("/a").bool(false)),
+        (3, Body::new().text("/b").bool(false)),
+        (12, Body::new().text("/a").bool(false)),
+        (500, list(2)),
+        (506, list(0).bool(false).bool(true)),
+        (3, Body::new().text("no path").bool(false)),
+    ] {
+        body = body.int(kind).bool(false).int(-1);
+        body.0.extend_from_slice(&part.0);
+    }
+    let mut talk = Talk::open();
+    let Op::MultiRead(reads) = talk.op(22, body.int(-1).bool(true).int(-1)) else {
+        panic!("no reads")
+    };
+    assert_eq!(reads[1], Op::Exists { path: path("/b"), watch: None });
+    assert_eq!(reads.len(), 6);
+
+    let data = Reply::Data { data: Some(Bytes::from_static(b"d")), stat: Stat::default() };
+    let gone = || Err(ErrorCode::NoNode.into());
+    let few = || children(mixed()[..2].to_vec());
+    let replies = vec![Ok(data), gone(), few(), few(), few(), gone()];
+    let (_, _, code, mut body) = talk.answer(Ok(Reply::MultiRead(replies)));
+    assert_eq!(code, 0);
+    let mut header = |body: &mut Bytes| (body.get_i32(), body.get_u8(), body.get_i32());
+    assert_eq!((header(&mut body), read_text(&mut body)), ((4, 0, 0), "d".into()));
+    body.advance(STAT_BYTES);
+    assert_eq!((header(&mut body), body.get_i32()), ((-1, 0, -101), -101));
+    assert_eq!((header(&mut body), read_texts(&mut body).len()), ((12, 0, 0), 2));
+    body.advance(STAT_BYTES);
+    assert_eq!((header(&mut body), read_texts(&mut body)), ((500, 0, 0), vec!["e".to_owned()]));
+    body.advance(STAT_BYTES);
+    assert_eq!((header(&mut body), read_texts(&mut body).len()), ((506, 0, 0), 2));
+    body.advance(STAT_BYTES);
+    assert_eq!((body.get_i32(), body.get_i32()), (0, 2));
+    assert_eq!((read_text(&mut body), body.get_i32()), ("one".into(), -1));
+    assert_eq!((header(&mut body), body.get_i32()), ((-1, 0, -101), -101));
+    assert_eq!((header(&mut body), body.len()), ((-1, 1, -1), 0));
+}
+
+#[test]
+fn everything_below_a_node_has_its_full_path() {
+    let below = vec![entry("b", None, None), entry("b/c", None, None)];
+    let answer = |limit: i32, top: &str, more: bool| {
+        let mut talk = Talk::open();
+        talk.op(507, Body::new().text(top).int(limit));
+        let entries = below.clone();
+        talk.answer(Ok(Reply::Children { entries, more, stat: Stat::default() }))
+    };
+    let (_, _, code, mut body) = answer(100, "/a", false);
+    assert_eq!(
+        (code, read_texts(&mut body)),
+        (0, vec!["/a".into(), "/a/b".into(), "/a/b/c".into()])
+    );
+    assert!(body.is_empty());
+    let (.., mut body) = answer(2, "/", true);
+    assert_eq!(read_texts(&mut body), ["/", "/b"]);
+    // More than fits, and than was to be enough: a part would be taken for the whole.
+    assert_eq!(answer(100, "/a", true).2, -8);
+
+    let op = Talk::open().op(507, Body::new().text("/").int(-1));
+    let Op::ListRecursive { path: top, page } = op else { panic!("{op:?}") };
+    assert!(top == ZPath::root() && !page.is_whole() && page.limit > 0, "{page:?}");
+}
