@@ -196,7 +196,9 @@ impl Client {
         let timeout = self.session.map_or(6 * SECOND, |session| session.timeout);
         match self.link {
             Link::Down { until } => {
-                if until <= now && self.healing != Healing::Done {
+                // What it has asked and has no answer to, it asks again even if it is done.
+                let wants = self.healing != Healing::Done || !self.queue.is_empty();
+                if until <= now && wants {
                     self.dial(scene);
                 }
             }
