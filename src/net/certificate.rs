@@ -121,3 +121,81 @@ fn escape(text: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
+
+    use super::*;
+
+    fn made(change: impl FnOnce(&mut CertificateParams)) -> Certificate {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        change(&mut params);
+        let made = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        Certificate::read(made.der()).unwrap()
+    }
+
+    fn subject(parts: &[(DnType, &str)]) -> String {
+        made(|params| {
+            for (kind, value) in parts {
+                params.distinguished_name.push(kind.clone(), *value);
+            }
+        })
+        .subject
+    }
+
+    #[test]
+    fn subjects_are_written_as_java_writes_them() {
+        let (country, name) = (DnType::CountryName, DnType::CommonName);
+        let unit = DnType::OrganizationalUnitName;
+        assert_eq!(subject(&[(country, "DE"), (unit, "ops"), (name, "a b")]), "CN=a b,OU=ops,C=DE");
+        let name = |text| subject(&[(DnType::CommonName, text)]);
+        assert_eq!(name(" lead and trail "), "CN=\\ lead and trail\\ ");
+        assert_eq!(name("   "), "CN=\\ \\ \\ ");
+        let special = "#hash;semi<lt>\"q\"\\back=eq,+";
+        assert_eq!(name(special), "CN=\\#hash\\;semi\\<lt\\>\\\"q\\\"\\\\back\\=eq\\,\\+");
+        assert_eq!(name("Jürgen"), "CN=Jürgen");
+        let title = DnType::CustomDnType(vec![2, 5, 4, 12]);
+        assert_eq!(subject(&[(title, "Dr")]), "2.5.4.12=#0c024472");
+        assert_eq!(subject(&[]), "");
+    }
+
+    #[test]
+    fn a_member_is_named_exactly() {
+        let with = |uris: &[&str]| {
+            made(|params| {
+                let uris = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap()));
+                params.subject_alt_names.extend(uris);
+            })
+        };
+        let one = ServerId::new(1).unwrap();
+        assert!(with(&["conclave://orders/1"]).is_of("orders", one));
+        assert!(with(&["https://x", "conclave://orders/1"]).is_of("orders", one));
+        for uris in [
+            &[][..],
+            &["conclave://orders/11"],
+            &["conclave://orders/"],
+            &["conclave://orders"],
+            &["conclave://orders/2"],
+            &["conclave://others/1"],
+            &["CONCLAVE://orders/1"],
+            &["conclave://orders/1/"],
+            &["conclave://orders/01"],
+        ] {
+            assert!(!with(uris).is_of("orders", one), "{uris:?}");
+        }
+        // A name that is no URI does not count.
+        let named = made(|params| {
+            let name = "conclave://orders/1".try_into().unwrap();
+            params.subject_alt_names.push(SanType::DnsName(name));
+        });
+        assert!(!named.is_of("orders", one));
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_an_error() {
+        assert!(Certificate::read(b"").is_err());
+        assert!(Certificate::read(&[0x30, 0x84, 0xff, 0xff, 0xff, 0xff]).is_err());
+    }
+}

@@ -17,7 +17,7 @@ use crate::limits::ADMIN_CONNECTIONS;
 
 /// How long a connection may go on without taking an answer: while it says nothing, says its request
 /// byte by byte, or does not read.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait when the system has no room for another connection.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(50);
 

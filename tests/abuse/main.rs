@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod admin;
 #[path = "../common/certificates.rs"]
 mod certificates;
 mod client;
