@@ -24,7 +24,7 @@
 //! let first = pool.set(&Layer::Default, &value).await?;
 //! let billing = Layer::service("billing")?;
 //! pool.edit(&billing, |current| {
-//!     let mut pool = current.unwrap_or(value);
+//!     let mut pool = current?;
 //!     pool.size += 10;
 //!     Some(pool)
 //! })
