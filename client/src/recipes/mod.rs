@@ -16,6 +16,10 @@
 //! | show who is there, keep a node in place, give names | [`members::Group`], [`members::KeptNode`], [`members::Names`] |
 //! | find an instance of a service | [`discovery::Discovery`] |
 //! | hand out work, each piece at least once | [`queue::Queue`] |
+//! | divide partitions among members | [`partition::Partitioner`] |
+//! | find the member that has a key | [`ring::Ring`], [`ring::LiveRing`] |
+//! | give tasks to workers | [`assignment::Work`] |
+//! | do something together or not at all | [`two_phase::TwoPhase`] |
 //! | count, give out ids, share a value | [`counter::Counter`], [`counter::IdBlocks`], [`counter::SharedValue`] |
 //!
 //! # A lock alone is not enough
@@ -33,6 +37,7 @@
 //!   lock to another one; so a process that runs is never late, and one that is paused is stopped by
 //!   the other two.
 
+pub mod assignment;
 mod body;
 pub mod cache;
 pub mod config;
@@ -46,10 +51,13 @@ pub mod log;
 pub mod members;
 mod mutex;
 mod owned;
+pub mod partition;
 mod place;
 pub mod queue;
+pub mod ring;
 mod support;
 mod token;
+pub mod two_phase;
 
 pub use election::{Election, Latch, Leader, Leadership, Observer};
 pub use error::{Error, Loss, NameError};

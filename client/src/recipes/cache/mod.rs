@@ -373,3 +373,9 @@ impl CacheChanges {
         }
     }
 }
+
+impl std::fmt::Debug for CacheChanges {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CacheChanges").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,348 @@
+//! Work assignment: an assigner gives each task to one live worker, and to another when that one is
+//! gone.
+//!
+//! ```no_run
+//! use conclave_client::Client;
+//! use conclave_client::recipes::Election;
+//! use conclave_client::recipes::assignment::{Order, Work};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), conclave_client::recipes::Error> {
+//! let client = Client::connect("127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420").await?;
+//! let work = Work::new(&client, "/work")?;
+//! work.submit("resize-17", "photo 17").await?;
+//!
+//! // Each worker may also be the assigner, when it is elected.
+//! let election = Election::new(&client, "/work-election")?;
+//! let assigner = work.clone();
+//! tokio::spawn(async move {
+//!     let leadership = election.campaign("").await?;
+//!     assigner.assign(&leadership).await
+//! });
+//!
+//! let mut worker = work.worker("worker-7").await?;
+//! loop {
+//!     match worker.next().await? {
+//!         Order::Begin(task) => {
+//!             println!("{}: {:?}", task.id, task.data);
+//!             worker.done(&task).await?;
+//!         }
+//!         Order::Stop(id) => println!("{id} is another's now, or was taken back"),
+//!     }
+//! }
+//! # }
+//! ```
+//!
+//! # Guarantees
+//!
+//! A task that was submitted is given to a live worker until one has [done](Worker::done) it: at
+//! least once. It is one worker's at a time, by the order of history; `done` fails for all others.
+//! Tasks go to whoever has the fewest. The assigner does nothing any more once its leadership is
+//! lost: each of its writes is guarded by it.
+//!
+//! - *Lost connection, dead leader of the servers*: everything goes on.
+//! - *Dead assigner*: what is assigned goes on; the next assigner sees to the rest.
+//! - *Expired session* of a worker: its tasks go to others. [`Worker::next`] fails.
+//! - *Paused process*: a worker that wakes up late is told to stop, and cannot say that a task is
+//!   done that is another's; what it does elsewhere should bear to be done twice.
+//! - *Two holders by mistake*: possible only as above.
+//! - *A task or assignment deleted by hand*: [`Order::Stop`]; a task without assignment is assigned.
+//!
+//! # Cost
+//!
+//! Two nodes for each task, one for each worker; four writes for a task. Everybody has a cache of the
+//! assignments, the assigner of the tasks and workers, too; a worker reads each of its tasks.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use conclave_proto::request::Test;
+use conclave_proto::{ErrorCode, ZPath, Zxid};
+
+use super::cache::{Cache, CacheChanges, View};
+use super::members::{Group, KeptNode};
+use super::support::{child, ensure};
+use super::{Error, Leadership, Loss, Token};
+use crate::Client;
+use crate::chroot::IntoPath;
+
+/// The tasks below a node, and who does them.
+#[derive(Clone, Debug)]
+pub struct Work {
+    client: Client,
+    tasks: ZPath,
+    workers: ZPath,
+    assigned: ZPath,
+}
+
+/// A task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Its id.
+    pub id: String,
+    /// What was submitted.
+    pub data: Bytes,
+    /// The fencing token: greater each time the task is assigned.
+    pub token: Token,
+}
+
+/// What a worker is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Begin with a task.
+    Begin(Task),
+    /// Stop with the task of this id: it is not this worker's any more.
+    Stop(String),
+}
+
+impl Work {
+    /// The tasks below that node, which need not exist. Nothing else may be below it.
+    ///
+    /// # Errors
+    /// If it is not a path, or is the root.
+    pub fn new(client: &Client, path: impl IntoPath) -> Result<Work, Error> {
+        let root = path.into_path()?;
+        if root.is_root() {
+            return Err(Error::Config("work assignment needs a node of its own, not /".into()));
+        }
+        let [tasks, workers, assigned] =
+            ["tasks", "workers", "assigned"].map(|name| child(&root, name));
+        Ok(Work { client: client.clone(), tasks: tasks?, workers: workers?, assigned: assigned? })
+    }
+
+    /// Submits a task. False if there is one of that id already.
+    ///
+    /// # Errors
+    /// [`Error::Name`] if the id cannot be part of a path; if no server confirms it.
+    pub async fn submit(&self, id: &str, data: impl Into<Bytes>) -> Result<bool, Error> {
+        let (path, data) = (child(&self.tasks, id)?, data.into());
+        loop {
+            match self.client.create(&path, data.clone()).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.code() == Some(ErrorCode::NodeExists) => return Ok(false),
+                Err(error) if error.code() == Some(ErrorCode::NoNode) => {
+                    ensure(&self.client, &self.tasks).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The ids of all tasks that are not done.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub async fn open(&self) -> Result<Vec<String>, Error> {
+        match self.client.children(&self.tasks).linearizable().await {
+            Ok(names) => Ok(names),
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes a task back. True if it was there.
+    ///
+    /// # Errors
+    /// If no server confirms it.
+    pub async fn cancel(&self, id: &str) -> Result<bool, Error> {
+        // The assigner takes the assignment away.
+        match self.client.delete(child(&self.tasks, id)?).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives tasks to workers for as long as the leadership is held. Comes back with an error only.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when the leadership is; if the session is over.
+    pub async fn assign(&self, leadership: &Leadership) -> Result<(), Error> {
+        for path in [&self.tasks, &self.workers, &self.assigned] {
+            ensure(&self.client, path).await?;
+        }
+        let tasks = Cache::children(&self.client, &self.tasks).without_data().await?;
+        let workers = Cache::children(&self.client, &self.workers).without_data().await?;
+        let assigned = Cache::children(&self.client, &self.assigned).await?;
+        let mut changes = [tasks.changes()?, workers.changes()?, assigned.changes()?];
+        loop {
+            for cache in [&tasks, &workers, &assigned] {
+                cache.flush().await?;
+            }
+            let state = State {
+                tasks: tasks.read(names)?,
+                workers: workers.read(names)?,
+                assigned: assigned.read(owners)?,
+            };
+            self.assign_once(leadership, state).await?;
+            let [task, worker, assignment] = &mut changes;
+            tokio::select! {
+                change = task.next() => drop(change.transpose()?),
+                change = worker.next() => drop(change.transpose()?),
+                change = assignment.next() => drop(change.transpose()?),
+                loss = leadership.lost() => return Err(self.lost_leadership(leadership, loss)),
+            }
+        }
+    }
+
+    async fn assign_once(&self, leadership: &Leadership, state: State) -> Result<(), Error> {
+        let State { tasks, workers, assigned } = state;
+        let mut load: BTreeMap<&String, usize> = workers.iter().map(|worker| (worker, 0)).collect();
+        let mut open: Vec<&String> = Vec::new();
+        for task in &tasks {
+            match assigned.get(task).and_then(|(worker, _)| load.get_mut(worker)) {
+                Some(load) => *load += 1,
+                None => open.push(task),
+            }
+        }
+        for (task, (_, czxid)) in &assigned {
+            if !tasks.contains(task) || open.contains(&task) {
+                let path = child(&self.assigned, task)?;
+                let away = self.client.multi().when(&path, Test::CreatedBy(*czxid));
+                guarded(leadership, away.delete(&path, None)).await?;
+            }
+        }
+        for task in open {
+            let Some((worker, count)) = load.iter_mut().min_by_key(|(_, count)| **count) else {
+                return Ok(());
+            };
+            let path = child(&self.assigned, task)?;
+            let give = self
+                .client
+                .multi()
+                .when(child(&self.tasks, task)?, Test::Exists)
+                .when(&path, Test::Missing)
+                .create(&path, worker.as_bytes().to_vec());
+            if guarded(leadership, give).await? {
+                *count += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn lost_leadership(&self, leadership: &Leadership, loss: Loss) -> Error {
+        Error::Lost { path: self.tasks.clone(), token: leadership.token(), loss }
+    }
+
+    /// Works, under this name.
+    ///
+    /// # Errors
+    /// [`Error::Taken`] if another session has the name.
+    pub async fn worker(&self, name: &str) -> Result<Worker, Error> {
+        ensure(&self.client, &self.assigned).await?;
+        let cache = Cache::children(&self.client, &self.assigned).await?;
+        let changes = cache.changes()?;
+        let member = Group::new(&self.client, &self.workers)?.join(name, "").await?;
+        let (work, name) = (self.clone(), name.to_owned());
+        Ok(Worker { work, name, member, cache, changes, begun: BTreeMap::new() })
+    }
+}
+
+/// Does these writes under the leadership. False if another condition did not hold.
+async fn guarded(leadership: &Leadership, multi: crate::Multi<'_>) -> Result<bool, Error> {
+    match leadership.guard(multi).await {
+        Ok(_) => Ok(true),
+        // Which condition it was is not told; ask for the leadership alone.
+        Err(Error::Lost { .. }) => leadership.hold().confirm().await.map(|()| false),
+        Err(error) => Err(error),
+    }
+}
+
+struct State {
+    tasks: Vec<String>,
+    workers: Vec<String>,
+    /// The worker of each task, and the assignment's transaction.
+    assigned: BTreeMap<String, (String, Zxid)>,
+}
+
+fn names(view: &View) -> Vec<String> {
+    view.iter().map(|(path, _)| path.name().to_owned()).collect()
+}
+
+fn owners(view: &View) -> BTreeMap<String, (String, Zxid)> {
+    view.iter()
+        .map(|(path, node)| {
+            // One by hand that names nobody is given to somebody else.
+            let worker = String::from_utf8_lossy(node.bytes()).into_owned();
+            (path.name().to_owned(), (worker, node.czxid))
+        })
+        .collect()
+}
+
+/// Somebody who does tasks. Dropping it lets others have them.
+#[derive(Debug)]
+pub struct Worker {
+    work: Work,
+    name: String,
+    member: KeptNode,
+    cache: Cache,
+    changes: CacheChanges,
+    /// The tasks that were begun, and the transactions of their assignments.
+    begun: BTreeMap<String, Zxid>,
+}
+
+impl Worker {
+    /// What to do next, as soon as there is something.
+    ///
+    /// # Errors
+    /// If the session is over: stop everything.
+    pub async fn next(&mut self) -> Result<Order, Error> {
+        loop {
+            let mine: BTreeMap<String, Zxid> = self
+                .cache
+                .read(owners)?
+                .into_iter()
+                .filter(|(_, (worker, _))| *worker == self.name)
+                .map(|(task, (_, czxid))| (task, czxid))
+                .collect();
+            let ended = self.begun.iter().find(|(task, czxid)| mine.get(*task) != Some(czxid));
+            if let Some(task) = ended.map(|(task, _)| task.clone()) {
+                self.begun.remove(&task);
+                return Ok(Order::Stop(task));
+            }
+            let new = mine.into_iter().find(|(task, _)| !self.begun.contains_key(task));
+            if let Some((id, czxid)) = new {
+                let read = self.work.client.get(child(&self.work.tasks, &id)?).await;
+                match read {
+                    Ok(node) => {
+                        self.begun.insert(id.clone(), czxid);
+                        let (data, token) = (node.data.unwrap_or_default(), Token::from(czxid));
+                        return Ok(Order::Begin(Task { id, data, token }));
+                    }
+                    // It was taken back; the assigner will take the assignment away.
+                    Err(error) if error.code() == Some(ErrorCode::NoNode) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            tokio::select! {
+                change = self.changes.next() => drop(change.transpose()?),
+                why = self.member.ended() => return Err(why),
+            }
+        }
+    }
+
+    /// Says that a task is done.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if it is not this worker's any more.
+    pub async fn done(&mut self, task: &Task) -> Result<(), Error> {
+        let (path, assignment) =
+            (child(&self.work.tasks, &task.id)?, child(&self.work.assigned, &task.id)?);
+        let done = self
+            .work
+            .client
+            .multi()
+            .when(&assignment, Test::CreatedBy(task.token.zxid()))
+            .when(&path, Test::Exists)
+            .delete(&assignment, None)
+            .delete(&path, None);
+        let is_done = done.await?.held;
+        self.begun.remove(&task.id);
+        // So that the assignment is not taken for a new one.
+        self.cache.flush().await?;
+        if is_done {
+            return Ok(());
+        }
+        Err(Error::Lost { path, token: task.token, loss: Loss::Deleted })
+    }
+}

@@ -1,0 +1,520 @@
+//! Two-phase commit: several participants do something together, or none of them does, whoever dies
+//! in between.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use conclave_client::Client;
+//! use conclave_client::recipes::two_phase::{Decision, Task, TwoPhase};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), conclave_client::recipes::Error> {
+//! let client = Client::connect("127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420").await?;
+//! let transactions = TwoPhase::new(&client, "/transfers")?;
+//!
+//! // A participant:
+//! let mut participant = transactions.participant("bank-a").await?;
+//! tokio::spawn(async move {
+//!     loop {
+//!         match participant.next().await? {
+//!             Task::Prepare(transfer) => participant.vote(&transfer, true).await?,
+//!             Task::Commit(transfer) | Task::Abort(transfer) => {
+//!                 // Carry it out, or undo it; it may be asked again after a crash.
+//!                 participant.done(&transfer).await?;
+//!             }
+//!         }
+//!     }
+//!     # #[allow(unreachable_code)]
+//!     # Ok::<(), conclave_client::recipes::Error>(())
+//! });
+//!
+//! // The coordinator:
+//! let banks = ["bank-a", "bank-b"];
+//! let decision = transactions.run("transfer-17", &banks, "10 from a to b", Duration::from_secs(5));
+//! if decision.await? == Decision::Commit {
+//!     println!("it is, or will be, carried out by both");
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Guarantees
+//!
+//! There is one decision for each transaction, made in one write: to commit only if every participant
+//! has voted for it, on the condition that nobody has decided before. Every participant is told the
+//! decision until it has said that it is [done](Participant::done).
+//!
+//! - *Dead coordinator*: before it has decided, the participants decide: to commit if all have voted
+//!   for it, else to abort. After that nothing depends on it. One that comes back
+//!   [runs](TwoPhase::run) the transaction of the same id again and gets the same decision.
+//! - *Dead participant*: before its vote, the coordinator aborts at its deadline. After that the
+//!   participant is told the decision when it comes back under its name.
+//! - *Lost connection, dead leader*: everything goes on; nothing is decided twice.
+//! - *Expired session*: of the coordinator: as if it were dead. Of a participant: it makes a new
+//!   client, and is told again what it has not said to be done.
+//! - *Paused process*: a coordinator that wakes up late finds the decision made.
+//! - *Two holders by mistake*: two coordinators of one id get the same decision. Two participants of
+//!   one name are both told; the first vote counts.
+//!
+//! # Cost
+//!
+//! One node for a transaction, one for its coordinator, two for each participant; for each
+//! participant two writes, for the coordinator two. Participants have one cache of all transactions,
+//! so that those that are over should be [forgotten](TwoPhase::forget).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use conclave_proto::request::Test;
+use conclave_proto::{Acl, CreateMode, ErrorCode, WatchKind, ZPath};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+
+use super::Error;
+use super::cache::{Cache, CacheChanges, View};
+use super::support::{child, ensure};
+use crate::chroot::IntoPath;
+use crate::{Client, Multi, Node};
+
+const RECIPE: &str = "two-phase commit";
+const COORDINATOR: &str = "coordinator";
+const YES: &str = "yes";
+const NO: &str = "no";
+
+/// The participants of a transaction, at most.
+const PARTICIPANTS: usize = 200;
+
+/// How a transaction ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decision {
+    /// All participants carry it out.
+    Commit,
+    /// None does.
+    Abort,
+}
+
+/// A transaction as a participant is told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    /// Its id.
+    pub id: String,
+    /// What it is about.
+    pub payload: Bytes,
+}
+
+/// What a participant is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Make sure that it can be carried out, whatever happens, and [vote](Participant::vote).
+    Prepare(Transaction),
+    /// Carry it out, and say that it is [done](Participant::done).
+    Commit(Transaction),
+    /// Undo what was prepared, if it was, and say that it is [done](Participant::done).
+    Abort(Transaction),
+}
+
+/// The first line of a transaction's node; its payload follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Head {
+    participants: Vec<String>,
+    decision: Option<Decision>,
+}
+
+/// A transaction as it is stored.
+#[derive(Clone, Debug)]
+struct Stored {
+    head: Head,
+    payload: Bytes,
+    version: i32,
+}
+
+impl Stored {
+    fn encode(head: &Head, payload: &Bytes) -> Result<Bytes, Error> {
+        let mut data =
+            serde_json::to_vec(head).map_err(|error| Error::Config(error.to_string()))?;
+        data.push(b'\n');
+        data.extend_from_slice(payload);
+        Ok(data.into())
+    }
+
+    fn decode(path: &ZPath, data: Option<&Bytes>, version: i32) -> Result<Stored, Error> {
+        let malformed = || Error::Malformed {
+            path: path.clone(),
+            recipe: RECIPE,
+            why: "it does not begin with a transaction's participants".into(),
+        };
+        let data = data.ok_or_else(malformed)?;
+        let end = data.iter().position(|&byte| byte == b'\n').ok_or_else(malformed)?;
+        let head = serde_json::from_slice(&data[..end]).map_err(|_| malformed())?;
+        Ok(Stored { head, payload: data.slice(end + 1..), version })
+    }
+}
+
+/// The transactions below a node.
+#[derive(Clone, Debug)]
+pub struct TwoPhase {
+    client: Client,
+    root: ZPath,
+}
+
+impl TwoPhase {
+    /// The transactions below that node, which need not exist. Nothing else may be below it.
+    ///
+    /// # Errors
+    /// If it is not a path, or is the root.
+    pub fn new(client: &Client, path: impl IntoPath) -> Result<TwoPhase, Error> {
+        let root = path.into_path()?;
+        if root.is_root() {
+            return Err(Error::Config(format!("{RECIPE} needs a node of its own, not /")));
+        }
+        Ok(TwoPhase { client: client.clone(), root })
+    }
+
+    /// Begins a transaction, waits for the votes, and decides; or finds out what was decided, if
+    /// there is one of that id already. It is aborted if votes are missing after `time`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if participants are missing or named twice, [`Error::Name`] if a name cannot
+    /// be used. Any other error leaves it open: run it again.
+    pub async fn run(
+        &self,
+        id: &str,
+        participants: &[&str],
+        payload: impl Into<Bytes>,
+        time: Duration,
+    ) -> Result<Decision, Error> {
+        let deadline = Instant::now() + time;
+        self.begin(id, participants, payload).await?;
+        let decision = match timeout_at(deadline, self.all_votes(id)).await {
+            Ok(outcome) => outcome?,
+            Err(_) => None,
+        };
+        match decision {
+            Some(decision) => Ok(decision),
+            None => self.decide(id).await,
+        }
+    }
+
+    /// Begins a transaction, unless there is one of that id already.
+    ///
+    /// # Errors
+    /// As [`run`](TwoPhase::run).
+    pub async fn begin(
+        &self,
+        id: &str,
+        participants: &[&str],
+        payload: impl Into<Bytes>,
+    ) -> Result<(), Error> {
+        let path = child(&self.root, id)?;
+        let names: BTreeSet<&str> = participants.iter().copied().collect();
+        if names.is_empty() || names.len() != participants.len() || names.len() > PARTICIPANTS {
+            return Err(Error::Config(format!(
+                "a transaction has 1 to {PARTICIPANTS} participants, each named once"
+            )));
+        }
+        for name in participants {
+            vote_of(&path, name)?;
+        }
+        let participants = participants.iter().map(|name| (*name).to_owned()).collect();
+        let head = Head { participants, decision: None };
+        let data = Stored::encode(&head, &payload.into())?;
+        let coordinator = child(&path, COORDINATOR)?;
+        loop {
+            let begin = self.client.multi().create(&path, data.clone());
+            let begin = begin.create_with(&coordinator, "", CreateMode::EPHEMERAL, Acl::open());
+            match begin.await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.code() == Some(ErrorCode::NodeExists) => return Ok(()),
+                Err(error) if error.code() == Some(ErrorCode::NoNode) => {
+                    ensure(&self.client, &self.root).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits until everybody has voted for it or one against it. `None`: it can be decided now.
+    async fn all_votes(&self, id: &str) -> Result<Option<Decision>, Error> {
+        let path = child(&self.root, id)?;
+        let mut watch = self.client.watch(&path, WatchKind::PersistentRecursive).await?;
+        loop {
+            let stored = self.stored(&path).await?;
+            if let Some(decision) = stored.head.decision {
+                return Ok(Some(decision));
+            }
+            let votes = self.votes(&path, &stored).await?;
+            if votes.values().any(|vote| !vote) || votes.len() == stored.head.participants.len() {
+                return Ok(None);
+            }
+            watch.next().await.transpose()?;
+        }
+    }
+
+    /// Decides now: to commit if everybody has voted for it, else to abort. If somebody has decided
+    /// before, that is the decision.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] if there is no such transaction. Any other error leaves it open.
+    pub async fn decide(&self, id: &str) -> Result<Decision, Error> {
+        let path = child(&self.root, id)?;
+        loop {
+            let stored = self.stored(&path).await?;
+            if let Some(decision) = stored.head.decision {
+                return Ok(decision);
+            }
+            let votes = self.votes(&path, &stored).await?;
+            let all = votes.len() == stored.head.participants.len() && votes.values().all(|v| *v);
+            let decision = if all { Decision::Commit } else { Decision::Abort };
+            if self.enact(self.client.multi(), &path, &stored, decision).await? {
+                return Ok(decision);
+            }
+            self.client.sync().await?;
+        }
+    }
+
+    /// Writes the decision if it is not made yet. To commit, also on the condition that all votes
+    /// are there, so that no error of ours can make it otherwise.
+    async fn enact(
+        &self,
+        multi: Multi<'_>,
+        path: &ZPath,
+        stored: &Stored,
+        decision: Decision,
+    ) -> Result<bool, Error> {
+        let head = Head { decision: Some(decision), ..stored.head.clone() };
+        let mut multi = multi.when(path, Test::Version(stored.version));
+        if decision == Decision::Commit {
+            for name in &stored.head.participants {
+                multi = multi.when(vote_of(path, name)?, Test::Data(YES.into()));
+            }
+        }
+        let data = Stored::encode(&head, &stored.payload)?;
+        match multi.set(path, data, None).await {
+            Ok(outcome) => Ok(outcome.held),
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => {
+                Err(Error::Gone { path: path.clone() })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The decision, if it is made.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] if there is no such transaction.
+    pub async fn decision(&self, id: &str) -> Result<Option<Decision>, Error> {
+        Ok(self.stored(&child(&self.root, id)?).await?.head.decision)
+    }
+
+    /// Removes a transaction that every participant is done with. False if that is not so yet.
+    ///
+    /// # Errors
+    /// If no server confirms it.
+    pub async fn forget(&self, id: &str) -> Result<bool, Error> {
+        let path = child(&self.root, id)?;
+        let stored = match self.stored(&path).await {
+            Err(Error::Gone { .. }) => return Ok(true),
+            stored => stored?,
+        };
+        let names: BTreeSet<String> = self.client.children(&path).await?.into_iter().collect();
+        let is_done = |name: &String| names.contains(&format!("done.{name}"));
+        if stored.head.decision.is_none() || !stored.head.participants.iter().all(is_done) {
+            return Ok(false);
+        }
+        self.client.delete_recursive(&path).await?;
+        Ok(true)
+    }
+
+    /// Takes part under this name.
+    ///
+    /// # Errors
+    /// If the name cannot be used, or the transactions cannot be read.
+    pub async fn participant(&self, name: &str) -> Result<Participant, Error> {
+        vote_of(&self.root, name)?;
+        let cache = Cache::tree(&self.client, &self.root).await?;
+        Ok(Participant {
+            transactions: self.clone(),
+            name: name.to_owned(),
+            changes: cache.changes()?,
+            cache,
+            told: BTreeMap::new(),
+            tasks: VecDeque::new(),
+        })
+    }
+
+    async fn stored(&self, path: &ZPath) -> Result<Stored, Error> {
+        match self.client.get(path).linearizable().await {
+            Ok(Node { data, stat }) => Stored::decode(path, data.as_ref(), stat.version),
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => {
+                Err(Error::Gone { path: path.clone() })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn votes(&self, path: &ZPath, stored: &Stored) -> Result<BTreeMap<String, bool>, Error> {
+        let page = self.client.list(path).with_data().linearizable().await?;
+        let vote = |name: &String| {
+            let node = format!("vote.{name}");
+            let entry = page.entries.iter().find(|entry| entry.name == node)?;
+            Some((name.clone(), entry.data.as_deref() == Some(YES.as_bytes())))
+        };
+        Ok(stored.head.participants.iter().filter_map(vote).collect())
+    }
+}
+
+fn vote_of(path: &ZPath, name: &str) -> Result<ZPath, Error> {
+    child(path, name).and_then(|_| child(path, &format!("vote.{name}")))
+}
+
+fn done_of(path: &ZPath, name: &str) -> Result<ZPath, Error> {
+    child(path, &format!("done.{name}"))
+}
+
+/// Somebody who takes part in transactions.
+pub struct Participant {
+    transactions: TwoPhase,
+    name: String,
+    cache: Cache,
+    changes: CacheChanges,
+    /// How far each transaction was told: to prepare, or the decision.
+    told: BTreeMap<String, Option<Decision>>,
+    tasks: VecDeque<Task>,
+}
+
+/// What a look at the transactions finds to do.
+enum Found {
+    Task(Transaction, Option<Decision>),
+    /// Its coordinator is gone, and it is not decided.
+    Orphan(String),
+}
+
+impl Participant {
+    /// What to do next, as soon as there is something. After a crash, everything that was not said
+    /// to be done is told again.
+    ///
+    /// # Errors
+    /// If the session is over; [`Error::Malformed`] for a transaction that was edited by hand.
+    pub async fn next(&mut self) -> Result<Task, Error> {
+        loop {
+            if let Some(task) = self.tasks.pop_front() {
+                return Ok(task);
+            }
+            self.look().await?;
+            if self.tasks.is_empty() {
+                self.changes.next().await.transpose()?;
+            }
+        }
+    }
+
+    /// Votes for a transaction or against it. A vote against it may be followed by the decision at
+    /// once; a vote that comes after the decision does not count.
+    ///
+    /// # Errors
+    /// If no server confirms it.
+    pub async fn vote(&self, transaction: &Transaction, is_for: bool) -> Result<(), Error> {
+        let path = child(&self.transactions.root, &transaction.id)?;
+        let vote = vote_of(&path, &self.name)?;
+        let client = &self.transactions.client;
+        // The first vote counts, and none after the decision, which changes the version.
+        let multi = client.multi().when(&path, Test::Version(0)).when(&vote, Test::Missing);
+        multi.create(&vote, if is_for { YES } else { NO }).await?;
+        Ok(())
+    }
+
+    /// Says that the decision is carried out: it is told no more.
+    ///
+    /// # Errors
+    /// If no server confirms it.
+    pub async fn done(&mut self, transaction: &Transaction) -> Result<(), Error> {
+        let path = child(&self.transactions.root, &transaction.id)?;
+        let done = self.transactions.client.create(done_of(&path, &self.name)?, "").await;
+        match done {
+            Ok(_) => {}
+            Err(error) if error.code() == Some(ErrorCode::NodeExists) => {}
+            // Forgotten: all were done already, this one under its name, too.
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    async fn look(&mut self) -> Result<(), Error> {
+        let (root, name, told) = (&self.transactions.root, &self.name, &self.told);
+        let found = self.cache.read(|view| {
+            let found = view.children(root).map(|(id, _)| find(view, root, id, name, told));
+            found.filter_map(Result::transpose).collect::<Result<Vec<Found>, Error>>()
+        })??;
+        let orphaned = found.iter().any(|found| matches!(found, Found::Orphan(_)));
+        for found in found {
+            match found {
+                Found::Task(transaction, decision) => {
+                    self.told.insert(transaction.id.clone(), decision);
+                    self.tasks.push_back(match decision {
+                        None => Task::Prepare(transaction),
+                        Some(Decision::Commit) => Task::Commit(transaction),
+                        Some(Decision::Abort) => Task::Abort(transaction),
+                    });
+                }
+                Found::Orphan(id) => self.settle(&id).await?,
+            }
+        }
+        if orphaned {
+            // The decision is in the cache at the next look.
+            self.cache.flush().await?;
+        }
+        let (root, told) = (self.transactions.root.clone(), &mut self.told);
+        self.cache.read(|view| {
+            told.retain(|id, _| child(&root, id).is_ok_and(|path| view.get(&path).is_some()));
+        })
+    }
+
+    /// Decides in the place of a coordinator that is gone.
+    async fn settle(&self, id: &str) -> Result<(), Error> {
+        let path = child(&self.transactions.root, id)?;
+        let coordinator = child(&path, COORDINATOR)?;
+        let stored = match self.transactions.stored(&path).await {
+            Err(Error::Gone { .. }) => return Ok(()),
+            stored => stored?,
+        };
+        if stored.head.decision.is_some() {
+            return Ok(());
+        }
+        let votes = self.transactions.votes(&path, &stored).await?;
+        let all = votes.len() == stored.head.participants.len() && votes.values().all(|v| *v);
+        let decision = if all { Decision::Commit } else { Decision::Abort };
+        let client = self.transactions.client.clone();
+        let multi = client.multi().when(&coordinator, Test::Missing);
+        match self.transactions.enact(multi, &path, &stored, decision).await {
+            Ok(_) | Err(Error::Gone { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What one transaction asks of a participant and was not told yet.
+fn find(
+    view: &View,
+    root: &ZPath,
+    id: &str,
+    name: &str,
+    told: &BTreeMap<String, Option<Decision>>,
+) -> Result<Option<Found>, Error> {
+    let path = child(root, id)?;
+    let Some(node) = view.get(&path) else { return Ok(None) };
+    let Stored { head, payload, .. } = Stored::decode(&path, node.data.as_ref(), node.version)?;
+    if !head.participants.iter().any(|participant| participant == name)
+        || view.get(&done_of(&path, name)?).is_some()
+    {
+        return Ok(None);
+    }
+    let has_voted = view.get(&vote_of(&path, name)?).is_some();
+    if head.decision.is_none() && view.get(&child(&path, COORDINATOR)?).is_none() {
+        return Ok(Some(Found::Orphan(id.to_owned())));
+    }
+    if told.get(id) == Some(&head.decision) || (head.decision.is_none() && has_voted) {
+        return Ok(None);
+    }
+    Ok(Some(Found::Task(Transaction { id: id.to_owned(), payload }, head.decision)))
+}
