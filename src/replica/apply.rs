@@ -129,19 +129,18 @@ impl<N: Nodes> Replica<N> {
     fn fire(&mut self, change: &Change) {
         let mut told = std::mem::take(&mut self.told);
         self.hub.fire(&change.event, &change.acl, &mut told);
-        let mut value = None;
+        let mut node = None;
         for told in told.drain(..) {
             let conn = ConnId(told.watcher.0);
             let Some(client) = self.clients.get(&conn) else { continue };
-            if !tree::allows(&change.acl, Perms::READ, &client.identities) {
+            let may_read = |acl| tree::allows(acl, Perms::READ, &client.identities);
+            if !may_read(&change.acl) {
                 continue;
             }
             let value = if told.with_value {
-                value
-                    .get_or_insert_with(|| {
-                        self.nodes.node(&change.event.path).and_then(|node| node.data)
-                    })
-                    .clone()
+                // What follows in the same transaction may have changed data and ACL again.
+                let node = node.get_or_insert_with(|| self.nodes.node(&change.event.path));
+                node.as_ref().filter(|node| may_read(&node.acl)).and_then(|node| node.data.clone())
             } else {
                 None
             };

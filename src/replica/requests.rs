@@ -1,12 +1,11 @@
 //! The requests of clients: each is answered in its turn.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use conclave_proto::request::ReadLevel;
 use conclave_proto::{
-    ClientMessage, ErrorCode, Event, Fault, Op, Perms, Reply, Request, Response, ServerMessage,
-    WatchId, WatchKind, Xid, ZPath, Zxid,
+    Acl, ClientMessage, ErrorCode, Event, Fault, Op, Perms, Reply, Request, Response,
+    ServerMessage, WatchId, WatchKind, Xid, ZPath, Zxid,
 };
 
 use crate::hub::{Watch, Watcher};
@@ -379,38 +378,16 @@ impl<N: Nodes> Replica<N> {
         let Some(client) = self.clients.get(&conn) else {
             return Err(ErrorCode::SessionExpired.into());
         };
-        let identities = Arc::clone(&client.identities);
-        let node = self.nodes.node(&path);
-        match &node {
-            Some(node) if !tree::allows(&node.acl, Perms::READ, &identities) => {
+        // A new one-shot watch is the second half of a read. Others wait for what may come to be
+        // readable, and each event asks who may know of it.
+        if since.is_none() && matches!(kind, WatchKind::Data | WatchKind::Children) {
+            let node = self.nodes.node(&path).ok_or(ErrorCode::NoNode)?;
+            if !tree::allows(&node.acl, Perms::READ, &client.identities) {
                 return Err(ErrorCode::NoAuth.into());
             }
-            None if since.is_none() && matches!(kind, WatchKind::Data | WatchKind::Children) => {
-                return Err(ErrorCode::NoNode.into());
-            }
-            Some(_) | None => {}
         }
-        let mut told = false;
-        if let Some(since) = since.filter(|&since| since < self.applied) {
-            match self.hub.missed(&path, kind, since) {
-                Some(missed) => {
-                    for past in missed {
-                        told = true;
-                        if tree::allows(&past.acl, Perms::READ, &identities) {
-                            self.tell_event(conn, id, past.event, with_value);
-                        }
-                    }
-                }
-                None if kind.is_one_shot() => {
-                    if let Some(what) = tree::changed_since(&self.nodes, &path, kind, since) {
-                        let event = Event { zxid: self.applied, path: path.clone(), kind: what };
-                        self.tell_event(conn, id, event, with_value);
-                        told = true;
-                    }
-                }
-                None => self.tell(conn, ServerMessage::Gap { watch: id, resumed_at: self.applied }),
-            }
-        }
+        let told =
+            since.is_some_and(|since| self.catch_up(conn, id, &path, kind, since, with_value));
         if !(told && kind.is_one_shot()) {
             let since = since.unwrap_or(self.applied).max(self.applied);
             self.hub.set(watcher, Watch { id, path, kind, since, with_value })?;
@@ -418,11 +395,59 @@ impl<N: Nodes> Replica<N> {
         Ok(Reply::Done)
     }
 
+    /// Tell a watch what happened after `since`; whether there was anything that it may
+    /// know.
+    fn catch_up(
+        &mut self,
+        conn: ConnId,
+        id: WatchId,
+        path: &ZPath,
+        kind: WatchKind,
+        since: Zxid,
+        with_value: bool,
+    ) -> bool {
+        let missed = match since < self.applied {
+            true => self.hub.missed(path, kind, since),
+            false => Some(Vec::new()),
+        };
+        if missed.is_none() && !kind.is_one_shot() {
+            self.tell(conn, ServerMessage::Gap { watch: id, resumed_at: self.applied });
+        }
+        let missed = missed.unwrap_or_default();
+        let mut told = false;
+        for past in missed {
+            if self.may_read(conn, &past.acl) {
+                self.tell_event(conn, id, past.event, with_value);
+                told = true;
+            }
+        }
+        if told {
+            return true;
+        }
+        // Where the events are not remembered, or were not for this client, the state tells of
+        // changes; and where a client thinks that there is a node, and there is none, it would wait
+        // in vain.
+        let node = self.nodes.node(path);
+        let change = tree::changed_since(&self.nodes, path, kind, since);
+        let change = change.filter(|_| node.is_none_or(|node| self.may_read(conn, &node.acl)));
+        if let Some(what) = change {
+            let event = Event { zxid: self.applied, path: path.clone(), kind: what };
+            self.tell_event(conn, id, event, with_value);
+        }
+        change.is_some()
+    }
+
+    fn may_read(&self, conn: ConnId, acl: &[Acl]) -> bool {
+        let client = self.clients.get(&conn);
+        client.is_some_and(|client| tree::allows(acl, Perms::READ, &client.identities))
+    }
+
     /// Tell a watch of an event of the past, with the node's data as it is now.
     fn tell_event(&mut self, conn: ConnId, watch: WatchId, event: Event, with_value: bool) {
-        let value =
-            if with_value { self.nodes.node(&event.path).and_then(|node| node.data) } else { None };
-        let message = ServerMessage::Event { watch, event, value };
+        // Its ACL may be another one by now.
+        let node = if with_value { self.nodes.node(&event.path) } else { None };
+        let node = node.filter(|node| self.may_read(conn, &node.acl));
+        let message = ServerMessage::Event { watch, event, value: node.and_then(|node| node.data) };
         self.out.clients.push((conn, ToClient::Message(message)));
     }
 }

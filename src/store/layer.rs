@@ -73,6 +73,8 @@ impl Layer {
             Some(slot) => {
                 let old = slot.replace(Arc::new(node));
                 if let Some(old) = &old {
+                    let same = (old.owner, old.lifetime) == (owner, lifetime);
+                    assert!(same, "{path} changes, but not its owner and its lifetime");
                     self.bytes -= old.data.as_ref().map_or(0, |data| data.len());
                 }
                 // A node that changes keeps owner and lifetime, but one that was deleted may come

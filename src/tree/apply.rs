@@ -24,7 +24,7 @@ use crate::limits;
 /// The newest version of the rules that this code knows; the leader stamps it into [`Txn`]s.
 pub const SEMANTICS: u16 = 1;
 
-/// Nodes that exist by themselves or not at all: clients neither create nor delete them.
+/// Nodes that exist by themselves: clients neither create nor delete them.
 const RESERVED: [&str; 4] = ["/", "/zookeeper", "/zookeeper/config", quota::QUOTA];
 
 /// Where ZooKeeper shows the members of the ensemble.
@@ -242,21 +242,14 @@ impl<N: Nodes> Work<'_, N> {
         check_size(data)?;
         self.check_lifetime(mode.lifetime)?;
         let acl = self.asker.resolve(acl)?;
-        // Only a sequential node can be asked for as `/`: it becomes a child of the root.
-        let above = match path.parent() {
-            Some(above) => above,
-            None if mode.sequential => ZPath::root(),
-            None => return Err(ErrorCode::NodeExists),
-        };
+        // A sequential node that is asked for as `/` becomes a child of the root.
+        let above = path.parent().unwrap_or_else(ZPath::root);
         let parent = self.existing(&above)?;
         self.asker.check(&parent.acl, Perms::CREATE)?;
         let path = match mode.sequential {
             true => numbered(path, parent.children_created)?,
             false => path.clone(),
         };
-        if is_reserved(&path) {
-            return Err(ErrorCode::BadArguments);
-        }
         if self.draft.node(&path).is_some() {
             return Err(ErrorCode::NodeExists);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use conclave_proto::ZPath;
+use conclave_proto::{Lifetime, SessionId, ZPath};
 
 use super::digest::digest_of_node;
 use super::nodes::{Node, Nodes};
@@ -22,6 +22,8 @@ pub(super) struct Draft<'a, N> {
 struct Edit {
     /// What the node that was there before the transaction counted.
     before: Tally,
+    /// Whose that node was, and how long it was to live.
+    was: Option<(SessionId, Lifetime)>,
     /// The node that is there after it.
     after: Option<Node>,
 }
@@ -77,7 +79,7 @@ impl<'a, N: Nodes> Draft<'a, N> {
     /// Put a node where none is.
     pub(super) fn create(&mut self, path: &ZPath, node: Node) {
         self.quotas |= quota::counted_at(path).is_some();
-        let nothing = Edit { before: Tally::default(), after: None };
+        let nothing = Edit { before: Tally::default(), was: None, after: None };
         let edit = self.edits.entry(path.clone()).or_insert(nothing);
         assert!(edit.after.is_none(), "{path} is created, but exists");
         edit.after = Some(node);
@@ -104,22 +106,32 @@ impl<'a, N: Nodes> Draft<'a, N> {
     fn edit(&mut self, path: &ZPath, now: &Node) -> &mut Edit {
         match self.edits.entry(path.clone()) {
             Entry::Occupied(edit) => edit.into_mut(),
-            Entry::Vacant(edit) => edit.insert(Edit { before: Tally::of(path, now), after: None }),
+            Entry::Vacant(edit) => edit.insert(Edit {
+                before: Tally::of(path, now),
+                was: Some((now.owner, now.lifetime)),
+                after: None,
+            }),
         }
     }
 
     /// Write the changes.
     pub(super) fn commit(self) {
         let mut meta = self.nodes.meta();
-        for (path, Edit { before, after }) in self.edits {
+        for (path, Edit { before, was, after }) in self.edits {
             let tally = after.as_ref().map_or(Tally::default(), |node| Tally::of(&path, node));
             meta.nodes = meta.nodes - before.nodes + tally.nodes;
             meta.bytes = meta.bytes - before.bytes + tally.bytes;
             meta.quotas = meta.quotas - before.quotas + tally.quotas;
             meta.digest = meta.digest.wrapping_sub(before.digest).wrapping_add(tally.digest);
             match after {
-                Some(node) => self.nodes.put_node(&path, node),
-                None if before.nodes > 0 => self.nodes.remove_node(&path),
+                Some(node) => {
+                    // One that was deleted and came back as another is not a node that changed.
+                    if was.is_some_and(|was| was != (node.owner, node.lifetime)) {
+                        self.nodes.remove_node(&path);
+                    }
+                    self.nodes.put_node(&path, node);
+                }
+                None if was.is_some() => self.nodes.remove_node(&path),
                 None => {}
             }
         }

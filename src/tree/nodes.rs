@@ -128,7 +128,8 @@ pub struct Meta {
 pub trait Nodes {
     /// The node at that path.
     fn node(&self, path: &ZPath) -> Option<Node>;
-    /// Put a node there, new or changed. `parent.num_children` is the caller's business.
+    /// Put a node there, new or changed: one that changes keeps its owner and its lifetime, by which
+    /// it is found. `parent.num_children` is the caller's business.
     fn put_node(&mut self, path: &ZPath, node: Node);
     /// Remove the node there, which exists.
     fn remove_node(&mut self, path: &ZPath);
@@ -211,11 +212,15 @@ impl Nodes for MemoryNodes {
     fn put_node(&mut self, path: &ZPath, node: Node) {
         let (owner, lifetime) = (node.owner, node.lifetime);
         match self.nodes.insert(path.clone(), node) {
-            Some(old) if (old.owner, old.lifetime) == (owner, lifetime) => return,
-            Some(old) => self.index(path, old.owner, old.lifetime, false),
-            None => self.children.extend(as_child(path)),
+            Some(old) => {
+                let same = (old.owner, old.lifetime) == (owner, lifetime);
+                assert!(same, "{path} changes, but not its owner and its lifetime");
+            }
+            None => {
+                self.children.extend(as_child(path));
+                self.index(path, owner, lifetime, true);
+            }
         }
-        self.index(path, owner, lifetime, true);
     }
 
     fn remove_node(&mut self, path: &ZPath) {

@@ -206,9 +206,6 @@ impl Model {
             return Err(ErrorCode::BadArguments);
         }
         let acl = ask.resolved(acl)?;
-        if path.is_root() && !mode.sequential {
-            return Err(ErrorCode::NodeExists);
-        }
         let above = above(path.as_str());
         let parent = self.nodes.get(&above).ok_or(ErrorCode::NoNode)?;
         ask.needs(parent, Perms::CREATE)?;

@@ -57,6 +57,8 @@ pub struct Connection {
     watches: Watches,
     /// The event that was sent last, unless something else was sent since then.
     last_event: Option<(Zxid, EventKind, ZPath)>,
+    /// The watches that it was meant for.
+    last_told: Vec<WatchId>,
     /// Whether the watch that is being set again had something to tell.
     told: bool,
     /// What went wrong with a request of many operations.
@@ -103,6 +105,7 @@ impl Connection {
             rest: None,
             watches: Watches::new(key),
             last_event: None,
+            last_told: Vec::new(),
             told: false,
             failed: None,
             succeeded: false,
@@ -266,19 +269,25 @@ impl Connection {
         }
         self.watches.fired(watch, &event.path);
         let told = (event.zxid, event.kind, event.path.clone());
-        if self.last_event.as_ref() != Some(&told) {
+        // One change may fire several watches of a client, which is told once; a watch that fires
+        // twice knows of two changes.
+        if self.last_event.as_ref() != Some(&told) || self.last_told.contains(&watch) {
             reply::put_event(event, out);
             self.last_event = Some(told);
+            self.last_told.clear();
         }
+        self.last_told.push(watch);
     }
 
     fn respond(&mut self, response: &Response, out: &mut BytesMut) -> Then {
-        let zxid = response.zxid;
         let Some(Pending { xid, answer }) = self.pending.pop_front() else { return Then::Close };
         if self.pending.is_empty() {
             // A queue that was long once is not kept for ever.
             self.pending.shrink_to(QUEUE_KEPT);
         }
+        // Who somebody is has nothing to do with the history.
+        let is_history = !matches!(answer, Answer::Authenticated);
+        let zxid = if is_history { response.zxid } else { Zxid::ZERO };
         let code = match (&answer, &response.result) {
             (Answer::Error { code, close }, _) => {
                 reply::put_header(xid, zxid, *code, out);

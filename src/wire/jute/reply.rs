@@ -132,8 +132,13 @@ fn body(answer: &Answer, reply: &Reply, out: &mut BytesMut) {
         }
     } else if let (Answer::Multi(kinds), Reply::Multi { replies, .. }) = (answer, reply) {
         for (kind, reply) in kinds.iter().zip(replies) {
-            multi_header(*kind, false, Code::OK, out);
-            let with_stat = !matches!(*kind, opcode::CREATE | opcode::CREATE_IF_NOT_EXISTS);
+            // Clients know only two forms of an answer to a creation, with statistics and without.
+            let kind = match *kind {
+                opcode::CREATE_CONTAINER | opcode::CREATE_TTL => opcode::CREATE2,
+                kind => kind,
+            };
+            multi_header(kind, false, Code::OK, out);
+            let with_stat = !matches!(kind, opcode::CREATE | opcode::CREATE_IF_NOT_EXISTS);
             body(&Answer::Created { with_stat }, reply, out);
         }
         end_of_multi(out);
