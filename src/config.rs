@@ -582,6 +582,20 @@ mod tests {
             ("data_dir = '/d'\nclient = '0.0.0.0:1'", "insecure = true"),
             ("data_dir = '/d'\nzookeeper = '0.0.0.0:1'", "`zookeeper`: 0.0.0.0:1 can be reached"),
             ("data_dir = '/d'\nsuper_digest = 'super:secret'", "`super_digest`"),
+            ("data_dir = '/d'\nzookeeper_secure = '127.0.0.1:1'", "needs TLS"),
+            ("data_dir = '/d'\ntls.key = 'k'\ntls.ca = 'a'", "`tls.cert`"),
+            ("data_dir = '/d'\ntls.cert = 'c'\ntls.ca = 'a'", "`tls.key`"),
+            ("data_dir = '/d'\ntls.cert = 'c'\ntls.key = 'k'", "`tls.ca`"),
+            ("data_dir = '/d'\ntls.client_auth = 'perhaps'", "unknown variant `perhaps`"),
+            (
+                "data_dir = '/d'\ntls = {cert = 'c', key = 'k', client_auth = 'none'}\n\
+                 members = [{id = 1, peer = 'a:1'}, {id = 2, peer = 'b:1'}]",
+                "servers always check each other",
+            ),
+            (
+                "data_dir = '/d'\nzookeeper = '0.0.0.0:1'\ntls = {cert = 'c', key = 'k', ca = 'a'}",
+                "`zookeeper`: 0.0.0.0:1",
+            ),
             ("data_dir = '/d'\nwords = ['who?']", "`words`"),
             ("data_dir = '/d'\ntiming.tick_ms = 0", "`timing.tick_ms`"),
             ("data_dir = '/d'\ntiming.heartbeat_ms = 1", "`timing.heartbeat_ms`"),
@@ -629,5 +643,8 @@ mod tests {
     fn plaintext_beyond_this_machine_is_said() {
         let text = "data_dir = '/d'\nclient = '0.0.0.0:1'\ninsecure = true";
         assert_eq!(settings(text).unwrap().exposed, ["client 0.0.0.0:1"]);
+        let tls = "data_dir = '/d'\nclient = '0.0.0.0:1'\npeer = '0.0.0.0:2'\n\
+                   tls = {cert = 'c', key = 'k', ca = 'a'}";
+        assert!(settings(tls).unwrap().exposed.is_empty());
     }
 }
