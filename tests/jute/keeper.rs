@@ -97,10 +97,9 @@ fn a_filtered_list_sets_its_watch() {
     talk.answer(children(Vec::new()));
     // It is there to be set again under the same number.
     let again = Body::new().long(3).int(0).int(0).texts(&["/a"]);
-    match talk.op(101, again) {
-        Op::Watch { id: rearmed, kind: WatchKind::Children, .. } => assert_eq!(rearmed, id),
-        other => panic!("{other:?}"),
-    }
+    let op = talk.op(101, again);
+    let Op::Watch { id: rearmed, kind: WatchKind::Children, .. } = op else { panic!("{op:?}") };
+    assert_eq!(rearmed, id);
 }
 
 #[test]
@@ -233,7 +232,7 @@ fn several_reads_may_be_of_every_kind() {
     let replies = vec![Ok(data), gone(), few(), few(), few(), gone()];
     let (_, _, code, mut body) = talk.answer(Ok(Reply::MultiRead(replies)));
     assert_eq!(code, 0);
-    let mut header = |body: &mut Bytes| (body.get_i32(), body.get_u8(), body.get_i32());
+    let header = |body: &mut Bytes| (body.get_i32(), body.get_u8(), body.get_i32());
     assert_eq!((header(&mut body), read_text(&mut body)), ((4, 0, 0), "d".into()));
     body.advance(STAT_BYTES);
     assert_eq!((header(&mut body), body.get_i32()), ((-1, 0, -101), -101));
