@@ -15,6 +15,7 @@ mod harness;
 #[path = "../common/ports.rs"]
 mod ports;
 mod primary_standby;
+mod two_phase_commit;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
