@@ -8,6 +8,7 @@ use conclave_proto::{Acl, CreateMode, Fault, Op, ZPath, Zxid};
 
 use crate::chroot::IntoPath;
 use crate::error::Operation;
+use crate::recipes::Stake;
 use crate::request::{Call, Pending};
 use crate::{Client, Error};
 
@@ -114,6 +115,31 @@ impl<'a> Multi<'a> {
     pub fn check(self, path: impl IntoPath, version: impl Into<Option<i32>>) -> Self {
         let version = version.into();
         self.add("check", path, |path| Op::Check { path, version })
+    }
+
+    /// Fails the whole multi, with [`ErrorCode::ConditionFailed`](crate::ErrorCode::ConditionFailed),
+    /// unless what the node stands for is still held: it is the very node that the transaction
+    /// `token` created, and its session, or its time to live, has not ended. Answer:
+    /// [`Reply::Done`].
+    pub fn guard(self, path: impl IntoPath, token: Zxid) -> Self {
+        self.add("guard", path, |path| Op::Guard { path, token })
+    }
+
+    /// Sends it with guards in whichever branch will be done; the answer is as without them.
+    pub(crate) async fn guarded_by(mut self, stakes: &[Stake]) -> Result<MultiOutcome, Error> {
+        // A multi whose conditions do not hold does nothing, but not without being guarded.
+        let otherwise = self.otherwise.get_or_insert_default().len();
+        let then = self.then.len();
+        for stake in stakes {
+            if let Some((_, path)) = self.path(&stake.path) {
+                let guard = Op::Guard { path, token: stake.zxid };
+                self.otherwise.get_or_insert_default().push(guard.clone());
+                self.then.push(guard);
+            }
+        }
+        let mut outcome = self.send().await?;
+        outcome.replies.truncate(if outcome.held { then } else { otherwise });
+        Ok(outcome)
     }
 
     /// Sends it.

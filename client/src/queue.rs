@@ -188,6 +188,7 @@ pub(crate) fn op_bytes(op: &Op) -> usize {
         | Op::Require(Condition { path, .. })
         | Op::DeleteIfExists { path, .. }
         | Op::DeleteTree { path, .. }
+        | Op::Guard { path, .. }
         | Op::Reap { path, .. }
         | Op::Get { path, .. }
         | Op::Exists { path, .. }
@@ -199,6 +200,7 @@ pub(crate) fn op_bytes(op: &Op) -> usize {
         | Op::Watch { path, .. } => of(path),
         Op::CreateSession { .. }
         | Op::CloseSession
+        | Op::ExpireSession
         | Op::Ephemerals { .. }
         | Op::Unwatch { .. }
         | Op::WhoAmI => FIXED,

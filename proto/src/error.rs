@@ -15,7 +15,7 @@ pub enum ErrorCode {
     NotEmpty,
     /// The parent is ephemeral and can have no children.
     NoChildrenForEphemerals,
-    /// A condition of a multi that is not about a version did not hold.
+    /// A guard did not hold: what it names is not held any more.
     ConditionFailed,
     /// An earlier operation of the same multi succeeded, but was undone.
     RolledBack,
@@ -66,7 +66,7 @@ impl ErrorCode {
             ErrorCode::BadVersion => "the node has changed: its version is not the expected one",
             ErrorCode::NotEmpty => "the node has children; delete them first",
             ErrorCode::NoChildrenForEphemerals => "an ephemeral node can have no children",
-            ErrorCode::ConditionFailed => "a condition of the multi did not hold",
+            ErrorCode::ConditionFailed => "what the guard names is not held (any more)",
             ErrorCode::RolledBack => "undone, because a later operation of the multi failed",
             ErrorCode::NotTried => "not tried, because an earlier operation of the multi failed",
             ErrorCode::BadArguments => "the request is not valid",

@@ -88,10 +88,20 @@ pub enum Lifetime {
     Persistent,
     /// Until its session ends. It can have no children.
     Ephemeral,
+    /// As [`Lifetime::Ephemeral`]; but if the session expires, which is not the same as that it is
+    /// closed, the node stays for this many ms, as a TTL node of no session.
+    Lingering(u64),
     /// Until its last child is deleted.
     Container,
     /// Until it has had no children and no change for this many ms.
     Ttl(u64),
+}
+
+impl Lifetime {
+    /// Whether the node belongs to a session and goes with it.
+    pub const fn is_ephemeral(self) -> bool {
+        matches!(self, Lifetime::Ephemeral | Lifetime::Lingering(_))
+    }
 }
 
 /// How a node is created.

@@ -96,9 +96,18 @@ pub enum Op {
         /// [`DELETE_MANY`](crate::limits::DELETE_MANY): that many. The trees of one multi share it.
         limit: u32,
     },
+    /// Fail unless what a node stands for is still held: the node is the very one that this
+    /// transaction created, and its session has not ended. Useful in a multi, to make writes depend
+    /// on a lock. Answer: [`Reply::Done`], or `ConditionFailed`.
+    Guard {
+        /// The node.
+        path: ZPath,
+        /// The transaction that created it.
+        token: Zxid,
+    },
     /// All of `then` if every condition holds, else all of `otherwise`; nothing if one of them
     /// fails. Only `Create`, `Delete`, `SetData`, `SetAcl`, `Check`, `Require`, `CreateIfMissing`,
-    /// `DeleteIfExists` and `DeleteTree` may be inside.
+    /// `DeleteIfExists`, `DeleteTree` and `Guard` may be inside.
     /// Answer: [`Reply::Multi`].
     Multi {
         /// What must hold; empty: always true.
@@ -120,6 +129,9 @@ pub enum Op {
     },
     /// End the request's session and delete its ephemeral nodes. Answer: [`Reply::Done`].
     CloseSession,
+    /// The same because the session gave no sign of life; asked by the leader alone. Lingering nodes
+    /// stay for a while. Answer: [`Reply::Done`].
+    ExpireSession,
     /// Delete a container or TTL node if it has outlived its purpose; asked by the leader alone.
     /// Answer: [`Reply::Done`].
     Reap {
@@ -229,9 +241,11 @@ impl Op {
             | Op::CreateIfMissing { .. }
             | Op::DeleteIfExists { .. }
             | Op::DeleteTree { .. }
+            | Op::Guard { .. }
             | Op::Multi { .. }
             | Op::CreateSession { .. }
             | Op::CloseSession
+            | Op::ExpireSession
             | Op::Reap { .. } => true,
             Op::Get { .. }
             | Op::Exists { .. }

@@ -401,7 +401,7 @@ impl<N: Nodes> Replica<N> {
             Ok(zxid) => {
                 if let Op::CreateSession { session, timeout_ms, .. } = txn.request.op {
                     lead.open(session, timeout_ms, origin.0, zxid);
-                } else if matches!(txn.request.op, Op::CloseSession) {
+                } else if matches!(txn.request.op, Op::CloseSession | Op::ExpireSession) {
                     lead.sessions.closing(txn.request.session);
                 } else if txn.request.xid != Xid(0) {
                     lead.sessions.proposed(txn.request.session, txn.request.xid);
@@ -597,10 +597,12 @@ fn frees_space(op: &Op) -> bool {
             | Op::DeleteRecursive { .. }
             | Op::CreateSession { .. }
             | Op::CloseSession
+            | Op::ExpireSession
             | Op::Reap { .. }
             | Op::Check { .. }
             | Op::Require(_)
             | Op::DeleteIfExists { .. }
             | Op::DeleteTree { .. }
+            | Op::Guard { .. }
     )
 }

@@ -153,7 +153,7 @@ impl<N: Nodes> Replica<N> {
             self.out.notices.push(Notice::Expired { sessions: due.expired.len() });
         }
         for session in due.expired {
-            self.admit_system(session, Op::CloseSession);
+            self.admit_system(session, Op::ExpireSession);
         }
         self.reap();
     }

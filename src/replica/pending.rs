@@ -86,6 +86,7 @@ fn op_bytes(op: &Op) -> usize {
     | Op::DeleteIfExists { path, .. }
     | Op::DeleteTree { path, .. }
     | Op::Check { path, .. }
+    | Op::Guard { path, .. }
     | Op::Reap { path, .. } = op
     {
         path.as_str().len()

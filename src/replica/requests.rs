@@ -130,7 +130,7 @@ impl<N: Nodes> Replica<N> {
             return;
         }
         if op.is_write() {
-            if matches!(op, Op::CreateSession { .. } | Op::Reap { .. }) {
+            if matches!(op, Op::CreateSession { .. } | Op::ExpireSession | Op::Reap { .. }) {
                 let result = Err(ErrorCode::BadArguments.into());
                 client.queue.push(xid, SlotState::Answered(Answer { zxid: None, result }));
                 self.drain(conn);

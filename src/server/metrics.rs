@@ -52,10 +52,10 @@ impl Kind {
             Op::DeleteRecursive { .. } | Op::DeleteTree { .. } => 2,
             Op::SetData { .. } => 3,
             Op::SetAcl { .. } => 4,
-            Op::Check { .. } | Op::Require(_) => 5,
+            Op::Check { .. } | Op::Require(_) | Op::Guard { .. } => 5,
             Op::Multi { .. } => 6,
             // The other two are never asked by clients.
-            Op::CloseSession | Op::CreateSession { .. } | Op::Reap { .. } => 7,
+            Op::CloseSession | Op::ExpireSession | Op::CreateSession { .. } | Op::Reap { .. } => 7,
             Op::Get { .. } => 8,
             Op::Exists { .. } => 9,
             Op::Children { .. } => 10,

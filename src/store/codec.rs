@@ -22,6 +22,7 @@ const NULL_DATA: u8 = 1 << 2;
 const HAS_CHILDREN: u8 = 1 << 3;
 const HAS_ACL: u8 = 1 << 4;
 const LONG_NAME: u8 = 1 << 5;
+const LINGERS: u8 = 1 << 6;
 
 /// Reads numbers off the front of a slice; `None` if it is too short.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
@@ -116,6 +117,7 @@ pub(super) fn encode_node(
         Lifetime::Ephemeral => (1, None),
         Lifetime::Container => (2, None),
         Lifetime::Ttl(ms) => (3, Some(ms)),
+        Lifetime::Lingering(ms) => (1 | LINGERS, Some(ms)),
     };
     let mut flags = lifetime;
     for (flag, set) in [
@@ -138,7 +140,7 @@ pub(super) fn encode_node(
         out.put_i64_le(node.mtime_ms);
         out.put_i32_le(node.version);
         out.put_i32_le(node.aversion);
-        if node.lifetime == Lifetime::Ephemeral {
+        if node.lifetime.is_ephemeral() {
             out.put_u64_le(node.owner.0);
         }
         if let Some(ms) = ttl {
@@ -176,7 +178,13 @@ pub(super) fn decode_node(key: &[u8], value: &[u8], open: &Arc<[Acl]>) -> Option
     let (version, aversion) = (reader.i32()?, reader.i32()?);
     let (lifetime, owner) = match flags & LIFETIME {
         0 => (Lifetime::Persistent, SessionId::NONE),
-        1 => (Lifetime::Ephemeral, SessionId(reader.u64()?)),
+        1 => {
+            let owner = SessionId(reader.u64()?);
+            let lingers = flags & LINGERS != 0;
+            let lifetime =
+                if lingers { Lifetime::Lingering(reader.u64()?) } else { Lifetime::Ephemeral };
+            (lifetime, owner)
+        }
         2 => (Lifetime::Container, SessionId::NONE),
         _ => (Lifetime::Ttl(reader.u64()?), SessionId::NONE),
     };

@@ -15,7 +15,7 @@ use conclave_proto::{Acl, Lifetime, SessionId, ZPath};
 
 use super::codec;
 use super::key::{HashKey, Key, Scope, split};
-use crate::tree::{Meta, Node, SessionRecord};
+use crate::tree::{Index, Meta, Node, SessionRecord};
 
 #[expect(clippy::disallowed_types, reason = "see the import")]
 type Map<K, V> = HashMap<K, V>;
@@ -77,8 +77,7 @@ impl Layer {
                     assert!(same, "{path} changes, but not its owner and its lifetime");
                     self.bytes -= old.data.as_ref().map_or(0, |data| data.len());
                 }
-                // A node that changes keeps owner and lifetime, but one that was deleted may come
-                // back as another.
+                // A node that changes keeps its index, or else is removed and comes back.
                 old.is_none()
             }
             None => {
@@ -110,12 +109,12 @@ impl Layer {
                 None => self.children.entry(parent.into()).or_default().insert(name.into(), there),
             };
         }
-        match lifetime {
-            Lifetime::Persistent => {}
-            Lifetime::Ephemeral => {
+        match Index::of(owner, lifetime) {
+            Index::None => {}
+            Index::Ephemerals(owner) => {
                 self.ephemerals.entry(owner).or_default().insert(path.as_str().into(), there);
             }
-            Lifetime::Container | Lifetime::Ttl(_) => {
+            Index::Mortals => {
                 self.mortals.insert(path.as_str().into(), there);
             }
         }

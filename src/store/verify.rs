@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use conclave_proto::{Acl, Lifetime, ZPath};
+use conclave_proto::{Acl, ZPath};
 
 use super::codec;
 use super::env::View;
 use super::error::{StoreError, TreeContext};
 use super::key::{HashKey, Key, Scope};
-use crate::tree::{Meta, Node, digest_of_node, digest_of_session};
+use crate::tree::{self, Meta, Node, digest_of_node, digest_of_session};
 
 /// What is added up on the way, to be compared at the end.
 #[derive(Default)]
@@ -76,10 +76,10 @@ impl Sums {
     fn add(&mut self, hash_key: &HashKey, path: &ZPath, node: &Node) {
         self.nodes += 1;
         self.digest = self.digest.wrapping_add(digest_of_node(path, node));
-        let scope = match node.lifetime {
-            Lifetime::Persistent => return,
-            Lifetime::Ephemeral => Scope::ephemerals(node.owner),
-            Lifetime::Container | Lifetime::Ttl(_) => Scope::mortals(),
+        let scope = match tree::Index::of(node.owner, node.lifetime) {
+            tree::Index::None => return,
+            tree::Index::Ephemerals(owner) => Scope::ephemerals(owner),
+            tree::Index::Mortals => Scope::mortals(),
         };
         self.expected.add(&scope.key(hash_key, path.as_str()));
     }

@@ -151,7 +151,7 @@ pub fn apply(nodes: &mut impl Nodes, zxid: Zxid, chain: u32, txn: &Txn) -> Appli
         }
     }
     let mut applied = carry_out(nodes, zxid, txn);
-    if matches!(request.op, Op::CloseSession) && applied.result.is_ok() {
+    if matches!(request.op, Op::CloseSession | Op::ExpireSession) && applied.result.is_ok() {
         sessions::remove(nodes, request.session);
         applied.session = Some(SessionChange::Closed(request.session));
     }
@@ -198,7 +198,8 @@ impl<N: Nodes> Work<'_, N> {
         match op {
             Op::Multi { conditions, then, otherwise } => self.multi(conditions, then, otherwise),
             Op::DeleteRecursive { path, limit } => Ok(self.delete_recursive(path, *limit)?),
-            Op::CloseSession => Ok(self.close_session()?),
+            Op::CloseSession => Ok(self.close_session(false)?),
+            Op::ExpireSession => Ok(self.close_session(true)?),
             Op::Reap { path, seen } => Ok(self.reap(path, *seen)?),
             Op::Create { path, data, acl, mode } => {
                 Ok(self.create(path, data.as_ref(), acl, *mode)?)
@@ -215,6 +216,7 @@ impl<N: Nodes> Work<'_, N> {
             }
             Op::DeleteIfExists { path, version } => Ok(self.delete_if_exists(path, *version)?),
             Op::DeleteTree { path, limit } => Ok(self.delete_tree(path, *limit)?),
+            Op::Guard { path, token } => Ok(self.guard(path, *token)?),
             Op::CreateSession { .. }
             | Op::Get { .. }
             | Op::Exists { .. }
@@ -253,13 +255,13 @@ impl<N: Nodes> Work<'_, N> {
         if self.draft.node(&path).is_some() {
             return Err(ErrorCode::NodeExists);
         }
-        if parent.lifetime == Lifetime::Ephemeral {
+        if parent.lifetime.is_ephemeral() {
             return Err(ErrorCode::NoChildrenForEphemerals);
         }
         let data = self.keep(&path, data)?;
         let mut node = new_node(data, acl, self.zxid, self.time_ms);
         node.lifetime = mode.lifetime;
-        if mode.lifetime == Lifetime::Ephemeral {
+        if mode.lifetime.is_ephemeral() {
             node.owner = self.session;
         }
         let num_children = parent.num_children.checked_add(1);
@@ -413,6 +415,20 @@ impl<N: Nodes> Work<'_, N> {
         Ok(Reply::DeletedMany { deleted, more: false })
     }
 
+    /// What stands for something that is held: a node of a session that lives, or one with a time
+    /// to live that is not over.
+    fn guard(&mut self, path: &ZPath, token: Zxid) -> Result<Reply, ErrorCode> {
+        let Some(node) = self.draft.node(path) else { return Err(ErrorCode::ConditionFailed) };
+        self.asker.check(&node.acl, Perms::READ)?;
+        let is_left =
+            matches!(node.lifetime, Lifetime::Lingering(_)) && node.owner == SessionId::NONE;
+        if node.czxid == token && !is_left && !node.is_due(self.time_ms) {
+            Ok(Reply::Done)
+        } else {
+            Err(ErrorCode::ConditionFailed)
+        }
+    }
+
     fn multi(
         &mut self,
         conditions: &[Condition],
@@ -452,15 +468,26 @@ impl<N: Nodes> Work<'_, N> {
         })
     }
 
-    /// Delete the session's ephemeral nodes; nobody's permission is asked. The caller removes the
-    /// session in the same transaction.
-    fn close_session(&mut self) -> Result<Reply, ErrorCode> {
+    /// Delete the session's ephemeral nodes; nobody's permission is asked. If it has expired, those
+    /// that linger stay, as nobody's, from now on for as long as they are to. The caller removes
+    /// the session in the same transaction.
+    fn close_session(&mut self, has_expired: bool) -> Result<Reply, ErrorCode> {
         if self.session == SessionId::NONE {
             return Err(ErrorCode::BadArguments);
         }
         for path in self.draft.base().ephemerals(self.session) {
             let above = path.parent().expect("the root is not ephemeral");
             let node = self.draft.node(&path).expect("the index of ephemerals names nodes");
+            if has_expired && matches!(node.lifetime, Lifetime::Lingering(_)) {
+                self.tell(&path, &node, EventKind::DataChanged);
+                self.draft.change(&path, node, |node| {
+                    node.owner = SessionId::NONE;
+                    node.mzxid = self.zxid;
+                    node.mtime_ms = self.time_ms;
+                    node.version = node.version.wrapping_add(1);
+                });
+                continue;
+            }
             let parent = self.draft.node(&above).expect("every node has a parent");
             self.remove(&path, &node, &above, parent);
         }
@@ -490,6 +517,9 @@ impl<N: Nodes> Work<'_, N> {
             Lifetime::Persistent | Lifetime::Container => true,
             // A session that asks exists: this is why none leaves an ephemeral node behind.
             Lifetime::Ephemeral => self.session != SessionId::NONE,
+            Lifetime::Lingering(ms) => {
+                self.session != SessionId::NONE && ms > 0 && ms <= TTL_MAX_MS
+            }
             Lifetime::Ttl(ms) => ms > 0 && ms <= TTL_MAX_MS,
         };
         if valid { Ok(()) } else { Err(ErrorCode::BadArguments) }
@@ -560,6 +590,7 @@ fn may_be_in_multi(op: &Op) -> bool {
             | Op::CreateIfMissing { .. }
             | Op::DeleteIfExists { .. }
             | Op::DeleteTree { .. }
+            | Op::Guard { .. }
     )
 }
 

@@ -7,7 +7,7 @@ use conclave_proto::{Lifetime, SessionId, ZPath};
 use super::apply::reserved_children;
 use super::digest::digest_of_session;
 use super::draft::Tally;
-use super::nodes::{Meta, Nodes};
+use super::nodes::{Index, Meta, Nodes};
 use super::walk::{Level, Walk};
 
 /// Look at every node and session and compare what [`Meta`] and the indexes say with what is
@@ -68,16 +68,18 @@ impl<N: Nodes> Audit<'_, N> {
         if u64::from(children - reserved_children(path)) > node.children_created {
             return Err(format!("{path} has more children than were ever created: {node:?}"));
         }
-        let is_ephemeral = node.lifetime == Lifetime::Ephemeral;
-        if is_ephemeral != (node.owner != SessionId::NONE) || (is_ephemeral && children > 0) {
+        let is_ephemeral = node.lifetime.is_ephemeral();
+        let is_left = matches!(node.lifetime, Lifetime::Lingering(_));
+        let is_owned = node.owner != SessionId::NONE;
+        if (is_ephemeral != is_owned && !is_left) || (is_ephemeral && children > 0) {
             return Err(format!("{path} is neither a proper ephemeral nor another node: {node:?}"));
         }
-        match node.lifetime {
-            Lifetime::Persistent => {}
-            Lifetime::Ephemeral => {
-                self.ephemerals.entry(node.owner).or_default().insert(path.clone());
+        match Index::of(node.owner, node.lifetime) {
+            Index::None => {}
+            Index::Ephemerals(owner) => {
+                self.ephemerals.entry(owner).or_default().insert(path.clone());
             }
-            Lifetime::Container | Lifetime::Ttl(_) => {
+            Index::Mortals => {
                 self.mortals.insert(path.clone());
             }
         }

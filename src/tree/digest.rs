@@ -20,6 +20,7 @@ pub fn digest_of_node(path: &ZPath, node: &Node) -> u64 {
         Lifetime::Ephemeral => (1, 0),
         Lifetime::Container => (2, 0),
         Lifetime::Ttl(ms) => (3, ms),
+        Lifetime::Lingering(ms) => (4, ms),
     };
     let mut fields = Fields::new([b'n', lifetime, node.data.is_some().into()]);
     fields.add(ttl);

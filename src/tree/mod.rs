@@ -4,10 +4,11 @@
 //!
 //! A [`Node`] has a path, a value of at most 1 MiB (or none: ZooKeeper's null), an ACL, and counters.
 //! A node is at once a file and a directory. How long it lives is its [`Lifetime`]: until it is
-//! deleted; with its session (*ephemeral*, no children allowed); until its last child is gone
-//! (*container*); or until it has no children and has not been written for a while (*TTL*). The
-//! last two are deleted by the leader, with an operation that checks everything again
-//! ([`Node::is_due`] is the rule for both). A *sequential* node is an ordinary one whose name the
+//! deleted; with its session (*ephemeral*, no children allowed); the same and a while longer if the
+//! session expires (*lingering*); until its last child is gone (*container*); or until it has no
+//! children and has not been written for a while (*TTL*). What has outlived its session or its
+//! purpose is deleted by the leader, with an operation that checks everything again
+//! ([`Node::is_due`] is the rule). A *sequential* node is an ordinary one whose name the
 //! tree completes with the number of children its parent ever had.
 //!
 //! Four nodes exist by themselves and are neither created nor deleted: the root, and `/zookeeper`
@@ -82,7 +83,7 @@ pub use acl::{allows, share};
 pub use apply::{Applied, CONFIG, Change, SEMANTICS, SessionChange, apply, found};
 pub use audit::audit;
 pub use digest::{digest_of_node, digest_of_session};
-pub use nodes::{MemoryNodes, Meta, Node, Nodes, Outcome, SessionRecord};
+pub use nodes::{Index, MemoryNodes, Meta, Node, Nodes, Outcome, SessionRecord};
 pub use quota::{Excess, Measure};
 pub use read::read;
 pub use watch::changed_since;

@@ -63,18 +63,43 @@ impl Node {
         }
     }
 
-    /// Whether it is a container or TTL node that has outlived its purpose at that time (ms since
-    /// 1970): a container whose last child is gone, a TTL node without children that has not been
-    /// written for as long as it was to live.
+    /// Whether it is a container, TTL or left lingering node that has outlived its purpose at that
+    /// time (ms since 1970): a container whose last child is gone, a TTL node without children that
+    /// has not been written for as long as it was to live, and one that lingered long enough.
     pub fn is_due(&self, time_ms: i64) -> bool {
         let unchanged_ms = u64::try_from(time_ms.saturating_sub(self.mtime_ms)).unwrap_or(0);
         self.num_children == 0
             && match self.lifetime {
                 Lifetime::Persistent | Lifetime::Ephemeral => false,
+                Lifetime::Lingering(ms) => self.owner == SessionId::NONE && unchanged_ms > ms,
                 // A new one is given the time to get its first child.
                 Lifetime::Container => self.children_created > 0,
                 Lifetime::Ttl(ms) => unchanged_ms > ms,
             }
+    }
+}
+
+/// The index, beside that of its parent's children, in which a node is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Index {
+    /// None.
+    None,
+    /// That of the session's ephemeral nodes.
+    Ephemerals(SessionId),
+    /// That of the nodes which the leader deletes when they have outlived their purpose.
+    Mortals,
+}
+
+impl Index {
+    /// The index of nodes with this owner and lifetime.
+    pub fn of(owner: SessionId, lifetime: Lifetime) -> Index {
+        match lifetime {
+            Lifetime::Persistent => Index::None,
+            // What a session has left lingering is nobody's.
+            Lifetime::Lingering(_) if owner == SessionId::NONE => Index::Mortals,
+            Lifetime::Ephemeral | Lifetime::Lingering(_) => Index::Ephemerals(owner),
+            Lifetime::Container | Lifetime::Ttl(_) => Index::Mortals,
+        }
     }
 }
 
@@ -181,18 +206,18 @@ impl MemoryNodes {
 
     /// Enter or remove the node in the indexes that depend on how long it lives.
     fn index(&mut self, path: &ZPath, owner: SessionId, lifetime: Lifetime, present: bool) {
-        match lifetime {
-            Lifetime::Persistent => {}
-            Lifetime::Ephemeral if present => {
+        match Index::of(owner, lifetime) {
+            Index::None => {}
+            Index::Ephemerals(owner) if present => {
                 self.ephemerals.insert((owner, path.clone()));
             }
-            Lifetime::Ephemeral => {
+            Index::Ephemerals(owner) => {
                 self.ephemerals.remove(&(owner, path.clone()));
             }
-            Lifetime::Container | Lifetime::Ttl(_) if present => {
+            Index::Mortals if present => {
                 self.mortals.insert(path.clone());
             }
-            Lifetime::Container | Lifetime::Ttl(_) => {
+            Index::Mortals => {
                 self.mortals.remove(path);
             }
         }

@@ -63,9 +63,11 @@ impl<N: Nodes> View<'_, N> {
             | Op::CreateIfMissing { .. }
             | Op::DeleteIfExists { .. }
             | Op::DeleteTree { .. }
+            | Op::Guard { .. }
             | Op::Multi { .. }
             | Op::CreateSession { .. }
             | Op::CloseSession
+            | Op::ExpireSession
             | Op::Reap { .. }
             | Op::Sync { .. }
             | Op::Watch { .. }

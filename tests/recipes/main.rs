@@ -6,13 +6,20 @@
     reason = "a test that cannot go on fails, and says what the servers said"
 )]
 
+mod barrier;
+#[path = "../data/chaos.rs"]
+#[allow(dead_code, reason = "each test program uses a part of it")]
+mod chaos;
 mod election;
 #[path = "../cluster/harness.rs"]
 #[allow(dead_code, reason = "each test program uses a part of it")]
 mod harness;
+mod history;
+mod lease;
 mod mutex;
 #[path = "../common/ports.rs"]
 mod ports;
+mod shared;
 
 use std::time::Duration;
 

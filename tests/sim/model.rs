@@ -235,7 +235,7 @@ impl Model {
             self.nodes.entry(path).or_default().push((zxid, node));
         }
         self.events.extend(events);
-        if matches!(op, Op::CloseSession) {
+        if matches!(op, Op::CloseSession | Op::ExpireSession) {
             let record = self.sessions.get_mut(&session).expect("it has just closed");
             record.ended = Some(zxid);
         }
@@ -267,7 +267,7 @@ impl Draft<'_> {
                 Ok(Reply::Done)
             }
             Op::Multi { conditions, then, otherwise } => self.multi(conditions, then, otherwise),
-            Op::CloseSession => Ok(self.close()?),
+            Op::CloseSession | Op::ExpireSession => Ok(self.close()?),
             op => panic!("the simulator's clients do not ask for {op:?}"),
         }
     }

@@ -179,9 +179,31 @@ impl Model {
             Op::Multi { conditions, then, otherwise } => {
                 self.multi(ask, conditions, then, otherwise, events)?
             }
-            Op::CloseSession if ask.session == 0 => return Err(ErrorCode::BadArguments.into()),
-            Op::CloseSession => {
+            Op::Guard { path, token } => {
+                let node = self.nodes.get(path.as_str()).ok_or(ErrorCode::ConditionFailed)?;
+                ask.needs(node, Perms::READ)?;
+                let lingers = matches!(node.lifetime, Lifetime::Lingering(_));
+                let is_left = lingers && node.stat.ephemeral_owner == SessionId::NONE;
+                let is_over = self.is_due(node) && self.children(path.as_str()).is_empty();
+                if node.stat.czxid != *token || is_left || is_over {
+                    return Err(ErrorCode::ConditionFailed.into());
+                }
+                Reply::Done
+            }
+            Op::CloseSession | Op::ExpireSession if ask.session == 0 => {
+                return Err(ErrorCode::BadArguments.into());
+            }
+            Op::CloseSession | Op::ExpireSession => {
                 for path in self.ephemerals(ask.session) {
+                    let node = self.nodes.get_mut(&path).unwrap();
+                    if *op == Op::ExpireSession && matches!(node.lifetime, Lifetime::Lingering(_)) {
+                        node.stat.ephemeral_owner = SessionId::NONE;
+                        node.stat.mzxid = ask.zxid;
+                        node.stat.mtime_ms = self.time_ms;
+                        node.stat.version += 1;
+                        events.push((EventKind::DataChanged, path.clone()));
+                        continue;
+                    }
                     self.remove(ask.zxid, &path, events);
                 }
                 self.sessions.remove(&ask.session);
@@ -201,8 +223,9 @@ impl Model {
         mode: CreateMode,
         events: &mut Events,
     ) -> Result<Reply, ErrorCode> {
-        let is_ephemeral = mode.lifetime == Lifetime::Ephemeral;
-        if (is_ephemeral && ask.session == 0) || mode.lifetime == Lifetime::Ttl(0) {
+        let is_ephemeral = mode.lifetime.is_ephemeral();
+        let no_time = matches!(mode.lifetime, Lifetime::Ttl(0) | Lifetime::Lingering(0));
+        if (is_ephemeral && ask.session == 0) || no_time {
             return Err(ErrorCode::BadArguments);
         }
         let acl = ask.resolved(acl)?;
@@ -214,7 +237,7 @@ impl Model {
         if self.nodes.contains_key(&path) {
             return Err(ErrorCode::NodeExists);
         }
-        if parent.lifetime == Lifetime::Ephemeral {
+        if parent.lifetime.is_ephemeral() {
             return Err(ErrorCode::NoChildrenForEphemerals);
         }
         let stat = Stat {
@@ -386,17 +409,24 @@ impl Model {
         if seen != (node.stat.pzxid, node.stat.mzxid) {
             return Err(ErrorCode::BadVersion);
         }
-        let age_ms = self.time_ms - node.stat.mtime_ms;
-        let due = match node.lifetime {
-            Lifetime::Container => node.created > 0,
-            Lifetime::Ttl(ms) => age_ms > i64::try_from(ms).unwrap(),
-            Lifetime::Persistent | Lifetime::Ephemeral => false,
-        };
-        if !due || !self.children(path.as_str()).is_empty() {
+        if !self.is_due(node) || !self.children(path.as_str()).is_empty() {
             return Err(ErrorCode::ConditionFailed);
         }
         self.remove(ask.zxid, path.as_str(), events);
         Ok(Reply::Done)
+    }
+
+    /// Whether its time is over, if it has no children.
+    fn is_due(&self, node: &Znode) -> bool {
+        let age_ms = self.time_ms - node.stat.mtime_ms;
+        match node.lifetime {
+            Lifetime::Container => node.created > 0,
+            Lifetime::Ttl(ms) => age_ms > i64::try_from(ms).unwrap(),
+            Lifetime::Lingering(ms) => {
+                node.stat.ephemeral_owner == SessionId::NONE && age_ms > i64::try_from(ms).unwrap()
+            }
+            Lifetime::Persistent | Lifetime::Ephemeral => false,
+        }
     }
 
     fn remove(&mut self, zxid: Zxid, path: &str, events: &mut Events) {

@@ -89,6 +89,7 @@ fn modes() -> impl Strategy<Value = CreateMode> {
         3 => Just(Lifetime::Ephemeral),
         2 => Just(Lifetime::Container),
         1 => select(vec![Lifetime::Ttl(0), Lifetime::Ttl(1), Lifetime::Ttl(50)]),
+        2 => select(vec![Lifetime::Lingering(0), Lifetime::Lingering(1), Lifetime::Lingering(50)]),
     ];
     (lifetime, any::<bool>()).prop_map(|(lifetime, sequential)| CreateMode { lifetime, sequential })
 }
@@ -118,6 +119,7 @@ fn parts() -> impl Strategy<Value = Op> {
         1 => (paths(), versions())
             .prop_map(|(path, version)| Op::DeleteIfExists { path, version }),
         1 => (paths(), 0..4_u32).prop_map(|(path, limit)| Op::DeleteTree { path, limit }),
+        1 => (paths(), zxids()).prop_map(|(path, token)| Op::Guard { path, token }),
     ]
 }
 
@@ -141,6 +143,7 @@ fn ops() -> impl Strategy<Value = Op> {
             .prop_map(|(conditions, then, otherwise)| Op::Multi { conditions, then, otherwise }),
         1 => (paths(), 0..5_u32).prop_map(|(path, limit)| Op::DeleteRecursive { path, limit }),
         1 => Just(Op::CloseSession),
+        1 => Just(Op::ExpireSession),
         2 => (1..4_u64, select(vec![0, 0, 0, 1])).prop_map(move |(session, byte)| Op::CreateSession {
             session: SessionId(session),
             timeout_ms: 1000,

@@ -2,7 +2,7 @@
 //!
 //! | operation | |
 //! |---|---|
-//! | `create [-e] [-s] [-c] [-t MS] [acl ACL] PATH [DATA]` | ephemeral, sequential, container, TTL |
+//! | `create [-e] [-l MS] [-s] [-c] [-t MS] [acl ACL] PATH [DATA]` | ephemeral, lingering, sequential, container, TTL |
 //! | `delete PATH [VERSION]`, `check PATH [VERSION]` | |
 //! | `rmr PATH LIMIT` | recursive delete |
 //! | `set PATH DATA [VERSION]` | |
@@ -10,7 +10,8 @@
 //! | `drop PATH [VERSION]`, `prune PATH LIMIT` | delete if it exists; with all below, or nothing |
 //! | `setacl PATH ACL [VERSION]` | an ACL is `rwcda=scheme:id,…`, or `none` |
 //! | `multi [if TEST, …] [then OP; …] [else OP; …]` | a test is `PATH is WHAT [VALUE]` |
-//! | `close`, `reap PATH PZXID MZXID` | |
+//! | `close`, `expire`, `reap PATH PZXID MZXID` | |
+//! | `guard PATH ZXID` | |
 //! | `get PATH`, `exists PATH`, `acl PATH`, `count PATH`, `ephemerals PREFIX` | |
 //! | `ls PATH [after NAME] [limit N] [stat] [data]`, `tree …` | children, or all below |
 //! | `read OP; …` | several reads at once |
@@ -85,6 +86,8 @@ impl<'a> Words<'a> {
                 otherwise: if self.is("else") { self.ops() } else { Vec::new() },
             },
             "close" => Op::CloseSession,
+            "expire" => Op::ExpireSession,
+            "guard" => Op::Guard { path: self.path(), token: self.zxid() },
             "reap" => Op::Reap { path: self.path(), seen: (self.zxid(), self.zxid()) },
             "get" => Op::Get { path: self.path(), watch: None },
             "exists" => Op::Exists { path: self.path(), watch: None },
@@ -106,6 +109,7 @@ impl<'a> Words<'a> {
                 () if self.is("-e") => mode.lifetime = Lifetime::Ephemeral,
                 () if self.is("-c") => mode.lifetime = Lifetime::Container,
                 () if self.is("-t") => mode.lifetime = Lifetime::Ttl(self.number()),
+                () if self.is("-l") => mode.lifetime = Lifetime::Lingering(self.number()),
                 () if self.is("-s") => mode.sequential = true,
                 () if self.is("acl") => acl = self.acl(),
                 () => break,

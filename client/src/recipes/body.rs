@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
+/// What is wrong with a node that has no body.
+pub(super) const NO_BODY: &str = "its first line is another one";
+
 /// What a node of a recipe holds, as text: sixteen hexadecimal digits by which its maker knows it
 /// again, a word for the recipe's own purposes, and, after a line feed, what the user gave.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use conclave_proto::request::{Reply, Test};
+use conclave_proto::request::Test;
 use conclave_proto::{Acl, ErrorCode, SessionId, WatchKind, ZPath};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::body::Body;
+use super::body::{Body, NO_BODY};
 use super::error::{Error, Loss};
 use super::hold::{Hold, within};
-use super::line::{Line, Ticket};
-use super::owned::{Owned, Stake, forget};
+use super::line::Line;
+use super::owned::{Owned, Stake, claim};
 use super::place::Place;
 use super::token::Token;
 use crate::{Client, IntoPath, Multi, MultiOutcome, Watch};
@@ -75,6 +75,8 @@ const LEADER: &str = "leader";
 #[derive(Clone)]
 pub struct Election {
     line: Line,
+    /// How long the leader's node is kept after its session has expired.
+    lock_delay: Duration,
 }
 
 /// Who leads.
@@ -82,7 +84,7 @@ pub struct Election {
 pub struct Leader {
     /// The fencing token.
     pub token: Token,
-    /// The session.
+    /// The session; none if it has expired and nobody may lead before the lock-delay is over.
     pub session: SessionId,
     /// What it proclaims.
     pub value: Bytes,
@@ -96,8 +98,8 @@ impl Election {
     /// If it is not a path, or the caller is not in a tokio runtime.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<Election, Error> {
         let place = Place::new(client, path, "an election")?;
-        let line = Line { place, kind: "candidate", others: &[LEADER], random: false };
-        Ok(Election { line })
+        let line = Line { others: &[LEADER], ..Line::new(place, "candidate") };
+        Ok(Election { line, lock_delay: Duration::ZERO })
     }
 
     /// The successor is not the candidate that has waited longest but a random one. All candidates
@@ -113,6 +115,13 @@ impl Election {
         self
     }
 
+    /// How long nobody leads after the leader's session has expired (not after it resigned). The
+    /// servers keep it, by the leader's clock. None unless said.
+    pub fn lock_delay(mut self, delay: Duration) -> Election {
+        self.lock_delay = delay;
+        self
+    }
+
     /// Stands for election, and waits until it leads and has proclaimed `value`. If the future is
     /// dropped, the candidacy is withdrawn.
     ///
@@ -121,16 +130,15 @@ impl Election {
     /// nodes in it.
     pub async fn campaign(&self, value: impl Into<Bytes>) -> Result<Leadership, Error> {
         let value = value.into();
-        let (ticket, mut entries) = self.line.enter(Body::new("", value.clone())).await?;
+        let (candidate, mut entries) = self.line.enter(Body::new("", value.clone())).await?;
         let leader = self.line.place.child(LEADER)?;
         loop {
-            self.line.wait(&ticket, entries, |_| Ok(true)).await?;
-            let body = Body::new("", value.clone());
-            match self.take(&ticket, body).await? {
-                Some(stake) => {
-                    return Ok(Leadership { hold: Hold::new(ticket.owned.with(stake)) });
+            self.line.wait(&candidate, candidate.path(), entries, |_| Ok(true)).await?;
+            match self.take(&candidate, &leader, Body::new("", value.clone())).await? {
+                Some(stakes) => {
+                    return Ok(Leadership { hold: Hold::new(candidate.with(stakes)) });
                 }
-                None => self.vacancy(&ticket, &leader).await?,
+                None => self.vacancy(&candidate, &leader).await?,
             }
             entries = self.line.list().await?;
         }
@@ -181,34 +189,37 @@ impl Election {
     }
 
     /// Creates the leader's node, if there is none and this candidate still stands.
-    ///
-    /// It is settled even if nobody waits for it: then nothing is left behind.
-    async fn take(&self, ticket: &Ticket, body: Body) -> Result<Option<Stake>, Error> {
-        let path = self.line.place.child(LEADER)?;
-        let place = self.line.place.clone();
-        let candidate = ticket.owned.stakes()[0].clone();
-        let (told, outcome) = oneshot::channel();
-        let runtime = place.runtime.clone();
-        runtime.spawn(async move {
-            let result = create_leader(&place, &path, &candidate, body).await;
-            if let Err(Ok(Some(stake))) = told.send(result) {
-                drop(Owned::new(&place, vec![stake]));
+    async fn take(
+        &self,
+        candidate: &Owned,
+        leader: &ZPath,
+        body: Body,
+    ) -> Result<Option<Vec<Stake>>, Error> {
+        let place = Place { lock_delay: self.lock_delay, ..self.line.place.clone() };
+        let Stake { path, zxid } = &candidate.stakes()[0];
+        let (mode, acl) = (place.mode(false), place.acl.clone());
+        let multi = place
+            .client
+            .multi()
+            .when(leader, Test::Missing)
+            .create_with(leader, body.encode(), mode, acl)
+            .guard(path, *zxid)
+            .send();
+        match claim(vec![place.clone()], multi, body.tag).await {
+            Err(error) if error.code() == Some(ErrorCode::ConditionFailed) => {
+                Err(candidate.lost(Loss::Deleted))
             }
-        });
-        match outcome.await {
-            Ok(Ok(stake)) => Ok(stake),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(ticket.owned.lost(Loss::Closed)),
+            outcome => outcome,
         }
     }
 
     /// Waits until the leader that stands in the way is gone.
-    async fn vacancy(&self, ticket: &Ticket, leader: &ZPath) -> Result<(), Error> {
+    async fn vacancy(&self, candidate: &Owned, leader: &ZPath) -> Result<(), Error> {
         let (stat, mut watch) = self.line.place.client.exists_and_watch(leader).await?;
         if stat.is_some() {
             tokio::select! {
                 item = watch.next() => drop(item.transpose()?),
-                error = ticket.owned.ended() => return Err(error),
+                error = candidate.ended() => return Err(error),
             }
         }
         Ok(())
@@ -235,35 +246,6 @@ impl Election {
     }
 }
 
-async fn create_leader(
-    place: &Place,
-    path: &ZPath,
-    candidate: &Stake,
-    body: Body,
-) -> Result<Option<Stake>, Error> {
-    let multi = place
-        .client
-        .multi()
-        .when(path, Test::Missing)
-        .when(&candidate.path, Test::CreatedBy(candidate.zxid))
-        .create_with(path, body.encode(), place.mode(false), place.acl.clone());
-    match multi.await {
-        Ok(MultiOutcome { held: true, replies, .. }) => match replies.first() {
-            Some(Reply::Created { stat, .. }) => {
-                Ok(Some(Stake { path: path.clone(), zxid: stat.czxid }))
-            }
-            _ => Err(place.foreign(LEADER)),
-        },
-        Ok(_) => Ok(None),
-        Err(error) => {
-            if error.outcome_unknown() {
-                place.runtime.spawn(forget(place.clone(), body.tag));
-            }
-            Err(error.into())
-        }
-    }
-}
-
 async fn leader(place: &Place) -> Result<Option<Leader>, Error> {
     let path = place.child(LEADER)?;
     match place.client.get(&path).await {
@@ -272,10 +254,7 @@ async fn leader(place: &Place) -> Result<Option<Leader>, Error> {
                 let (token, session) = (node.stat.czxid.into(), node.stat.ephemeral_owner);
                 Ok(Some(Leader { token, session, value }))
             }
-            None => {
-                let why = String::from("its first line is another one");
-                Err(Error::Malformed { path, recipe: place.recipe, why })
-            }
+            None => Err(place.malformed(&path, NO_BODY)),
         },
         Err(error) if error.code() == Some(ErrorCode::NoNode) => Ok(None),
         Err(error) => Err(error.into()),

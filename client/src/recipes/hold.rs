@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_proto::request::Test;
+use conclave_proto::ErrorCode;
 use tokio::time::timeout;
 
 use super::error::{Error, Loss};
@@ -97,12 +97,13 @@ impl Hold {
     /// # }
     /// ```
     pub async fn guard(&self, multi: Multi<'_>) -> Result<MultiOutcome, Error> {
-        let stakes = self.owned.stakes();
-        let guarded = stakes
-            .iter()
-            .fold(multi, |multi, stake| multi.when(&stake.path, Test::CreatedBy(stake.zxid)));
-        let outcome = guarded.await?;
-        if outcome.held { Ok(outcome) } else { Err(self.owned.lost(Loss::Deleted)) }
+        match multi.guarded_by(self.owned.stakes()).await {
+            Ok(outcome) => Ok(outcome),
+            Err(error) if error.code() == Some(ErrorCode::ConditionFailed) => {
+                Err(self.owned.lost(self.owned.loss().unwrap_or(Loss::Deleted)))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Asks the servers whether it is still held: after [`Loss::Suspected`], for instance.

@@ -1,5 +1,6 @@
 //! A queue: nodes in the order in which they were made, each waiting for one before it.
 
+use bytes::Bytes;
 use conclave_proto::{ErrorCode, ZPath};
 use tokio::sync::oneshot;
 
@@ -8,7 +9,7 @@ use super::error::{Error, Loss};
 use super::owned::{Owned, Stake, forget};
 use super::place::Place;
 use crate::dice::Dice;
-use crate::{Page, Pending};
+use crate::{List, Page, Pending};
 
 /// Numbers below this have ten digits, so that the order of their names is that of the numbers.
 const TEN_DIGITS: u64 = 10_000_000_000;
@@ -23,6 +24,8 @@ pub(super) struct Line {
     pub(super) others: &'static [&'static str],
     /// Whether the order is not that of arrival but random.
     pub(super) random: bool,
+    /// Whether the recipe goes by what the nodes hold.
+    pub(super) with_data: bool,
 }
 
 /// One who waits in the queue, or is served.
@@ -31,29 +34,37 @@ pub(super) struct Entry {
     /// The order: what comes first is served first.
     key: (u64, u64),
     pub(super) path: ZPath,
+    /// What its node holds, if the recipe goes by that.
+    pub(super) data: Option<Bytes>,
 }
 
-/// This process's place in a queue; given up when it is dropped.
-pub(super) struct Ticket {
-    pub(super) owned: Owned,
-    key: (u64, u64),
+impl Entry {
+    /// Its number, in the order of arrival.
+    pub(super) fn number(&self) -> u64 {
+        self.key.1
+    }
 }
 
 impl Line {
+    /// The queue of those who want what is in `place`, in the order of arrival.
+    pub(super) fn new(place: Place, kind: &'static str) -> Line {
+        Line { place, kind, others: &[], random: false, with_data: false }
+    }
+
     /// Joins the queue at its end, and gives those who are in it.
     ///
     /// If the caller does not wait for the end of this, the place is given up again.
-    pub(super) async fn enter(&self, body: Body) -> Result<(Ticket, Vec<Entry>), Error> {
+    pub(super) async fn enter(&self, body: Body) -> Result<(Owned, Vec<Entry>), Error> {
         let (told, outcome) = oneshot::channel();
         let line = self.clone();
         self.place.runtime.spawn(async move {
-            // One who does not listen any more drops the ticket, which gives up the place.
+            // One who does not listen any more drops the node, which gives up the place.
             drop(told.send(line.create(body).await));
         });
         outcome.await.unwrap_or_else(|_| Err(self.shut_down()))
     }
 
-    async fn create(&self, body: Body) -> Result<(Ticket, Vec<Entry>), Error> {
+    async fn create(&self, body: Body) -> Result<(Owned, Vec<Entry>), Error> {
         let Place { client, .. } = &self.place;
         let path = self.place.child(&format!("{}-", self.kind))?;
         loop {
@@ -63,9 +74,10 @@ impl Line {
             let listing = self.first_page();
             match created.await {
                 Ok(created) => {
-                    let ticket = self.ticket(&created.path, created.stat.czxid)?;
+                    let stake = Stake { path: created.path, zxid: created.stat.czxid };
+                    let owned = Owned::new(&self.place, vec![stake]);
                     let entries = self.rest(listing.await?).await?;
-                    return Ok((ticket, entries));
+                    return Ok((owned, entries));
                 }
                 Err(error) if error.code() == Some(ErrorCode::NoNode) => self.place.make().await?,
                 Err(error) => {
@@ -78,30 +90,24 @@ impl Line {
         }
     }
 
-    pub(super) fn ticket(&self, path: &ZPath, zxid: conclave_proto::Zxid) -> Result<Ticket, Error> {
-        let owned = Owned::new(&self.place, vec![Stake { path: path.clone(), zxid }]);
-        let key = self.key(path.name()).ok_or_else(|| self.place.foreign(path.name()))?;
-        Ok(Ticket { owned, key })
-    }
-
     /// Waits until nobody blocks this place: the nearest one before it that does is waited for,
     /// and nobody else, so that one who leaves wakes one.
     pub(super) async fn wait(
         &self,
-        ticket: &Ticket,
+        owned: &Owned,
+        mine: &ZPath,
         mut entries: Vec<Entry>,
         blocks: impl Fn(&Entry) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        while let Some(blocker) = blocker(ticket, &entries, &blocks)? {
-            let watching = self.place.client.exists_and_watch(&blocker.path);
-            let (stat, mut watch) = watching.await?;
+        while let Some(blocker) = self.blocker(owned, mine, &entries, &blocks)? {
+            let (stat, mut watch) = self.place.client.exists_and_watch(&blocker.path).await?;
             if stat.is_some() {
                 tokio::select! {
                     item = watch.next() => drop(item.transpose()?),
-                    error = ticket.owned.ended() => return Err(error),
+                    error = owned.ended() => return Err(error),
                 }
             }
-            if self.is_first(ticket).await? {
+            if self.is_first(mine).await? {
                 return Ok(());
             }
             entries = self.list().await?;
@@ -109,14 +115,33 @@ impl Line {
         Ok(())
     }
 
+    /// The nearest one before this place that blocks it.
+    fn blocker<'a>(
+        &self,
+        owned: &Owned,
+        mine: &ZPath,
+        entries: &'a [Entry],
+        blocks: impl Fn(&Entry) -> Result<bool, Error>,
+    ) -> Result<Option<&'a Entry>, Error> {
+        let Some(place) = entries.iter().position(|entry| entry.path == *mine) else {
+            return Err(owned.lost(Loss::Deleted));
+        };
+        for entry in entries[..place].iter().rev() {
+            if blocks(entry)? {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether this place is plainly the first, which is told from the first name alone.
-    async fn is_first(&self, ticket: &Ticket) -> Result<bool, Error> {
-        if self.random || ticket.key.1 >= TEN_DIGITS {
+    async fn is_first(&self, mine: &ZPath) -> Result<bool, Error> {
+        let has_ten_digits = self.key(mine.name()).is_some_and(|(_, number)| number < TEN_DIGITS);
+        if self.random || !has_ten_digits {
             return Ok(false);
         }
         let page = self.place.client.list(&self.place.path).page_size(1).await?;
-        let name = ticket.owned.path().name();
-        Ok(page.entries.first().is_some_and(|first| first.name == name))
+        Ok(page.entries.first().is_some_and(|first| first.name == mine.name()))
     }
 
     /// Everybody in the queue, in order.
@@ -129,7 +154,12 @@ impl Line {
     }
 
     fn first_page(&self) -> Pending<Page> {
-        self.place.client.list(&self.place.path).send()
+        self.pages().send()
+    }
+
+    fn pages(&self) -> List<'_> {
+        let pages = self.place.client.list(&self.place.path);
+        if self.with_data { pages.with_data() } else { pages }
     }
 
     async fn rest(&self, mut page: Page) -> Result<Vec<Entry>, Error> {
@@ -141,10 +171,11 @@ impl Line {
                     continue;
                 }
                 let key = self.key(&entry.name).ok_or_else(|| self.place.foreign(&entry.name))?;
-                entries.push(Entry { key, path: self.place.child(&entry.name)? });
+                let path = self.place.child(&entry.name)?;
+                entries.push(Entry { key, path, data: entry.data });
             }
             let Some(last) = last.filter(|_| page.more) else { break };
-            page = self.place.client.list(&self.place.path).after(last).await?;
+            page = self.pages().after(last).await?;
         }
         entries.sort_unstable_by_key(|entry| entry.key);
         Ok(entries)
@@ -165,24 +196,6 @@ impl Line {
             crate::Operation { name: "create", path: Some(self.place.path.clone()), index: None };
         crate::Error::Closed { operation }.into()
     }
-}
-
-/// The nearest one before this place that blocks it.
-fn blocker<'a>(
-    ticket: &Ticket,
-    entries: &'a [Entry],
-    blocks: impl Fn(&Entry) -> Result<bool, Error>,
-) -> Result<Option<&'a Entry>, Error> {
-    let place = entries.partition_point(|entry| entry.key < ticket.key);
-    if entries.get(place).is_none_or(|entry| entry.key != ticket.key) {
-        return Err(ticket.owned.lost(Loss::Deleted));
-    }
-    for entry in entries[..place].iter().rev() {
-        if blocks(entry)? {
-            return Ok(Some(entry));
-        }
-    }
-    Ok(None)
 }
 
 /// Numbers in an order that looks random, and is the same for everybody.

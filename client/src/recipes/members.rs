@@ -260,9 +260,10 @@ impl Keeper {
     async fn refresh_time(&self) {
         match self.lifetime {
             Lifetime::Ttl(ttl) => sleep(Duration::from_millis(ttl / 3)).await,
-            Lifetime::Persistent | Lifetime::Ephemeral | Lifetime::Container => {
-                std::future::pending().await
-            }
+            Lifetime::Persistent
+            | Lifetime::Ephemeral
+            | Lifetime::Lingering(_)
+            | Lifetime::Container => std::future::pending().await,
         }
     }
 
@@ -291,7 +292,9 @@ impl Keeper {
 
     fn is_own(&self, stat: &Stat) -> bool {
         match self.lifetime {
-            Lifetime::Ephemeral => stat.ephemeral_owner == self.client.session(),
+            Lifetime::Ephemeral | Lifetime::Lingering(_) => {
+                stat.ephemeral_owner == self.client.session()
+            }
             // It may be from before a restart.
             Lifetime::Ttl(_) | Lifetime::Persistent | Lifetime::Container => {
                 stat.ephemeral_owner == SessionId::NONE

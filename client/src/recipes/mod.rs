@@ -9,8 +9,13 @@
 //! | to | use |
 //! |---|---|
 //! | let one at a time do something | [`Mutex`] |
+//! | let many read, or one write | [`ReadWriteLock`] |
+//! | let a limited number do something at once | [`Semaphore`] |
+//! | hold several locks, all or none | [`MultiLock`] |
+//! | do something once in a while, without waiting | [`Lease`], [`MultiLease`] |
 //! | have one leader, known to the others | [`Election`] |
 //! | have standbys do what a primary does | [`Log`](log::Log) |
+//! | wait for a signal, or for each other | [`Barrier`], [`DoubleBarrier`] |
 //! | keep a copy of a part of the tree at hand | [`Cache`](cache::Cache) |
 //! | keep the configuration, and follow it | [`config::Registry`] |
 //! | show who is there, keep a node in place, give names | [`members::Group`], [`members::KeptNode`], [`members::Names`] |
@@ -38,6 +43,7 @@
 //!   the other two.
 
 pub mod assignment;
+mod barrier;
 mod body;
 pub mod cache;
 pub mod config;
@@ -46,22 +52,32 @@ pub mod discovery;
 mod election;
 mod error;
 mod hold;
+mod lease;
 mod line;
 pub mod log;
 pub mod members;
+mod multilock;
 mod mutex;
 mod owned;
 pub mod partition;
 mod place;
 pub mod queue;
 pub mod ring;
+mod rwlock;
+mod semaphore;
 mod support;
 mod token;
 pub mod two_phase;
 
+pub use barrier::{Barrier, DoubleBarrier, Inside};
 pub use election::{Election, Latch, Leader, Leadership, Observer};
 pub use error::{Error, Loss, NameError};
 pub use hold::Hold;
+pub use lease::{Lease, LeaseHold, MultiLease};
+pub use multilock::MultiLock;
 pub use mutex::{Holder, Mutex};
+pub(crate) use owned::Stake;
 pub use place::place;
+pub use rwlock::{ReadWriteLock, WriteHold};
+pub use semaphore::Semaphore;
 pub use token::{Fence, StaleToken, Token};

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use conclave_proto::request::Test;
 use conclave_proto::{Acl, ErrorCode, SessionId};
 
-use super::body::Body;
+use super::body::{Body, NO_BODY};
 use super::error::Error;
 use super::hold::{Hold, within};
 use super::line::{Entry, Line};
@@ -15,6 +15,9 @@ use super::owned::{Owned, REVOKED};
 use super::place::Place;
 use super::token::Token;
 use crate::{Client, IntoPath};
+
+/// What the nodes of a mutex are called.
+pub(super) const LOCK: &str = "lock";
 
 /// A lock that one at a time holds: fair, re-entrant, revocable.
 ///
@@ -73,7 +76,7 @@ pub struct Mutex {
 pub struct Holder {
     /// The fencing token.
     pub token: Token,
-    /// The session.
+    /// The session; none if it has expired and the lock is kept back for the lock-delay.
     pub session: SessionId,
     /// What the holder [says](Mutex::describe) of itself.
     pub description: Bytes,
@@ -87,7 +90,7 @@ impl Mutex {
     /// If it is not a path, or the caller is not in a tokio runtime.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<Mutex, Error> {
         let place = Place::new(client, path, "a mutex")?;
-        let line = Line { place, kind: "lock", others: &[], random: false };
+        let line = Line::new(place, LOCK);
         Ok(Mutex { line, description: Bytes::new(), held: Weak::new() })
     }
 
@@ -103,6 +106,17 @@ impl Mutex {
         self
     }
 
+    /// How long nobody gets the lock after its holder's session has expired (not after it was
+    /// released): the time that writes which are under way may take to arrive. The servers keep it,
+    /// by the leader's clock. None unless said.
+    ///
+    /// One who waits and whose session expires counts like a holder, since nobody can know whether
+    /// it was just about to become one.
+    pub fn lock_delay(mut self, delay: Duration) -> Mutex {
+        self.line.place.lock_delay = delay;
+        self
+    }
+
     /// Waits for the lock. If the future is dropped, the place in the queue is given up.
     ///
     /// # Errors
@@ -112,9 +126,9 @@ impl Mutex {
             return Ok(Hold { owned });
         }
         let body = Body::new("", self.description.clone());
-        let (ticket, entries) = self.line.enter(body).await?;
-        self.line.wait(&ticket, entries, |_| Ok(true)).await?;
-        Ok(self.hold(ticket.owned))
+        let (owned, entries) = self.line.enter(body).await?;
+        self.line.wait(&owned, owned.path(), entries, |_| Ok(true)).await?;
+        Ok(self.hold(owned))
     }
 
     /// Waits for the lock, but not longer than `time`.
@@ -137,9 +151,9 @@ impl Mutex {
         if !self.line.list().await?.is_empty() {
             return Ok(None);
         }
-        let (ticket, entries) = self.line.enter(Body::new("", self.description.clone())).await?;
-        let is_first = entries.first().is_some_and(|first| first.path == *ticket.owned.path());
-        Ok(is_first.then(|| self.hold(ticket.owned)))
+        let (owned, entries) = self.line.enter(Body::new("", self.description.clone())).await?;
+        let is_first = entries.first().is_some_and(|first| first.path == *owned.path());
+        Ok(is_first.then(|| self.hold(owned)))
     }
 
     /// Who holds the lock now; `None` if nobody does.
@@ -151,7 +165,7 @@ impl Mutex {
             match self.line.place.client.get(&path).await {
                 Ok(node) => {
                     let body = node.data.as_ref().and_then(Body::decode);
-                    let body = body.ok_or_else(|| self.malformed(&path))?;
+                    let body = body.ok_or_else(|| self.line.place.malformed(&path, NO_BODY))?;
                     return Ok(Some(Holder {
                         token: node.stat.czxid.into(),
                         session: node.stat.ephemeral_owner,
@@ -187,7 +201,7 @@ impl Mutex {
                 Err(error) => return Err(error.into()),
             };
             let body = node.data.as_ref().and_then(Body::decode);
-            let body = body.ok_or_else(|| self.malformed(&first.path))?;
+            let body = body.ok_or_else(|| self.line.place.malformed(&first.path, NO_BODY))?;
             let data = Body { word: REVOKED.to_owned(), ..body }.encode();
             let czxid = node.stat.czxid;
             let multi = client.multi().when(&first.path, Test::CreatedBy(czxid));
@@ -196,11 +210,6 @@ impl Mutex {
             }
         }
         Ok(None)
-    }
-
-    fn malformed(&self, path: &conclave_proto::ZPath) -> Error {
-        let why = String::from("its first line is another one");
-        Error::Malformed { path: path.clone(), recipe: self.line.place.recipe, why }
     }
 
     /// What this handle holds already, unless it is lost.

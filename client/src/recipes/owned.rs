@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use conclave_proto::request::Test;
+use conclave_proto::request::{Reply, Test};
 use conclave_proto::{ErrorCode, EventKind, SessionId, WatchKind, ZPath, Zxid};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
@@ -15,7 +15,7 @@ use super::body::Body;
 use super::error::{Error, Loss, loss_of};
 use super::place::Place;
 use super::token::Token;
-use crate::{Client, MultiOutcome, Pending, WatchItem};
+use crate::{Client, MultiOutcome, Operation, Pending, WatchItem};
 
 /// The word in the body of a node whose holder is asked to release it.
 pub(super) const REVOKED: &str = "revoked";
@@ -25,10 +25,10 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// One node that this process made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stake {
-    pub(super) path: ZPath,
+pub(crate) struct Stake {
+    pub(crate) path: ZPath,
     /// The transaction that created it: nobody else's node of that name has it.
-    pub(super) zxid: Zxid,
+    pub(crate) zxid: Zxid,
 }
 
 /// How it stands with what is held.
@@ -77,11 +77,17 @@ impl Owned {
         Owned { place: place.clone(), stakes, standing, watchers, given_up }
     }
 
-    /// The same nodes and another one, which comes first.
-    pub(super) fn with(self, stake: Stake) -> Owned {
+    /// The same nodes and others, which come first.
+    pub(super) fn with(self, mut stakes: Vec<Stake>) -> Owned {
         self.given_up.store(true, Ordering::Relaxed);
-        let stakes = [vec![stake], self.stakes.clone()].concat();
+        stakes.extend_from_slice(&self.stakes);
         Owned::new(&self.place, stakes)
+    }
+
+    /// What takes the place of nodes that the same transaction has deleted.
+    pub(super) fn replaced_by(self, place: &Place, stakes: Vec<Stake>) -> Owned {
+        self.given_up.store(true, Ordering::Relaxed);
+        Owned::new(place, stakes)
     }
 
     pub(super) fn place(&self) -> &Place {
@@ -113,6 +119,11 @@ impl Owned {
     /// Whether it is lost for good, as far as this process knows.
     pub(super) fn is_over(&self) -> bool {
         self.standing.borrow().end().is_some()
+    }
+
+    /// How it was lost, if it is for good.
+    pub(super) fn loss(&self) -> Option<Loss> {
+        self.standing.borrow().end()
     }
 
     /// Waits until it is lost for good.
@@ -314,6 +325,51 @@ async fn patience(client: &Client, error: crate::Error) -> Result<(), crate::Err
         warn!("a node of a recipe could not be deleted: {error}");
     }
     Err(error)
+}
+
+/// Waits for what comes of a multi that creates nodes which stand for something; `None` if its
+/// conditions did not hold. `tag` is that of the nodes' bodies, and `places` are where they are made.
+///
+/// It is settled even if nobody waits for it: then nothing is left behind.
+pub(super) async fn claim(
+    places: Vec<Place>,
+    multi: Pending<MultiOutcome>,
+    tag: u64,
+) -> Result<Option<Vec<Stake>>, Error> {
+    let (told, outcome) = oneshot::channel();
+    let place = places[0].clone();
+    place.runtime.clone().spawn(async move {
+        let result = match multi.await {
+            Ok(MultiOutcome { held: false, .. }) => Ok(None),
+            Ok(MultiOutcome { replies, .. }) => Ok(Some(created(replies))),
+            Err(error) => {
+                if error.outcome_unknown() {
+                    for place in places {
+                        place.runtime.clone().spawn(forget(place, tag));
+                    }
+                }
+                Err(error.into())
+            }
+        };
+        if let Err(Ok(Some(stakes))) = told.send(result) {
+            drop(Owned::new(&place, stakes));
+        }
+    });
+    outcome.await.unwrap_or_else(|_| {
+        let operation = Operation { name: "multi", path: None, index: None };
+        Err(crate::Error::Closed { operation }.into())
+    })
+}
+
+fn created(replies: Vec<Reply>) -> Vec<Stake> {
+    let stake = |reply| {
+        if let Reply::Created { path, stat } = reply {
+            Some(Stake { path, zxid: stat.czxid })
+        } else {
+            None
+        }
+    };
+    replies.into_iter().filter_map(stake).collect()
 }
 
 /// Deletes the node with this tag that a create whose outcome is unknown may have left in the

@@ -1,5 +1,7 @@
 //! Where a recipe keeps its nodes.
 
+use std::time::Duration;
+
 use conclave_proto::{Acl, CreateMode, ErrorCode, Lifetime, PathError, ZPath};
 use tokio::runtime::Handle;
 
@@ -40,6 +42,8 @@ pub(super) struct Place {
     pub(super) acl: Vec<Acl>,
     /// What drives the tasks that outlive their callers: those that give nodes up.
     pub(super) runtime: Handle,
+    /// How long what a session held is kept from others after the session expired.
+    pub(super) lock_delay: Duration,
 }
 
 impl Place {
@@ -53,9 +57,7 @@ impl Place {
         if path.is_root() {
             return Err(Error::Config(format!("{recipe} needs a directory of its own, not /")));
         }
-        let runtime = Handle::try_current()
-            .map_err(|_| Error::Config(format!("{recipe} is to be made in a tokio runtime")))?;
-        Ok(Place { client: client.clone(), path, recipe, acl: Acl::open(), runtime })
+        Place::below(client, path, recipe)
     }
 
     /// The path of a node in it.
@@ -63,6 +65,27 @@ impl Place {
         self.path
             .child(name)
             .map_err(|why| Error::Name { name: name.to_owned(), why: NameError::Path(why) })
+    }
+
+    /// The same for a recipe of one node, whose directory is not the recipe's own.
+    pub(super) fn below(
+        client: &Client,
+        path: ZPath,
+        recipe: &'static str,
+    ) -> Result<Place, Error> {
+        let runtime = runtime(recipe)?;
+        let (client, acl, lock_delay) = (client.clone(), Acl::open(), Duration::ZERO);
+        Ok(Place { client, path, recipe, acl, runtime, lock_delay })
+    }
+
+    /// A directory in it, for a part of the recipe.
+    pub(super) fn part(&self, name: &str) -> Result<Place, Error> {
+        Ok(Place { path: self.child(name)?, ..self.clone() })
+    }
+
+    /// A node of the recipe that somebody edited.
+    pub(super) fn malformed(&self, path: &ZPath, why: &str) -> Error {
+        Error::Malformed { path: path.clone(), recipe: self.recipe, why: why.to_owned() }
     }
 
     /// A node in it that nobody of the recipe has made.
@@ -75,18 +98,39 @@ impl Place {
 
     /// How nodes are made that stand for what a session holds or waits for.
     pub(super) fn mode(&self, sequential: bool) -> CreateMode {
-        CreateMode { lifetime: Lifetime::Ephemeral, sequential }
+        let lifetime = match u64::try_from(self.lock_delay.as_millis()) {
+            Ok(0) => Lifetime::Ephemeral,
+            Ok(ms) => Lifetime::Lingering(ms),
+            Err(_) => Lifetime::Lingering(u64::MAX),
+        };
+        CreateMode { lifetime, sequential }
     }
 
     /// Makes the directory, which goes when its last node has, and what is above it.
     pub(super) async fn make(&self) -> Result<(), crate::Error> {
-        let above: Vec<ZPath> = self.path.ancestors().filter(|path| !path.is_root()).collect();
-        let mut made: Vec<_> = above
-            .iter()
-            .rev()
-            .map(|path| self.client.create(path, "").acl(self.acl.clone()).send())
+        self.make_with(Lifetime::Container).await
+    }
+
+    /// Makes the directory, which stays, and what is above it.
+    pub(super) async fn make_persistent(&self) -> Result<(), crate::Error> {
+        self.make_with(Lifetime::Persistent).await
+    }
+
+    async fn make_with(&self, lifetime: Lifetime) -> Result<(), crate::Error> {
+        let mut above: Vec<ZPath> = self.path.ancestors().filter(|path| !path.is_root()).collect();
+        above.reverse();
+        let mut paths: Vec<_> =
+            above.into_iter().map(|path| (path, Lifetime::Persistent)).collect();
+        if !self.path.is_root() {
+            paths.push((self.path.clone(), lifetime));
+        }
+        let made: Vec<_> = paths
+            .into_iter()
+            .map(|(path, lifetime)| {
+                let mode = CreateMode { lifetime, sequential: false };
+                self.client.create(path, "").mode(mode).acl(self.acl.clone()).send()
+            })
             .collect();
-        made.push(self.client.create(&self.path, "").container().acl(self.acl.clone()).send());
         for made in made {
             match made.await {
                 Ok(_) => {}
@@ -96,4 +140,9 @@ impl Place {
         }
         Ok(())
     }
+}
+
+fn runtime(recipe: &str) -> Result<Handle, Error> {
+    Handle::try_current()
+        .map_err(|_| Error::Config(format!("{recipe} is to be made in a tokio runtime")))
 }

@@ -125,12 +125,17 @@ pub(super) fn op_to_wire(op: &Op) -> wire::Op {
             Kind::DeleteIfExists(delete_to_wire(path, *version))
         }
         Op::DeleteTree { path, limit } => Kind::DeleteTree(tree_to_wire(path, *limit)),
+        Op::Guard { path, token } => {
+            Kind::Guard(wire::Guard { path: path_to_wire(path), token: token.bits() })
+        }
         Op::Multi { conditions, then, otherwise } => Kind::Multi(wire::Multi {
             conditions: conditions.iter().map(condition_to_wire).collect(),
             then: then.iter().map(op_to_wire).collect(),
             otherwise: otherwise.iter().map(op_to_wire).collect(),
         }),
-        Op::CreateSession { .. } | Op::Reap { .. } => return wire::Op { kind: None },
+        Op::CreateSession { .. } | Op::ExpireSession | Op::Reap { .. } => {
+            return wire::Op { kind: None };
+        }
         Op::CloseSession => Kind::CloseSession(wire::Empty {}),
         Op::Get { path, watch } => {
             Kind::Get(wire::Get { path: path_to_wire(path), watch: watch.map(|id| id.0) })
@@ -209,6 +214,9 @@ pub(super) fn op(op: wire::Op) -> Result<Op, Invalid> {
         Kind::DeleteTree(wire::DeleteRecursive { path, limit }) => {
             Op::DeleteTree { path: self::path(&path)?, limit }
         }
+        Kind::Guard(wire::Guard { path, token }) => {
+            Op::Guard { path: self::path(&path)?, token: Zxid::from_bits(token) }
+        }
         Kind::Multi(multi) => self::multi(multi)?,
         Kind::CloseSession(wire::Empty {}) => Op::CloseSession,
         Kind::Get(wire::Get { path, watch }) => {
@@ -263,6 +271,7 @@ fn create_to_wire(
         Lifetime::Ephemeral => (wire::Lifetime::Ephemeral, 0),
         Lifetime::Container => (wire::Lifetime::Container, 0),
         Lifetime::Ttl(ttl_ms) => (wire::Lifetime::Ttl, ttl_ms),
+        Lifetime::Lingering(ms) => (wire::Lifetime::Lingering, ms),
     };
     wire::Create {
         path: path_to_wire(path),
@@ -282,6 +291,7 @@ fn node_to_create(create: wire::Create) -> Result<NodeToCreate, Invalid> {
         Ok(wire::Lifetime::Ephemeral) => Lifetime::Ephemeral,
         Ok(wire::Lifetime::Container) => Lifetime::Container,
         Ok(wire::Lifetime::Ttl) => Lifetime::Ttl(create.ttl_ms),
+        Ok(wire::Lifetime::Lingering) => Lifetime::Lingering(create.ttl_ms),
         Err(_) => {
             return Err(Invalid::argument(format!("{} is not a lifetime", create.lifetime)));
         }
@@ -318,7 +328,8 @@ fn inner_write(op: wire::Op) -> Result<Op, Invalid> {
             | Kind::Require(_)
             | Kind::CreateIfMissing(_)
             | Kind::DeleteIfExists(_)
-            | Kind::DeleteTree(_),
+            | Kind::DeleteTree(_)
+            | Kind::Guard(_),
         ) => self::op(op),
         Some(_) => Err(Invalid::argument(
             "only create, delete, set_data, set_acl, check, require, create_if_missing, \

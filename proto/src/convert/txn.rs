@@ -88,6 +88,8 @@ fn command_to_wire(request: &Request) -> wire::Command {
             pzxid: pzxid.bits(),
             mzxid: mzxid.bits(),
         })
+    } else if matches!(request.op, Op::ExpireSession) {
+        OpKind::ExpireSession(wire::Empty {})
     } else {
         OpKind::Client(op_to_wire(&request.op))
     };
@@ -108,6 +110,7 @@ fn command(command: Option<wire::Command>) -> Result<Request, Invalid> {
             timeout_ms: create.timeout_ms,
             secret: secret(&create.secret)?,
         },
+        OpKind::ExpireSession(wire::Empty {}) => Op::ExpireSession,
         OpKind::Reap(reap) => Op::Reap {
             path: path(&reap.path)?,
             seen: (Zxid::from_bits(reap.pzxid), Zxid::from_bits(reap.mzxid)),

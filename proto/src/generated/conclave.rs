@@ -149,7 +149,7 @@ pub struct ClientRequest {
 pub struct Op {
     #[prost(
         oneof = "op::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28"
     )]
     pub kind: ::core::option::Option<op::Kind>,
 }
@@ -207,6 +207,8 @@ pub mod op {
         DeleteIfExists(super::Delete),
         #[prost(message, tag = "27")]
         DeleteTree(super::DeleteRecursive),
+        #[prost(message, tag = "28")]
+        Guard(super::Guard),
     }
 }
 /// Reply: created. With create_if_missing a node that exists is left as it is.
@@ -221,7 +223,8 @@ pub struct Create {
     pub acl: ::prost::alloc::vec::Vec<Acl>,
     #[prost(enumeration = "Lifetime", tag = "4")]
     pub lifetime: i32,
-    /// With LIFETIME_TTL: how long without children and changes.
+    /// With LIFETIME_TTL: how long without children and changes. With LIFETIME_LINGERING: how long it
+    /// stays after its session has expired.
     #[prost(uint64, tag = "5")]
     pub ttl_ms: u64,
     /// The parent's counter is appended to the name.
@@ -277,6 +280,15 @@ pub struct Check {
     /// Absent: the node must exist.
     #[prost(sint32, optional, tag = "2")]
     pub version: ::core::option::Option<i32>,
+}
+/// Reply: done. Fails with CONDITION_FAILED unless the node is the one that this transaction created
+/// and still belongs to a session.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Guard {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub path: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub token: u64,
 }
 /// All of `then` if every condition holds, else all of `otherwise`. Reply: multi.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -680,6 +692,7 @@ pub enum Lifetime {
     Ephemeral = 1,
     Container = 2,
     Ttl = 3,
+    Lingering = 4,
 }
 impl Lifetime {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -692,6 +705,7 @@ impl Lifetime {
             Self::Ephemeral => "LIFETIME_EPHEMERAL",
             Self::Container => "LIFETIME_CONTAINER",
             Self::Ttl => "LIFETIME_TTL",
+            Self::Lingering => "LIFETIME_LINGERING",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -701,6 +715,7 @@ impl Lifetime {
             "LIFETIME_EPHEMERAL" => Some(Self::Ephemeral),
             "LIFETIME_CONTAINER" => Some(Self::Container),
             "LIFETIME_TTL" => Some(Self::Ttl),
+            "LIFETIME_LINGERING" => Some(Self::Lingering),
             _ => None,
         }
     }
@@ -913,7 +928,7 @@ pub struct Command {
     pub xid: u64,
     #[prost(uint64, tag = "3")]
     pub acked: u64,
-    #[prost(oneof = "command::Op", tags = "4, 5, 6")]
+    #[prost(oneof = "command::Op", tags = "4, 5, 6, 7")]
     pub op: ::core::option::Option<command::Op>,
 }
 /// Nested message and enum types in `Command`.
@@ -928,6 +943,8 @@ pub mod command {
         CreateSession(super::CreateSession),
         #[prost(message, tag = "6")]
         Reap(super::Reap),
+        #[prost(message, tag = "7")]
+        ExpireSession(super::Empty),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -171,7 +171,9 @@ struct Comparison {
 }
 
 pub(in crate::cli) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    ensure!(!args.kinds.contains(&Kind::Failover), "failover is measured by `conclave bench`");
+    for kind in &args.kinds {
+        ensure!(Kind::COMPARABLE.contains(kind), "{} is measured by `conclave bench`", kind.name());
+    }
     let home = tempfile::Builder::new().prefix("conclave-compare-").tempdir()?;
     let (ours, theirs) = (home.path().join("conclave"), home.path().join("zookeeper"));
     let jars = args.zookeeper_jars.as_deref();

@@ -3,6 +3,7 @@
 mod compare;
 mod failover;
 mod java;
+mod locks;
 mod native;
 mod report;
 mod usage;
@@ -171,6 +172,8 @@ async fn measure_all(args: &Args, mut ensemble: Option<&mut Ensemble>) -> anyhow
             let ensemble = ensemble.as_deref_mut();
             let ensemble = ensemble.context("failover kills servers: it needs --spawn")?;
             failover::measure(&load, ensemble).await?
+        } else if matches!(kind, Kind::Succession | Kind::Resignation) {
+            locks::succession(&load, &pids, kind == Kind::Succession).await?
         } else {
             measure(&load, &pids).await?
         };

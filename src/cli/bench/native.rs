@@ -11,7 +11,7 @@ use super::work::{
     CHILDREN, Kind, MULTI, NODES, ROOT, Step, Steps, created_path, listed_path, node_path,
     watched_path,
 };
-use super::{Load, join_all};
+use super::{Load, join_all, locks};
 
 /// Requests in flight while nodes are prepared.
 const BULK: usize = 256;
@@ -81,7 +81,10 @@ pub(super) async fn run(load: &Load, clients: Vec<Client>) -> anyhow::Result<Tal
             join_all(sessions.map(tokio::spawn).collect()).await?
         }
         Kind::Watch => fan_out(load, &clients, until).await?,
-        Kind::Failover => anyhow::bail!("failover has a loop of its own"),
+        Kind::Locks => locks::hand_over(&clients, until).await?,
+        Kind::Failover | Kind::Succession | Kind::Resignation => {
+            anyhow::bail!("{} has a loop of its own", load.kind.name())
+        }
         Kind::Set | Kind::Create | Kind::Get | Kind::Mixed | Kind::Multi | Kind::Children => {
             let loops = clients.iter().zip(0..).flat_map(|(client, n)| {
                 (0..load.depth as u64).map(move |lane| {

@@ -23,6 +23,12 @@ pub(super) enum Kind {
     Watch,
     /// Writes while the leader is killed: the longest gap between two of them (needs --spawn)
     Failover,
+    /// A lock that all clients contend for: hand-overs, and how long one waits for it
+    Locks,
+    /// From the kill of a leader's process to the next leader's first write, at a session timeout of 2 s
+    Succession,
+    /// The same for a leader that resigns
+    Resignation,
 }
 
 impl Kind {
@@ -44,7 +50,12 @@ impl Kind {
             Kind::Set | Kind::Create | Kind::Get | Kind::Mixed | Kind::Multi | Kind::Children => {
                 true
             }
-            Kind::Connect | Kind::Watch | Kind::Failover => false,
+            Kind::Connect
+            | Kind::Watch
+            | Kind::Failover
+            | Kind::Locks
+            | Kind::Succession
+            | Kind::Resignation => false,
         }
     }
 
@@ -108,7 +119,12 @@ impl Steps {
             Kind::Create => Step::Create(n),
             Kind::Multi => Step::Multi(spread % (NODES - MULTI)),
             Kind::Children => Step::Children,
-            Kind::Connect | Kind::Watch | Kind::Failover => {
+            Kind::Connect
+            | Kind::Watch
+            | Kind::Failover
+            | Kind::Locks
+            | Kind::Succession
+            | Kind::Resignation => {
                 unreachable!("these have a loop of their own")
             }
         }

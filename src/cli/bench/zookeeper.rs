@@ -70,7 +70,9 @@ pub(super) async fn run(load: &Load, connections: Vec<Connection>) -> anyhow::Re
             on_threads(load, sessions).await
         }
         Kind::Watch => fan_out(load, connections, until).await,
-        Kind::Failover => bail!("failover is measured on Conclave alone"),
+        Kind::Failover | Kind::Locks | Kind::Succession | Kind::Resignation => {
+            bail!("{} is measured on Conclave alone", load.kind.name())
+        }
         Kind::Set | Kind::Create | Kind::Get | Kind::Mixed | Kind::Multi | Kind::Children => {
             let clients = connections.into_iter().zip(0..);
             let loads = clients.map(|(connection, n)| steady(load.clone(), connection, n, until));

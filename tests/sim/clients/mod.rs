@@ -163,7 +163,7 @@ impl Clients {
         );
         let Some(client) = self.owners.get(&done.session) else { return };
         let client = &self.clients[*client];
-        if done.xid == Xid(0) && matches!(txn.request.op, Op::CloseSession) && done.result.is_ok() {
+        if matches!(txn.request.op, Op::ExpireSession) && done.result.is_ok() {
             let leader = self.leaders.get(&zxid.epoch()).copied();
             let leader = leader.expect("an epoch has a leader");
             client.check_expiry(done.session, leader, proposed_at);

@@ -1,0 +1,305 @@
+//! Waiting for each other.
+
+use bytes::Bytes;
+use conclave_proto::request::Test;
+use conclave_proto::{Acl, ErrorCode, ZPath};
+
+use super::body::Body;
+use super::error::Error;
+use super::line::{Entry, Line};
+use super::owned::{Owned, Stake};
+use super::place::Place;
+use crate::{Client, IntoPath, Node, Watch};
+
+/// A barrier: while it is raised, everybody who comes to it waits.
+///
+/// ```no_run
+/// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::recipes::Error> {
+/// use conclave_client::recipes::Barrier;
+/// let migration = Barrier::new(client, "/barriers/migration")?;
+/// migration.raise().await?;
+/// // Elsewhere:
+/// migration.wait().await?;
+/// // When it is done:
+/// migration.lower().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Guarantees
+///
+/// It stays raised until somebody lowers it, whoever raised it and whatever becomes of that one.
+/// Whoever waits passes after it was lowered, also if its connection was lost meanwhile, and even
+/// if it is raised again at once. A wait ends with an error if the session does.
+///
+/// # Cost
+///
+/// One round trip and one write to raise or lower it; one round trip, and one watch, to wait.
+/// Everybody who waits is told when it is lowered, since all may go on.
+#[derive(Clone)]
+pub struct Barrier {
+    place: Place,
+    path: ZPath,
+}
+
+impl Barrier {
+    /// The barrier that the node at `path` stands for.
+    ///
+    /// # Errors
+    /// If it is not a path, or the caller is not in a tokio runtime.
+    pub fn new(client: &Client, path: impl IntoPath) -> Result<Barrier, Error> {
+        let path = path.into_path()?;
+        let above = path.parent().unwrap_or_else(ZPath::root);
+        Ok(Barrier { place: Place::below(client, above, "a barrier")?, path })
+    }
+
+    /// Who may do what with the node; everybody everything unless said.
+    pub fn acl(mut self, acl: Vec<Acl>) -> Barrier {
+        self.place.acl = acl;
+        self
+    }
+
+    /// Raises it; whether it was not raised before.
+    ///
+    /// # Errors
+    /// If the servers refuse, or cannot be reached.
+    pub async fn raise(&self) -> Result<bool, Error> {
+        loop {
+            let create = self.place.client.create(&self.path, "").acl(self.place.acl.clone());
+            match create.await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.code() == Some(ErrorCode::NodeExists) => return Ok(false),
+                Err(error) if error.code() == Some(ErrorCode::NoNode) => {
+                    self.place.make_persistent().await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Lowers it; whether it was raised.
+    ///
+    /// # Errors
+    /// As [`raise`](Barrier::raise).
+    pub async fn lower(&self) -> Result<bool, Error> {
+        match self.place.client.delete(&self.path).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits while it is raised.
+    ///
+    /// # Errors
+    /// If the session ends.
+    pub async fn wait(&self) -> Result<(), Error> {
+        let reading = self.place.client.exists_and_watch(&self.path).linearizable();
+        let (Some(first), mut watch) = reading.await? else { return Ok(()) };
+        loop {
+            watch.next().await.transpose()?;
+            let (now, next) = self.place.client.exists_and_watch(&self.path).await?;
+            if now.is_none_or(|now| now.czxid != first.czxid) {
+                return Ok(());
+            }
+            watch = next;
+        }
+    }
+}
+
+/// The node that says that enough have come.
+const READY: &str = "ready";
+
+/// A double barrier: nobody goes in before enough have come, and nobody goes on before all of them
+/// have left.
+///
+/// ```no_run
+/// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::recipes::Error> {
+/// use conclave_client::recipes::DoubleBarrier;
+/// let barrier = DoubleBarrier::new(client, "/barriers/step", 4)?;
+/// for step in 0..10 {
+///     let inside = barrier.enter().await?;
+///     println!("all four are in step {step}");
+///     inside.leave().await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// It can be used again at once: who comes while others have not left waits for the next round.
+///
+/// # Guarantees
+///
+/// Nobody enters before `count` have come whose sessions live; nobody leaves before each of those
+/// who entered has asked to, or its session has ended. One whose session ends does not block the
+/// others. If more than `count` come at once, all of them are in.
+///
+/// # Cost
+///
+/// To enter: two round trips and one write, and one write for all. To leave: one write, and one round
+/// trip for each time that the oldest one inside ends. One node and two watches for each; all who
+/// wait to enter are told at once, since all enter.
+#[derive(Clone)]
+pub struct DoubleBarrier {
+    line: Line,
+    count: usize,
+}
+
+/// What is known of those who have entered.
+struct Round {
+    /// The numbers up to this one are in.
+    last: u64,
+    stake: Stake,
+}
+
+impl DoubleBarrier {
+    /// The barrier whose members are in the directory `path`, for `count` of them. Nothing else may
+    /// be in the directory.
+    ///
+    /// # Errors
+    /// If it is not a path, the count is 0, or the caller is not in a tokio runtime.
+    pub fn new(client: &Client, path: impl IntoPath, count: usize) -> Result<Self, Error> {
+        if count == 0 {
+            return Err(Error::Config(String::from("a double barrier is for one at least")));
+        }
+        let place = Place::new(client, path, "a double barrier")?;
+        let line = Line { others: &[READY], ..Line::new(place, "member") };
+        Ok(DoubleBarrier { line, count })
+    }
+
+    /// Who may do what with the nodes; everybody everything unless said.
+    pub fn acl(mut self, acl: Vec<Acl>) -> DoubleBarrier {
+        self.line.place.acl = acl;
+        self
+    }
+
+    /// Waits until enough have come. If the future is dropped, this one has not come.
+    ///
+    /// # Errors
+    /// If the session ends, a node is deleted or edited by hand, or the directory has other nodes.
+    pub async fn enter(&self) -> Result<Inside, Error> {
+        let (owned, mut entries) = self.line.enter(Body::new("", Bytes::new())).await?;
+        loop {
+            let mine = self.mine(&owned, &entries)?;
+            match self.round().await? {
+                Some((round, _)) if mine <= round.last => {
+                    return Ok(Inside { barrier: self.clone(), owned, round });
+                }
+                // Others have not left, or nobody was left to end their round.
+                Some((round, _)) => match entries.first().filter(|e| e.number() <= round.last) {
+                    Some(oldest) => self.gone(&owned, &oldest.path).await?,
+                    None => self.end(&round).await?,
+                },
+                None if entries.len() >= self.count => self.begin(&entries).await?,
+                None => self.begun(&owned).await?,
+            }
+            entries = self.line.list().await?;
+        }
+    }
+
+    fn mine(&self, owned: &Owned, entries: &[Entry]) -> Result<u64, Error> {
+        let mine = entries.iter().find(|entry| entry.path == *owned.path());
+        mine.map(Entry::number).ok_or_else(|| owned.lost(super::Loss::Deleted))
+    }
+
+    /// The round that goes on, and a watch on its end.
+    async fn round(&self) -> Result<Option<(Round, Watch)>, Error> {
+        let place = &self.line.place;
+        let path = place.child(READY)?;
+        let (node, watch): (Node, Watch) = match place.client.get_and_watch(&path).await {
+            Ok(found) => found,
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let last = node.text().ok().and_then(|text| text.parse().ok());
+        let last = last.ok_or_else(|| place.malformed(&path, "it is no number"))?;
+        Ok(Some((Round { last, stake: Stake { path, zxid: node.stat.czxid } }, watch)))
+    }
+
+    /// Lets everybody in who is there.
+    async fn begin(&self, entries: &[Entry]) -> Result<(), Error> {
+        let Some(last) = entries.last() else { return Ok(()) };
+        let place = &self.line.place;
+        let create = place.client.create(place.child(READY)?, last.number().to_string());
+        match create.acl(place.acl.clone()).await {
+            Err(error) if error.code() != Some(ErrorCode::NodeExists) => Err(error.into()),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn end(&self, round: &Round) -> Result<(), Error> {
+        let Stake { path, zxid } = &round.stake;
+        let multi = self.line.place.client.multi().when(path, Test::CreatedBy(*zxid));
+        multi.delete(path, None).await?;
+        Ok(())
+    }
+
+    /// Waits until a round begins.
+    async fn begun(&self, owned: &Owned) -> Result<(), Error> {
+        let path = self.line.place.child(READY)?;
+        let (stat, watch) = self.line.place.client.exists_and_watch(path).await?;
+        if stat.is_none() { wait_for(watch, owned).await } else { Ok(()) }
+    }
+
+    /// Waits until a node is gone, or something happens to it.
+    async fn gone(&self, owned: &Owned, path: &ZPath) -> Result<(), Error> {
+        let (stat, watch) = self.line.place.client.exists_and_watch(path).await?;
+        if stat.is_some() { wait_for(watch, owned).await } else { Ok(()) }
+    }
+}
+
+async fn wait_for(mut watch: Watch, owned: &Owned) -> Result<(), Error> {
+    tokio::select! {
+        item = watch.next() => drop(item.transpose()?),
+        error = owned.ended() => return Err(error),
+    }
+    Ok(())
+}
+
+/// Being inside of a [`DoubleBarrier`]. Dropping it leaves without waiting for the others.
+#[must_use = "what is dropped has left"]
+pub struct Inside {
+    barrier: DoubleBarrier,
+    owned: Owned,
+    round: Round,
+}
+
+impl Inside {
+    /// Leaves, and waits until all who entered have left.
+    ///
+    /// The oldest one stays until all others are gone and ends the round; the others wait for it.
+    ///
+    /// # Errors
+    /// As [`DoubleBarrier::enter`].
+    pub async fn leave(self) -> Result<(), Error> {
+        let Inside { barrier, owned, round } = self;
+        loop {
+            let entries = barrier.line.list().await?;
+            barrier.mine(&owned, &entries)?;
+            let inside: Vec<_> =
+                entries.iter().take_while(|entry| entry.number() <= round.last).collect();
+            match inside.as_slice() {
+                [only] if only.path == *owned.path() => {
+                    barrier.end(&round).await?;
+                    return owned.release().await;
+                }
+                [first, .., last] if first.path == *owned.path() => {
+                    barrier.gone(&owned, &last.path).await?;
+                }
+                _ => break,
+            }
+        }
+        owned.release().await?;
+        loop {
+            let entries = barrier.line.list().await?;
+            let Some(oldest) = entries.first().filter(|e| e.number() <= round.last) else {
+                return Ok(());
+            };
+            let client = &barrier.line.place.client;
+            let (stat, mut watch) = client.exists_and_watch(&oldest.path).await?;
+            if stat.is_some() {
+                watch.next().await.transpose()?;
+            }
+        }
+    }
+}
