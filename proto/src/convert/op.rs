@@ -125,17 +125,13 @@ pub(super) fn op_to_wire(op: &Op) -> wire::Op {
             Kind::DeleteIfExists(delete_to_wire(path, *version))
         }
         Op::DeleteTree { path, limit } => Kind::DeleteTree(tree_to_wire(path, *limit)),
-        Op::Guard { path, token } => {
-            Kind::Guard(wire::Guard { path: path_to_wire(path), token: token.bits() })
-        }
+        Op::Guard { path, token } => Kind::Guard(guard_to_wire(path, *token)),
         Op::Multi { conditions, then, otherwise } => Kind::Multi(wire::Multi {
             conditions: conditions.iter().map(condition_to_wire).collect(),
             then: then.iter().map(op_to_wire).collect(),
             otherwise: otherwise.iter().map(op_to_wire).collect(),
         }),
-        Op::CreateSession { .. } | Op::ExpireSession | Op::Reap { .. } => {
-            return wire::Op { kind: None };
-        }
+        Op::CreateSession { .. } | Op::ExpireSession | Op::Reap { .. } => return NOT_A_CLIENTS,
         Op::CloseSession => Kind::CloseSession(wire::Empty {}),
         Op::Get { path, watch } => {
             Kind::Get(wire::Get { path: path_to_wire(path), watch: watch.map(|id| id.0) })
@@ -200,9 +196,7 @@ pub(super) fn op(op: wire::Op) -> Result<Op, Invalid> {
         Kind::SetAcl(wire::SetAcl { path, acl, version }) => {
             Op::SetAcl { path: self::path(&path)?, acl: self::acl(acl)?, version }
         }
-        Kind::Check(wire::Check { path, version }) => {
-            Op::Check { path: self::path(&path)?, version }
-        }
+        Kind::Check(check) => Op::Check { path: path(&check.path)?, version: check.version },
         Kind::Require(condition) => Op::Require(self::condition(condition)?),
         Kind::CreateIfMissing(create) => {
             let (path, data, acl, mode) = node_to_create(create)?;
@@ -214,9 +208,7 @@ pub(super) fn op(op: wire::Op) -> Result<Op, Invalid> {
         Kind::DeleteTree(wire::DeleteRecursive { path, limit }) => {
             Op::DeleteTree { path: self::path(&path)?, limit }
         }
-        Kind::Guard(wire::Guard { path, token }) => {
-            Op::Guard { path: self::path(&path)?, token: Zxid::from_bits(token) }
-        }
+        Kind::Guard(guard) => self::guard(&guard)?,
         Kind::Multi(multi) => self::multi(multi)?,
         Kind::CloseSession(wire::Empty {}) => Op::CloseSession,
         Kind::Get(wire::Get { path, watch }) => {
@@ -258,6 +250,17 @@ fn delete_to_wire(path: &ZPath, version: Option<i32>) -> wire::Delete {
 
 fn tree_to_wire(path: &ZPath, limit: u32) -> wire::DeleteRecursive {
     wire::DeleteRecursive { path: path_to_wire(path), limit }
+}
+
+/// What stands for an operation that only servers ask.
+const NOT_A_CLIENTS: wire::Op = wire::Op { kind: None };
+
+fn guard_to_wire(path: &ZPath, token: Zxid) -> wire::Guard {
+    wire::Guard { path: path_to_wire(path), token: token.bits() }
+}
+
+fn guard(guard: &wire::Guard) -> Result<Op, Invalid> {
+    Ok(Op::Guard { path: path(&guard.path)?, token: Zxid::from_bits(guard.token) })
 }
 
 fn create_to_wire(
