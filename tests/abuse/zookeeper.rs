@@ -101,3 +101,39 @@ fn only_words_that_are_allowed_are_answered() {
         assert_eq!(answer, expected);
     }
 }
+
+/// Everybody can read the number of a session in its ephemeral nodes; only its password counts.
+#[test]
+fn a_wrong_password_neither_opens_a_session_nor_disturbs_it() {
+    let server = Server::start();
+    let mut owner = dial(&server);
+    let timeout = 10_000_i32.to_be_bytes();
+    let length = 16_i32.to_be_bytes();
+    let hello = frame(&[&[0; 12], &timeout, &[0; 8], &length, &[0; 16], &[0]]);
+    owner.write_all(&hello).unwrap();
+    let greeting = receive(&mut owner);
+    let (session, mut password) = (&greeting[8..16], greeting[20..36].to_vec());
+    password[7] ^= 1;
+    for password in [&password[..], &[0; 16]] {
+        let mut thief = dial(&server);
+        let hello = frame(&[&[0; 12], &timeout, session, &length, password, &[0]]);
+        thief.write_all(&hello).unwrap();
+        let answer = receive(&mut thief);
+        assert_eq!(answer[4..16], [0; 12], "no timeout and no session");
+        assert!(is_closed(thief));
+        ping(&mut owner);
+    }
+}
+
+/// Sent to a follower of ZooKeeper 3.8, it makes the follower leave its leader.
+#[test]
+fn a_check_by_itself_is_an_error_and_no_more() {
+    let server = Server::start();
+    let mut client = open(&server);
+    let root = [&1_i32.to_be_bytes()[..], b"/"].concat();
+    let check = [&7_i32.to_be_bytes()[..], &13_i32.to_be_bytes(), &root, &[0xff; 4]];
+    client.write_all(&frame(&check)).unwrap();
+    let answer = receive(&mut client);
+    assert_eq!((&answer[..4], &answer[12..]), (&check[0][..], &(-6_i32).to_be_bytes()[..]));
+    ping(&mut client);
+}

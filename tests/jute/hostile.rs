@@ -73,6 +73,34 @@ proptest! {
     }
 }
 
+/// The most memory that is taken at once to understand some bytes, beside what they came in.
+fn memory(bytes: &[u8]) -> u64 {
+    let mut wire = Talk::open().wire;
+    let mut received = BytesMut::from(bytes);
+    let understand = || {
+        while let Ok(Some(inbound)) = wire.next(&mut received) {
+            drop(inbound);
+        }
+    };
+    allocation_counter::measure(understand).bytes_max
+}
+
+proptest! {
+    /// Frames whose counts and lengths promise more than there is take no memory for it.
+    #[test]
+    fn memory_is_bounded_by_what_came(
+        kind in prop::sample::select(&OPCODES[..]),
+        numbers in vec(prop_oneof![-2..300i32, Just(i32::MAX), any::<i32>()], 0..40),
+        filler in vec(prop::sample::select(&[0_u8, 1, 13, 255][..]), 0..20_000),
+    ) {
+        let mut body = numbers.iter().fold(Body::new().int(1).int(kind), |body, n| body.int(*n));
+        body.0.put_slice(&filler);
+        let frame = framed(&body.0);
+        let most = 4 * frame.len() as u64 + (1 << 20);
+        prop_assert!(memory(&frame) <= most, "{} bytes for {}", memory(&frame), frame.len());
+    }
+}
+
 #[test]
 fn lengths_that_cannot_be_end_the_connection() {
     for length in [-1, i32::MIN, 0x10_0000, i32::MAX] {
