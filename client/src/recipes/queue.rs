@@ -24,8 +24,8 @@
 //!
 //! An item is taken by an ephemeral node beside it, its lock; when it is done, both go in one
 //! transaction. Items come in the order of their keys, then of their pushes: all keys are 0 unless
-//! [`Push::priority`] or [`Push::not_before`] gives one. Several consumers take them in this order
-//! and finish in any. With [`Queue::sharded`] a queue is spread over several directories, which all
+//! [`Push::priority`] or [`Push::not_before`] gives one. Several consumers at once take what
+//! is near the front, each beginning somewhere else, and finish in any order. With [`Queue::sharded`] a queue is spread over several directories, which all
 //! its users must say alike; then the order holds within each.
 //!
 //! # Guarantees
@@ -504,6 +504,10 @@ impl Consumer {
             taken.await?.entries.into_iter().map(|entry| entry.name).collect();
         let next = page.entries.last().filter(|_| page.more).map(|entry| entry.name.clone());
         shelf.seen = page.entries.into_iter().filter(|e| !taken.contains(&e.name)).collect();
+        if self.now_ms.is_none() && !taken.is_empty() && !shelf.seen.is_empty() {
+            // Others are at it: who begins somewhere else is not in their way.
+            shelf.seen.rotate_left(self.dice.below(shelf.seen.len()));
+        }
         Ok(next)
     }
 
