@@ -134,6 +134,6 @@ fn a_check_by_itself_is_an_error_and_no_more() {
     let check = [&7_i32.to_be_bytes()[..], &13_i32.to_be_bytes(), &root, &[0xff; 4]];
     client.write_all(&frame(&check)).unwrap();
     let answer = receive(&mut client);
-    assert_eq!((&answer[..4], &answer[12..]), (&check[0][..], &(-6_i32).to_be_bytes()[..]));
+    assert_eq!((&answer[..4], &answer[12..]), (check[0], &(-6_i32).to_be_bytes()[..]));
     ping(&mut client);
 }

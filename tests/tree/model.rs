@@ -144,21 +144,7 @@ impl Model {
                 is_version(node.stat.version, *version)?;
                 Reply::Done
             }
-            Op::Require(condition) => {
-                let node = self.nodes.get(condition.path.as_str());
-                if let Some(node) = node {
-                    ask.needs(node, Perms::READ)?;
-                }
-                if !holds(node, condition) {
-                    return Err(Fault::from(match (node, &condition.test) {
-                        (Some(_), Test::Missing) => ErrorCode::NodeExists,
-                        (None, _) => ErrorCode::NoNode,
-                        (_, Test::Version(_) | Test::ChildVersion(_)) => ErrorCode::BadVersion,
-                        _ => ErrorCode::ConditionFailed,
-                    }));
-                }
-                Reply::Done
-            }
+            Op::Require(condition) => self.require(ask, condition)?,
             Op::CreateIfMissing { path, data, acl, mode } => {
                 let created = self.create(ask, path, data, acl, *mode, events);
                 match self.nodes.get(path.as_str()) {
@@ -179,39 +165,60 @@ impl Model {
             Op::Multi { conditions, then, otherwise } => {
                 self.multi(ask, conditions, then, otherwise, events)?
             }
-            Op::Guard { path, token } => {
-                let node = self.nodes.get(path.as_str()).ok_or(ErrorCode::ConditionFailed)?;
-                ask.needs(node, Perms::READ)?;
-                let lingers = matches!(node.lifetime, Lifetime::Lingering(_));
-                let is_left = lingers && node.stat.ephemeral_owner == SessionId::NONE;
-                let is_over = self.is_due(node) && self.children(path.as_str()).is_empty();
-                if node.stat.czxid != *token || is_left || is_over {
-                    return Err(ErrorCode::ConditionFailed.into());
-                }
-                Reply::Done
-            }
+            Op::Guard { path, token } => self.guard(ask, path, *token)?,
             Op::CloseSession | Op::ExpireSession if ask.session == 0 => {
                 return Err(ErrorCode::BadArguments.into());
             }
-            Op::CloseSession | Op::ExpireSession => {
-                for path in self.ephemerals(ask.session) {
-                    let node = self.nodes.get_mut(&path).unwrap();
-                    if *op == Op::ExpireSession && matches!(node.lifetime, Lifetime::Lingering(_)) {
-                        node.stat.ephemeral_owner = SessionId::NONE;
-                        node.stat.mzxid = ask.zxid;
-                        node.stat.mtime_ms = self.time_ms;
-                        node.stat.version += 1;
-                        events.push((EventKind::DataChanged, path.clone()));
-                        continue;
-                    }
-                    self.remove(ask.zxid, &path, events);
-                }
-                self.sessions.remove(&ask.session);
-                Reply::Done
-            }
+            Op::CloseSession => self.end(ask, false, events),
+            Op::ExpireSession => self.end(ask, true, events),
             Op::Reap { path, seen } => self.reap(ask, path, *seen, events)?,
             other => unreachable!("no history has {other:?}"),
         })
+    }
+
+    fn require(&self, ask: &Ask<'_>, condition: &Condition) -> Result<Reply, ErrorCode> {
+        let node = self.nodes.get(condition.path.as_str());
+        if let Some(node) = node {
+            ask.needs(node, Perms::READ)?;
+        }
+        if holds(node, condition) {
+            return Ok(Reply::Done);
+        }
+        Err(match (node, &condition.test) {
+            (Some(_), Test::Missing) => ErrorCode::NodeExists,
+            (None, _) => ErrorCode::NoNode,
+            (_, Test::Version(_) | Test::ChildVersion(_)) => ErrorCode::BadVersion,
+            _ => ErrorCode::ConditionFailed,
+        })
+    }
+
+    fn guard(&self, ask: &Ask<'_>, path: &ZPath, token: Zxid) -> Result<Reply, ErrorCode> {
+        let node = self.nodes.get(path.as_str()).ok_or(ErrorCode::ConditionFailed)?;
+        ask.needs(node, Perms::READ)?;
+        let lingers = matches!(node.lifetime, Lifetime::Lingering(_));
+        let is_left = lingers && node.stat.ephemeral_owner == SessionId::NONE;
+        let is_over = self.is_due(node) && self.children(path.as_str()).is_empty();
+        if node.stat.czxid != token || is_left || is_over {
+            return Err(ErrorCode::ConditionFailed);
+        }
+        Ok(Reply::Done)
+    }
+
+    fn end(&mut self, ask: &Ask<'_>, expired: bool, events: &mut Events) -> Reply {
+        for path in self.ephemerals(ask.session) {
+            let node = self.nodes.get_mut(&path).unwrap();
+            if expired && matches!(node.lifetime, Lifetime::Lingering(_)) {
+                node.stat.ephemeral_owner = SessionId::NONE;
+                node.stat.mzxid = ask.zxid;
+                node.stat.mtime_ms = self.time_ms;
+                node.stat.version += 1;
+                events.push((EventKind::DataChanged, path.clone()));
+                continue;
+            }
+            self.remove(ask.zxid, &path, events);
+        }
+        self.sessions.remove(&ask.session);
+        Reply::Done
     }
 
     fn create(
