@@ -58,7 +58,9 @@ impl Recipe {
         match self {
             Recipe::Semaphore => vec![format!("{dir}/queue"), format!("{dir}/permits")],
             Recipe::MultiLock => vec![format!("{dir}-0"), format!("{dir}-1"), format!("{dir}-2")],
-            _ => vec![dir],
+            Recipe::Mutex | Recipe::Election | Recipe::RandomElection | Recipe::ReadWriteLock => {
+                vec![dir]
+            }
         }
     }
 }
