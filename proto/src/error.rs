@@ -15,7 +15,7 @@ pub enum ErrorCode {
     NotEmpty,
     /// The parent is ephemeral and can have no children.
     NoChildrenForEphemerals,
-    /// A guard did not hold: what it names is not held any more.
+    /// A required condition does not hold, or what a guard names is not held (any more).
     ConditionFailed,
     /// An earlier operation of the same multi succeeded, but was undone.
     RolledBack,
@@ -66,7 +66,7 @@ impl ErrorCode {
             ErrorCode::BadVersion => "the node has changed: its version is not the expected one",
             ErrorCode::NotEmpty => "the node has children; delete them first",
             ErrorCode::NoChildrenForEphemerals => "an ephemeral node can have no children",
-            ErrorCode::ConditionFailed => "what the guard names is not held (any more)",
+            ErrorCode::ConditionFailed => "a condition does not hold, or what a guard names is not held",
             ErrorCode::RolledBack => "undone, because a later operation of the multi failed",
             ErrorCode::NotTried => "not tried, because an earlier operation of the multi failed",
             ErrorCode::BadArguments => "the request is not valid",

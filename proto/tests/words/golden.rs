@@ -224,7 +224,7 @@ fn the_numbers_of_errors() {
         3 BadVersion: the node has changed: its version is not the expected one
         4 NotEmpty: the node has children; delete them first
         5 NoChildrenForEphemerals: an ephemeral node can have no children
-        6 ConditionFailed: a condition of the multi did not hold
+        6 ConditionFailed: a condition does not hold, or what a guard names is not held
         7 RolledBack: undone, because a later operation of the multi failed
         8 NotTried: not tried, because an earlier operation of the multi failed
         9 BadArguments: the request is not valid
