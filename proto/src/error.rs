@@ -66,7 +66,9 @@ impl ErrorCode {
             ErrorCode::BadVersion => "the node has changed: its version is not the expected one",
             ErrorCode::NotEmpty => "the node has children; delete them first",
             ErrorCode::NoChildrenForEphemerals => "an ephemeral node can have no children",
-            ErrorCode::ConditionFailed => "a condition does not hold, or what a guard names is not held",
+            ErrorCode::ConditionFailed => {
+                "a condition does not hold, or what a guard names is not held"
+            }
             ErrorCode::RolledBack => "undone, because a later operation of the multi failed",
             ErrorCode::NotTried => "not tried, because an earlier operation of the multi failed",
             ErrorCode::BadArguments => "the request is not valid",

@@ -54,7 +54,7 @@ fn runs(pid: &str) -> bool {
     !stat.is_empty() && !stat.contains(") Z")
 }
 
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
+pub(super) fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !holds() {
         assert!(Instant::now() < deadline, "{what}");

@@ -2,22 +2,24 @@
 
 use std::fs;
 
-use super::held::Aside;
+use super::held::{Aside, wait_until};
 use super::{Dev, text};
 
 #[test]
 fn members_come_and_go() {
     let dev = Dev::start();
-    let mut watch = Aside::start(&dev, &["members", "workers", "--watch"]);
     let mut first = Aside::start(&dev, &["join", "workers", "--name", "a", "--data", "10.0.0.7"]);
-    assert_eq!(watch.line(), "joined   a  10.0.0.7");
+    let members = || text(&dev.run(&["members", "workers"]).stdout);
+    wait_until("a joins", || members() == "a  10.0.0.7\n");
+    let mut watch = Aside::start(&dev, &["members", "workers", "--watch"]);
+    assert_eq!(watch.line(), "here     a  10.0.0.7");
     let script = ["--", "sh", "-c", "exit 4"];
     let mut second =
         Aside::start(&dev, &[&["join", "workers", "--name", "b"][..], &script].concat());
     assert_eq!(second.code(), Some(4));
     assert_eq!(watch.line(), "joined   b");
     assert_eq!(watch.line(), "left     b");
-    assert_eq!(dev.ask(&["members", "workers"]), "a  10.0.0.7\n");
+    assert_eq!(members(), "a  10.0.0.7\n");
     assert_eq!(dev.json(&["members", "workers"])["name"], "a");
     first.signal("TERM");
     assert_eq!(first.code(), Some(0));
