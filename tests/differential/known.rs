@@ -7,7 +7,7 @@ use crate::script;
 use crate::system::Heard;
 
 /// The names of the differences, as they stand in docs/COMPATIBILITY.md.
-pub(crate) const NAMES: [&str; 9] = [
+pub(crate) const NAMES: [&str; 10] = [
     "check-watches-after-secrets",
     "check-watches-of-others",
     "close-session-order",
@@ -17,6 +17,7 @@ pub(crate) const NAMES: [&str; 9] = [
     "path-rules-first",
     "set-watches-from-history",
     "set-watches-needs-read",
+    "zookeeper-falls-silent",
 ];
 
 /// How often each was seen.
@@ -32,6 +33,16 @@ pub(crate) struct Reconciled<'a> {
     /// What the session must not be able to read: else the difference was none that is meant.
     pub(crate) secret: Vec<String>,
     known: &'a mut Known,
+}
+
+/// Whether ZooKeeper owes one of the sessions an answer while Conclave has given all of them.
+pub(crate) fn has_fallen_silent([theirs, ours]: &[Vec<Vec<Heard>>; 2], known: &mut Known) -> bool {
+    let silent = |heard: &[Vec<Heard>]| heard.concat().contains(&Heard::Silence);
+    let found = silent(theirs) && !silent(ours);
+    if found {
+        *known.entry("zookeeper-falls-silent").or_default() += 1;
+    }
+    found
 }
 
 /// Takes the differences that are meant out of what both said.

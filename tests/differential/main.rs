@@ -76,6 +76,10 @@ impl Pair {
                 system.begin(step, &home);
             }
             let heard = systems.each_mut().map(|system| system.finish(&home));
+            if known::has_fallen_silent(&heard, &mut self.known) {
+                // What that session would hear from now on cannot be compared any more.
+                return Ok(());
+            }
             for session in 0..SESSIONS {
                 let [theirs, ours] = heard.each_ref().map(|heard| &heard[session][..]);
                 let difference = |why: String| Difference {
