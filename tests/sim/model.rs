@@ -17,6 +17,8 @@ use conclave_proto::{
 pub(crate) struct ModelNode {
     pub(crate) data: Option<Bytes>,
     pub(crate) owner: SessionId,
+    /// How long it outlives a session that expires, in ms, if it does.
+    lingers: Option<u64>,
     czxid: Zxid,
     pub(crate) mzxid: Zxid,
     pub(crate) pzxid: Zxid,
@@ -74,6 +76,11 @@ struct Draft<'a> {
 }
 
 impl ModelNode {
+    /// Whether the session that it stood for has expired.
+    fn is_left(&self) -> bool {
+        self.lingers.is_some() && self.owner == SessionId::NONE
+    }
+
     /// Its statistics.
     pub(crate) fn stat(&self) -> Stat {
         Stat {
@@ -198,6 +205,9 @@ impl Model {
             done.session = session;
             let new = ModelSession { last_xid: Xid(0), ended: None, outcomes: BTreeMap::new() };
             self.sessions.entry(session).or_insert(new);
+        } else if let Op::Reap { .. } = request.op {
+            assert_eq!(session, SessionId::NONE, "only the system reaps");
+            done.result = self.carry_out(zxid, session, &request.op);
         } else if !self.has_session(session) {
             assert_ne!(session, SessionId::NONE, "the system has nothing to do in a simulation");
             done.result = Err(ErrorCode::SessionExpired.into());
@@ -267,7 +277,10 @@ impl Draft<'_> {
                 Ok(Reply::Done)
             }
             Op::Multi { conditions, then, otherwise } => self.multi(conditions, then, otherwise),
-            Op::CloseSession | Op::ExpireSession => Ok(self.close()?),
+            Op::Guard { path, token } => Ok(self.guard(path, *token)?),
+            Op::Reap { path, seen } => Ok(self.reap(path, *seen)?),
+            Op::CloseSession => Ok(self.close(false)?),
+            Op::ExpireSession => Ok(self.close(true)?),
             op => panic!("the simulator's clients do not ask for {op:?}"),
         }
     }
@@ -288,13 +301,19 @@ impl Draft<'_> {
         if self.node(&path).is_ok() {
             return Err(ErrorCode::NodeExists);
         }
-        if parent.owner != SessionId::NONE {
+        if parent.owner != SessionId::NONE || parent.lingers.is_some() {
             return Err(ErrorCode::NoChildrenForEphemerals);
         }
-        let ephemeral = mode.lifetime == Lifetime::Ephemeral;
+        let lingers = match mode.lifetime {
+            Lifetime::Lingering(ms) => Some(ms),
+            Lifetime::Ephemeral | Lifetime::Persistent => None,
+            Lifetime::Container | Lifetime::Ttl(_) => panic!("no client asks for these"),
+        };
+        let owned = mode.lifetime == Lifetime::Ephemeral || lingers.is_some();
         let node = ModelNode {
             data,
-            owner: if ephemeral { self.session } else { SessionId::NONE },
+            owner: if owned { self.session } else { SessionId::NONE },
+            lingers,
             czxid: self.zxid,
             mzxid: self.zxid,
             pzxid: self.zxid,
@@ -374,15 +393,46 @@ impl Draft<'_> {
         Ok(Reply::Multi { held, replies })
     }
 
-    fn close(&mut self) -> Result<Reply, ErrorCode> {
+    /// Whether the node is the one of that transaction, and somebody holds it.
+    fn guard(&self, path: &ZPath, token: Zxid) -> Result<Reply, ErrorCode> {
+        match self.node(path) {
+            Ok(node) if node.czxid == token && !node.is_left() => Ok(Reply::Done),
+            Ok(_) | Err(_) => Err(ErrorCode::ConditionFailed),
+        }
+    }
+
+    /// The leader thinks that a node has lingered for long enough.
+    fn reap(&mut self, path: &ZPath, seen: (Zxid, Zxid)) -> Result<Reply, ErrorCode> {
+        let node = self.node(path)?;
+        if (node.pzxid, node.mzxid) != seen {
+            return Err(ErrorCode::BadVersion);
+        }
+        let due_ms = node.lingers.map(|ms| node.mtime_ms.saturating_add_unsigned(ms));
+        if !node.is_left() || due_ms.is_none_or(|due_ms| self.time_ms <= due_ms) {
+            return Err(ErrorCode::ConditionFailed);
+        }
+        self.delete(path, None)
+    }
+
+    fn close(&mut self, has_expired: bool) -> Result<Reply, ErrorCode> {
         let model = self.model;
         let own = |path: &&ZPath| {
             let node = model.node_at(path, Zxid::MAX).expect("it exists");
             node.owner == self.session
         };
-        let doomed: Vec<ZPath> = model.paths_at(Zxid::MAX).filter(own).cloned().collect();
-        for path in doomed {
-            self.delete(&path, None)?;
+        let owned: Vec<ZPath> = model.paths_at(Zxid::MAX).filter(own).cloned().collect();
+        for path in owned {
+            let mut node = self.node(&path)?;
+            if has_expired && node.lingers.is_some() {
+                node.owner = SessionId::NONE;
+                node.version += 1;
+                node.mzxid = self.zxid;
+                node.mtime_ms = self.time_ms;
+                self.nodes.insert(path.clone(), Some(node));
+                self.tell(&path, EventKind::DataChanged);
+            } else {
+                self.delete(&path, None)?;
+            }
         }
         Ok(Reply::Done)
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use conclave_proto::request::{Condition, Page, ReadLevel, Test};
-use conclave_proto::{Acl, CreateMode, Op, WatchId, WatchKind, ZPath, Zxid};
+use conclave_proto::{Acl, CreateMode, Lifetime, Op, WatchId, WatchKind, ZPath, Zxid};
 
 use super::Scene;
 use super::client::Client;
@@ -19,7 +19,8 @@ impl Client {
     pub(super) fn choose(&mut self, scene: &mut Scene<'_, '_>) -> (Op, ReadLevel) {
         let op = match scene.stage.random.below(100) {
             0..25 => set(scene),
-            25..40 => create(scene),
+            25..38 => create(scene),
+            38..40 => guard(scene),
             40..52 => delete(scene),
             52..62 => multi(scene),
             62..66 => return (Op::Sync { path: ZPath::root() }, ReadLevel::Local),
@@ -107,16 +108,31 @@ fn version(path: &ZPath, scene: &mut Scene<'_, '_>) -> Option<i32> {
 
 fn create(scene: &mut Scene<'_, '_>) -> Op {
     let path = path(scene);
-    let mode = match scene.stage.random.below(6) {
+    let mode = match scene.stage.random.below(8) {
         0 => CreateMode::EPHEMERAL,
         1 => CreateMode::EPHEMERAL_SEQUENTIAL,
         2 => CreateMode::PERSISTENT_SEQUENTIAL,
+        3 => lingering(scene, false),
+        4 => lingering(scene, true),
         _ => CreateMode::PERSISTENT,
     };
     if mode.sequential && scene.model.children_at(&above(&path), Zxid::MAX).len() > CHILDREN {
         return delete(scene);
     }
     Op::Create { path, data: value(scene), acl: Acl::open(), mode }
+}
+
+/// As locks are: it outlives its session for a while, if that expires.
+fn lingering(scene: &mut Scene<'_, '_>, sequential: bool) -> CreateMode {
+    let ms = scene.stage.random.between(1, 20) * 1000;
+    CreateMode { lifetime: Lifetime::Lingering(ms), sequential }
+}
+
+/// That a node which exists, or existed, is still held.
+fn guard(scene: &mut Scene<'_, '_>) -> Op {
+    let path = path(scene);
+    let token = scene.model.node_at(&path, Zxid::MAX).map_or(Zxid::ZERO, |node| node.stat().czxid);
+    Op::Guard { path, token }
 }
 
 fn delete(scene: &mut Scene<'_, '_>) -> Op {
@@ -134,10 +150,11 @@ fn delete(scene: &mut Scene<'_, '_>) -> Op {
 fn multi(scene: &mut Scene<'_, '_>) -> Op {
     let ops = |scene: &mut Scene<'_, '_>| -> Vec<Op> {
         let count = scene.stage.random.between(1, 4);
-        let one = |_| match scene.stage.random.below(4) {
+        let one = |_| match scene.stage.random.below(5) {
             0 => set(scene),
             1 => create(scene),
             2 => delete(scene),
+            3 => guard(scene),
             _ => Op::Check { path: path(scene), version: None },
         };
         (0..count).map(one).collect()
