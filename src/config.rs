@@ -9,9 +9,12 @@ use conclave_proto::ServerId;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::limits::{SESSION_TIMEOUT_MAX_MS, SESSION_TIMEOUT_MIN_MS};
+use crate::limits::{IDENTITY_BYTES, SESSION_TIMEOUT_MAX_MS, SESSION_TIMEOUT_MIN_MS, USERS};
 use crate::net::{ClientAuth, Files};
-use crate::server::{Member, Settings, StorageSettings, Timing, TlsSettings};
+use crate::server::{
+    AuditSettings, Hidden, Member, Settings, StorageSettings, Timing, TlsSettings, User,
+    is_password_hash,
+};
 use crate::wire::Word;
 
 /// Why a configuration cannot be used.
@@ -78,7 +81,11 @@ pub struct Config {
     /// The members of the ensemble; none: this server is alone.
     pub members: Vec<MemberConfig>,
     /// Whoever has this identity of the scheme `digest`, `user:hash`, may do everything.
-    pub super_digest: Option<String>,
+    pub super_digest: Option<Hidden>,
+    /// Those who have passwords.
+    pub users: Vec<UserConfig>,
+    /// The audit log.
+    pub audit: AuditConfig,
     /// The longest that a write waits for its turn before it is refused, in ms; 0: as long as it
     /// takes.
     pub throttle_ms: u32,
@@ -108,6 +115,31 @@ pub struct MemberConfig {
     /// Where ZooKeeper's clients reach it, `host:port`: they are told in `/zookeeper/config`.
     #[serde(default)]
     pub zookeeper: Option<String>,
+}
+
+/// Somebody with a password.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct UserConfig {
+    /// The name.
+    pub name: String,
+    /// The password's hash, as `conclave password` makes it.
+    pub hash: Hidden,
+    /// Whether this user may do everything.
+    #[serde(default)]
+    pub superuser: bool,
+}
+
+/// The audit log.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditConfig {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// The newest file, if it is not `audit.log` in `data_dir`; older ones have a number after it.
+    pub file: Option<PathBuf>,
+    /// The most that all of them take, in MiB.
+    pub max_mb: u32,
 }
 
 /// How clients and servers make sure of each other. All files are PEM.
@@ -209,6 +241,8 @@ impl Default for Config {
             tls: None,
             members: Vec::new(),
             super_digest: None,
+            users: Vec::new(),
+            audit: AuditConfig::default(),
             throttle_ms: 0,
             read_only: false,
             words: vec!["srvr".into(), "isro".into()],
@@ -216,6 +250,12 @@ impl Default for Config {
             sessions: SessionsConfig::default(),
             storage: StorageConfig::default(),
         }
+    }
+}
+
+impl Default for AuditConfig {
+    fn default() -> AuditConfig {
+        AuditConfig { enabled: true, file: None, max_mb: 64 }
     }
 }
 
@@ -283,6 +323,8 @@ impl Config {
         let exposed = self.exposed(members.len() > 1)?;
         Ok(Settings {
             id,
+            users: self.users()?,
+            audit: self.audit(&data_dir)?,
             log_dir: self.log_dir.clone(),
             data_dir,
             client: self.client,
@@ -413,9 +455,9 @@ impl Config {
         Ok(Some(TlsSettings { clients, client_auth, members }))
     }
 
-    fn super_digest(&self) -> Result<Option<String>, ConfigError> {
+    fn super_digest(&self) -> Result<Option<Hidden>, ConfigError> {
         let Some(digest) = &self.super_digest else { return Ok(None) };
-        let well_formed = digest.split_once(':').is_some_and(|(user, hash)| {
+        let well_formed = digest.reveal().split_once(':').is_some_and(|(user, hash)| {
             // The base64 form of 20 bytes.
             !user.is_empty() && hash.len() == 28 && hash.ends_with('=')
         });
@@ -429,6 +471,45 @@ impl Config {
             problem,
             "hash it: printf user:password | openssl sha1 -binary | base64, and put user: before it",
         ))
+    }
+
+    fn users(&self) -> Result<Vec<User>, ConfigError> {
+        if self.users.len() > USERS {
+            let problem = format!("has more than {USERS} entries");
+            return Err(invalid("users", problem, "give services certificates"));
+        }
+        let mut seen = BTreeSet::new();
+        for UserConfig { name, hash, .. } in &self.users {
+            if name.is_empty() || name.len() > IDENTITY_BYTES || name.contains(':') {
+                let problem = format!("{name:?} is not a name");
+                return Err(invalid("users.name", problem, "use a short one without a colon"));
+            }
+            if !seen.insert(name) {
+                let problem = format!("{name:?} is listed twice");
+                return Err(invalid("users.name", problem, "remove one of them"));
+            }
+            if !is_password_hash(hash.reveal()) {
+                // It is not shown: it might be the password itself.
+                let problem = format!("that of {name:?} is not an argon2id hash");
+                return Err(invalid("users.hash", problem, "make one with `conclave password`"));
+            }
+        }
+        let user = |UserConfig { name, hash, superuser }: &UserConfig| User {
+            name: name.clone(),
+            hash: hash.clone(),
+            superuser: *superuser,
+        };
+        Ok(self.users.iter().map(user).collect())
+    }
+
+    fn audit(&self, data_dir: &Path) -> Result<Option<AuditSettings>, ConfigError> {
+        let AuditConfig { enabled, file, max_mb } = &self.audit;
+        if *max_mb == 0 {
+            let remedy = "leave it out to get the default, or set audit.enabled = false";
+            return Err(invalid("audit.max_mb", "0 makes no sense", remedy));
+        }
+        let file = file.clone().unwrap_or_else(|| data_dir.join("audit.log"));
+        Ok(enabled.then(|| AuditSettings { file, max_bytes: u64::from(*max_mb) << 20 }))
     }
 
     fn words(&self) -> Result<BTreeSet<Word>, ConfigError> {

@@ -58,6 +58,18 @@ pub const STRANGERS: usize = 64;
 pub const STRANGERS_PER_ADDRESS: usize = 16;
 /// The connections to the port of administration.
 pub const ADMIN_CONNECTIONS: usize = 64;
+/// The passwords that are checked or wait for it.
+pub const PASSWORD_CHECKS: usize = 1024;
+/// Those of them from one address.
+pub const PASSWORD_CHECKS_PER_ADDRESS: usize = 256;
+/// The users whose passwords a server knows.
+pub const USERS: usize = 10_000;
+/// The records of the audit log that wait to be written; more are lost, and counted.
+pub const AUDIT_QUEUE: usize = 8192;
+/// The bytes of such records that are written at once.
+pub const AUDIT_BURST_BYTES: usize = 256 << 10;
+/// The files of the audit log: the newest, and those before it.
+pub const AUDIT_FILES: usize = 4;
 /// The most nodes that are counted below another: counting stops the server.
 pub const COUNT_NODES: u64 = 100_000;
 /// The sessions of the ensemble.

@@ -21,6 +21,16 @@ pub(super) struct Servers {
     /// Give up after so many seconds
     #[arg(long, value_name = "S", default_value_t = 10, global = true)]
     pub(super) timeout: u64,
+    /// Say who is asking: SCHEME:CREDENTIALS, for instance password:alice:secret or
+    /// digest:alice:secret. Better in the environment than on the command line, which others see
+    #[arg(
+        long,
+        env = "CONCLAVE_AUTH",
+        value_name = "SCHEME:CREDENTIALS",
+        hide_env_values = true,
+        global = true
+    )]
+    auth: Option<String>,
     #[command(flatten)]
     tls: TlsArgs,
 }
@@ -82,6 +92,12 @@ impl Servers {
         let mut builder = Client::builder();
         if let Some(tls) = self.tls.settings()? {
             builder = builder.tls(tls);
+        }
+        if let Some(auth) = &self.auth {
+            let Some((scheme, credentials)) = auth.split_once(':') else {
+                bail!("--auth is SCHEME:CREDENTIALS, for instance password:alice:secret");
+            };
+            builder = builder.identity(scheme, credentials.to_owned());
         }
         builder
             .servers(&self.servers)

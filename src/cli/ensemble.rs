@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -218,6 +219,29 @@ impl Ensemble {
         server.process.kill().await.with_context(|| format!("ending server {id}"))?;
         self.servers.retain(|server| server.id != id);
         Ok(())
+    }
+
+    /// Asks one server to stop, and waits until it has.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub(super) async fn end(&mut self, id: u8) -> anyhow::Result<()> {
+        self.signal(id, Signal::TERM)?;
+        let server = self.servers.iter_mut().find(|server| server.id == id);
+        let server = server.with_context(|| format!("server {id} is not running"))?;
+        server.process.wait().await.with_context(|| format!("ending server {id}"))?;
+        self.servers.retain(|server| server.id != id);
+        Ok(())
+    }
+
+    /// Sends one server a signal.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub(super) fn signal(&self, id: u8, signal: Signal) -> anyhow::Result<()> {
+        let pid = self.pid(id).and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        let pid = pid.with_context(|| format!("server {id} is not running"))?;
+        kill_process(pid, signal).with_context(|| format!("signalling server {id}"))
     }
 
     /// Starts a server again that has ended.

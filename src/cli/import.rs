@@ -20,6 +20,8 @@ use super::transfer::{NODE_DATA_FILE, progress};
 const IN_FLIGHT: usize = 256;
 /// Bytes in flight.
 const BYTES_IN_FLIGHT: usize = 8 << 20;
+/// What is left out is named up to this many times, so that memory stays bounded.
+const LEFT_OUT_NAMED: usize = 10_000;
 
 /// Load a directory tree into nodes
 ///
@@ -123,6 +125,7 @@ impl Import {
                     "unchanged": tally.unchanged,
                     "links": tally.links,
                     "left_out": tally.left_out,
+                    "left_out_more": tally.left_out_more,
                 })
             );
             return;
@@ -135,7 +138,7 @@ impl Import {
             tally.created,
             tally.changed,
             tally.unchanged,
-            tally.left_out.len()
+            tally.left_out.len() as u64 + tally.left_out_more
         );
         if tally.links > 0 {
             say!("{} symbolic links were not followed; --follow loads their targets", tally.links);
@@ -166,7 +169,10 @@ struct Tally {
     unchanged: u64,
     /// Symbolic links that were not followed.
     links: u64,
+    /// The first of what was left out, by name.
     left_out: Vec<String>,
+    /// How many there were beyond those.
+    left_out_more: u64,
 }
 
 /// Creations under way, in the order they were asked.
@@ -235,6 +241,10 @@ impl Load<'_> {
     }
 
     fn leave_out(&mut self, what: &str) {
-        self.tally.left_out.push(what.to_owned());
+        if self.tally.left_out.len() < LEFT_OUT_NAMED {
+            self.tally.left_out.push(what.to_owned());
+        } else {
+            self.tally.left_out_more += 1;
+        }
     }
 }

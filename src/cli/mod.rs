@@ -10,6 +10,7 @@ mod export;
 mod import;
 mod multi;
 mod nodes;
+mod password;
 mod recipes;
 mod serve;
 mod show;
@@ -59,6 +60,7 @@ enum Command {
     Queue(recipes::QueueArgs),
     Config(recipes::Config),
     RunHeld(recipes::ChildArgs),
+    Password(password::Args),
     Status(status::Args),
     Bench(bench::Args),
     Compare(bench::CompareArgs),
@@ -96,6 +98,7 @@ impl Cli {
             Command::Queue(command) => wait_for(command.run()),
             Command::Config(command) => wait_for(command.run()),
             Command::RunHeld(args) => recipes::run_child(&args),
+            Command::Password(args) => password::run(&args),
             Command::Status(args) => wait_for(status::run(args)),
             Command::Bench(args) => wait_for(bench::run(args)),
             Command::Compare(args) => wait_for(bench::compare(args)),

@@ -60,7 +60,8 @@ impl Drop for Place {
     }
 }
 
-fn origin(address: IpAddr) -> IpAddr {
+/// What an address is one of: itself, or its network if it is one of IPv6.
+pub fn origin(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

@@ -19,7 +19,7 @@ mod port;
 mod tls;
 
 pub use certificate::{Certificate, member_name};
-pub use crowd::{Crowd, Place};
+pub use crowd::{Crowd, Place, origin};
 pub use halves::{ReadHalf, WriteHalf, dial, plain};
 pub use keys::{CertCounters, ClientAuth, Files, Keys, KeysError, Purpose, WatchedKeys};
 pub use port::{HandshakeCounters, HandshakeLimits, Incoming, Port};

@@ -39,6 +39,7 @@ async fn welcome(inner: Rc<Inner>, mut incoming: Incoming, place: Place) {
         Err(why) => {
             tracing::warn!(%address, "refused a link from {address}: {why}");
             inner.counters.refused.set(inner.counters.refused.get() + 1);
+            (inner.sink)(Event::Refused { address, why });
         }
     }
 }

@@ -25,6 +25,7 @@ mod hear;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -73,6 +74,13 @@ pub enum Event {
     Up(ServerId),
     /// One of the links to this server broke.
     Down(ServerId),
+    /// Somebody who dialled was turned away.
+    Refused {
+        /// From where.
+        address: SocketAddr,
+        /// Why.
+        why: String,
+    },
     /// A server said something.
     Said {
         /// Who.

@@ -69,6 +69,7 @@ impl<N: Nodes> Replica<N> {
         for change in &applied.changes {
             self.fire(change);
         }
+        self.tell_acl_changes(&txn, &applied);
         if let (Some(excess), Part::Leading(_)) = (applied.excess, &self.part) {
             self.out.notices.push(Notice::OverQuota(excess));
         }

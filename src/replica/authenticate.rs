@@ -2,14 +2,16 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use conclave_proto::{ErrorCode, Fault, Identity, Reply};
+use conclave_proto::{ErrorCode, Fault, Identity, Reply, Xid};
 use sha1::{Digest, Sha1};
 
 use crate::limits;
 use crate::tree::Nodes;
 
-use super::ConnId;
+use super::audit::public;
+use super::client::{Answer, SlotState};
 use super::machine::Replica;
+use super::{Authentication, ConnId, Notice};
 
 impl<N: Nodes> Replica<N> {
     /// Add an identity to a connection. It holds for the requests that come after this one.
@@ -22,29 +24,77 @@ impl<N: Nodes> Replica<N> {
         scheme: &str,
         credentials: &[u8],
     ) -> Result<Reply, Fault> {
+        let Some(client) = self.clients.get(&conn) else {
+            return Err(ErrorCode::SessionExpired.into());
+        };
+        let shown = client.identities.iter().any(|identity| identity.scheme == scheme);
+        let claimed = match scheme {
+            "digest" => digest_identity(credentials).unwrap_or_default(),
+            _ => String::new(),
+        };
+        let claimed = Identity { scheme: scheme.to_owned(), id: claimed };
+        let result = match scheme {
+            "digest" if claimed.id.is_empty() => Err(ErrorCode::AuthFailed.into()),
+            "digest" => {
+                let digest = self.config.super_digest.as_deref();
+                let is_super = digest.is_some_and(|digest| is_same(digest, &claimed.id));
+                let all = is_super.then(|| Identity { scheme: "super".into(), id: String::new() });
+                Ok(all.into_iter().chain([claimed.clone()]).collect())
+            }
+            // The address is known without being told; so is the certificate, if one was shown.
+            "ip" | "x509" if shown => return Ok(Reply::Done),
+            _ => Err(ErrorCode::AuthFailed.into()),
+        };
+        self.give(conn, &claimed, result)
+    }
+
+    /// What came of a check that was made outside is answered in its turn.
+    pub(super) fn checked(
+        &mut self,
+        conn: ConnId,
+        xid: Xid,
+        claimed: &Identity,
+        result: Result<Vec<Identity>, Fault>,
+    ) {
+        if self.heard_from(conn, 1).is_none() {
+            return;
+        }
+        let result = self.give(conn, claimed, result);
+        if let Some(client) = self.clients.get_mut(&conn) {
+            client.queue.push(xid, SlotState::Answered(Answer { zxid: None, result }));
+        }
+        self.drain(conn);
+    }
+
+    /// Add what a client has shown to its identities, and tell of it either way.
+    fn give(
+        &mut self,
+        conn: ConnId,
+        claimed: &Identity,
+        result: Result<Vec<Identity>, Fault>,
+    ) -> Result<Reply, Fault> {
         let Some(client) = self.clients.get_mut(&conn) else {
             return Err(ErrorCode::SessionExpired.into());
         };
-        let mut identities = client.identities.to_vec();
-        match scheme {
-            "digest" => {
-                let id = digest_identity(credentials).ok_or(ErrorCode::AuthFailed)?;
-                if self.config.super_digest.as_ref().is_some_and(|digest| is_same(digest, &id)) {
-                    add(&mut identities, Identity { scheme: "super".into(), id: String::new() });
-                }
-                add(&mut identities, Identity { scheme: "digest".into(), id });
+        let result = result.and_then(|shown| {
+            let mut identities = client.identities.to_vec();
+            shown.into_iter().for_each(|identity| add(&mut identities, identity));
+            if identities.len() > limits::IDENTITIES {
+                return Err(ErrorCode::AuthFailed.into());
             }
-            // The address is known without being told.
-            "ip" => {}
-            // So is the certificate, if one was shown.
-            "x509" if identities.iter().any(|identity| identity.scheme == "x509") => {}
-            _ => return Err(ErrorCode::AuthFailed.into()),
-        }
-        if identities.len() > limits::IDENTITIES {
-            return Err(ErrorCode::AuthFailed.into());
-        }
-        client.identities = identities.into();
-        Ok(Reply::Done)
+            client.identities = identities.into();
+            Ok(Reply::Done)
+        });
+        let address = client.identities.iter().find(|identity| identity.scheme == "ip");
+        let Identity { scheme, id } = public(claimed);
+        self.out.notices.push(Notice::Authentication(Authentication {
+            address: address.map(|identity| identity.id.clone()).unwrap_or_default(),
+            session: client.session(),
+            scheme,
+            id,
+            accepted: result.is_ok(),
+        }));
+        result
     }
 }
 

@@ -159,6 +159,9 @@ impl<N: Nodes> Replica<N> {
             }
             Input::Client { conn, message } => self.client(conn, message),
             Input::Invalid { conn, xid, fault } => self.invalid(conn, xid, fault),
+            Input::Checked { conn, xid, claimed, result } => {
+                self.checked(conn, xid, &claimed, result);
+            }
             Input::Closed(conn) => self.forget(conn),
             Input::LowSpace(low) => self.set_low_space(low),
             Input::HandOver => self.hand_over(),

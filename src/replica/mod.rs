@@ -4,6 +4,7 @@
 //! sessions say who is alive, the hub tells watchers and answers clients in order of zxid.
 
 mod apply;
+mod audit;
 mod authenticate;
 mod client;
 mod connect;
@@ -27,6 +28,7 @@ use crate::tree::Excess;
 use crate::zab::{self, SnapshotOrder, Write, WriteToken};
 
 pub use crate::session::Claim;
+pub use audit::{AclChange, Authentication};
 pub use machine::Replica;
 pub use message::{Forward, Forwarded, PeerMessage, Touch, Touched};
 pub use status::{Follower, Role, Status};
@@ -94,6 +96,18 @@ pub enum Input {
         xid: Xid,
         /// What is wrong.
         fault: Fault,
+    },
+    /// A client asked to be given identities of a scheme that is checked outside, and this came of
+    /// it; the request takes its place among the others and is answered in its turn.
+    Checked {
+        /// The connection.
+        conn: ConnId,
+        /// The request's number.
+        xid: Xid,
+        /// Whom it claims to be; with an empty id, nobody that could be named.
+        claimed: Identity,
+        /// The identities it has shown.
+        result: Result<Vec<Identity>, Fault>,
     },
     /// A client's connection is closed.
     Closed(ConnId),
@@ -164,6 +178,10 @@ pub enum Notice {
     },
     /// A write that this leader proposed went beyond a quota.
     OverQuota(Excess),
+    /// A client has shown who it is, or has not.
+    Authentication(Authentication),
+    /// A client asked to change a node's ACL.
+    AclChange(Box<AclChange>),
 }
 
 /// What a server knows before it starts.

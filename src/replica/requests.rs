@@ -176,7 +176,7 @@ impl<N: Nodes> Replica<N> {
     /// The client of a connection that has a session and gives a sign of life just now, which
     /// comes with so many requests. One without a session, or with too many requests, breaks the
     /// protocol and is cut off.
-    fn heard_from(&mut self, conn: ConnId, requests: usize) -> Option<&mut Client> {
+    pub(super) fn heard_from(&mut self, conn: ConnId, requests: usize) -> Option<&mut Client> {
         let client = self.clients.get(&conn)?;
         if client.session().is_none() || client.queue.len() + requests > limits::IN_FLIGHT {
             self.close(conn);

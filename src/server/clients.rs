@@ -15,10 +15,12 @@ use crate::replica::{ConnId, Input, ToClient};
 use crate::wire::words::{ConnectionFacts, Traffic};
 use crate::wire::{Wire, Word};
 
+use super::audit::{Audit, Claimed, Record};
 use super::clock::Clock;
 use super::connection::{self, Client, Flushed, SHARED_BYTES, refusal};
 use super::inbox::Inbox;
 use super::metrics::Metrics;
+use super::passwords::Passwords;
 use super::settings::Settings;
 
 /// How long a client that is refused for lack of room should wait, in ms.
@@ -30,6 +32,8 @@ pub(super) struct Clients {
     pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
     pub(super) inbox: Rc<Inbox>,
+    pub(super) audit: Audit,
+    pub(super) passwords: Rc<Passwords>,
     /// The four-letter words that are answered.
     pub(super) words: BTreeSet<Word>,
     /// What ZooKeeper's clients have sent and received.
@@ -93,9 +97,11 @@ impl Clients {
         clock: Clock,
         metrics: Arc<Metrics>,
         inbox: Rc<Inbox>,
+        guards: (Audit, Rc<Passwords>),
         limit: usize,
     ) -> Rc<Clients> {
         assert!(limit < 1 << PLACE_BITS, "a connection's place has {PLACE_BITS} bits");
+        let (audit, passwords) = guards;
         Rc::new(Clients {
             id: settings.id,
             words: settings.words.clone(),
@@ -103,6 +109,8 @@ impl Clients {
             clock,
             metrics,
             inbox,
+            audit,
+            passwords,
             shared: RefCell::new(BytesMut::with_capacity(SHARED_BYTES)),
             limit,
             table: RefCell::default(),
@@ -133,7 +141,17 @@ impl Clients {
         let client = self.table.borrow_mut().insert(|id| Client::new(id, address, writing, wire));
         self.count();
         let mut identities = vec![Identity { scheme: "ip".into(), id: address.ip().to_string() }];
-        identities.extend(certificate.and_then(x509));
+        let shown = certificate.and_then(x509);
+        if let Some(Identity { scheme, id }) = shown.clone() {
+            let address = address.to_string();
+            self.audit.record(Record::Authenticated(Claimed {
+                address,
+                session: None,
+                scheme,
+                id,
+            }));
+        }
+        identities.extend(shown);
         let task =
             connection::converse(self.clone(), client.clone(), reading, identities, stranger);
         let task = spawn_local(task).abort_handle();

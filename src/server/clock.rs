@@ -39,7 +39,7 @@ impl Clock {
 ///
 /// # Panics
 /// If the operating system has none: nothing secret can be made then.
-fn random<const N: usize>() -> [u8; N] {
+pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
     bytes

@@ -16,9 +16,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use conclave_proto::message::Refused;
-use conclave_proto::{ClientMessage, ErrorCode, Identity, ServerMessage, Xid};
+use conclave_proto::{ClientMessage, ErrorCode, Fault, Identity, Op, ServerMessage, Xid};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
@@ -33,6 +33,7 @@ use crate::wire::{Inbound, Malformed, Then, Wire, Word};
 use super::clients::Clients;
 use super::clock;
 use super::metrics::Kind;
+use super::passwords;
 use super::words;
 
 /// How long a client may take until it has a session.
@@ -432,12 +433,39 @@ async fn listen(clients: &Clients, client: &Client, reader: &mut Reader) -> Resu
         }
         let said = client.state.borrow_mut().next(&mut reader.received)?;
         match said {
-            Some(inbound) => admit(clients, client, inbound)?,
+            Some(inbound) => match credentials(&inbound) {
+                Some((xid, credentials)) => check(clients, client, xid, &credentials).await,
+                None => admit(clients, client, inbound)?,
+            },
             None => reader.fill(clients).await?,
         }
     }
     reader.discard().await;
     Ok(())
+}
+
+/// The password in a request that has one to be checked.
+fn credentials(inbound: &Inbound) -> Option<(Xid, Bytes)> {
+    match inbound {
+        Inbound::Message(ClientMessage::Request {
+            xid,
+            op: Op::Authenticate { scheme, credentials },
+            ..
+        }) if scheme == passwords::SCHEME => Some((*xid, credentials.clone())),
+        Inbound::Message(_) | Inbound::Invalid { .. } | Inbound::Known | Inbound::Word(_) => None,
+    }
+}
+
+/// Checks a password. Meanwhile nothing more is read from this client, since whatever comes next is
+/// asked in the new name.
+async fn check(clients: &Clients, client: &Client, xid: Xid, credentials: &Bytes) {
+    let kind = Kind::of(&Op::Authenticate { scheme: String::new(), credentials: Bytes::new() });
+    let at_us = clients.clock.micros();
+    client.state.borrow_mut().asked.push_back(Asked { kind: Some(kind), at_us });
+    let (id, result) = clients.passwords.check(client.address, credentials).await;
+    let claimed = Identity { scheme: passwords::SCHEME.into(), id };
+    let result = result.map_err(Fault::from);
+    clients.inbox.push(Input::Checked { conn: client.id, xid, claimed, result });
 }
 
 /// Puts what a client says into the inbox.

@@ -16,6 +16,7 @@ use crate::tree::{Excess, Measure};
 use crate::zab::{self, SnapshotOrder, WriteToken};
 
 use super::admin::Report;
+use super::audit::Record;
 use super::clients::Clients;
 use super::clock::Clock;
 use super::disk::{self, Job, Log, Outcome, Outcomes};
@@ -237,6 +238,12 @@ impl Drive {
                 return;
             }
             Notice::OverQuota(excess) => return self.tell_excess(excess),
+            Notice::Authentication(authentication) => {
+                return self.clients.audit.record(Record::authentication(authentication));
+            }
+            Notice::AclChange(change) => {
+                return self.clients.audit.record(Record::acl_change(change));
+            }
             // The server has stopped.
             Notice::Diverged { .. } | Notice::NotUnderstood { .. } => return,
         };
@@ -399,7 +406,11 @@ fn stop_if_lost(notice: &Notice) {
             "transaction {zxid} cannot be carried out: {why}. The server stops. Upgrade it to the \
              version of the others and start it again: it goes on from there"
         ),
-        Notice::Zab(_) | Notice::Expired { .. } | Notice::OverQuota(_) => return,
+        Notice::Zab(_)
+        | Notice::Expired { .. }
+        | Notice::OverQuota(_)
+        | Notice::Authentication(_)
+        | Notice::AclChange(_) => return,
     }
     std::process::exit(EXIT_DIVERGED.into());
 }

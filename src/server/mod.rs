@@ -14,6 +14,7 @@
 //! be done, and does that in its written order (`drive`). Under load every hop so carries a batch.
 
 mod admin;
+mod audit;
 mod clients;
 pub mod clock;
 mod connection;
@@ -22,6 +23,7 @@ mod drive;
 mod inbox;
 mod listener;
 mod metrics;
+mod passwords;
 mod ports;
 mod settings;
 mod start;
@@ -29,7 +31,10 @@ mod transfers;
 mod visitors;
 mod words;
 
-pub use settings::{Member, Settings, StorageSettings, Timing, TlsSettings};
+pub use passwords::{hash_password, is_password_hash};
+pub use settings::{
+    AuditSettings, Hidden, Member, Settings, StorageSettings, Timing, TlsSettings, User,
+};
 pub use start::{EXIT_CONFIG, EXIT_DATA, EXIT_DIVERGED, EXIT_UNAVAILABLE, StartError, run};
 
 use start::Stop;

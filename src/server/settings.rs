@@ -1,11 +1,13 @@
 //! What a server needs to be told before it starts.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use conclave_proto::ServerId;
+use serde::Deserialize;
 
 use crate::net::{ClientAuth, Files};
 use crate::wire::Word;
@@ -34,7 +36,11 @@ pub struct Settings {
     /// Every member of the ensemble, this server included.
     pub members: Vec<Member>,
     /// Whoever has this identity of the scheme `digest`, `user:hash`, may do everything.
-    pub super_digest: Option<String>,
+    pub super_digest: Option<Hidden>,
+    /// Whose passwords the server knows.
+    pub users: Vec<User>,
+    /// Where who did what is written down; `None`: nowhere.
+    pub audit: Option<AuditSettings>,
     /// The longest that a write waits for its turn before it is refused, in ms; `None`: as long
     /// as it takes.
     pub throttle_ms: Option<u32>,
@@ -52,6 +58,50 @@ pub struct Settings {
     pub exposed: Vec<String>,
     /// How clients and servers make sure of each other; `None`: everything is plaintext.
     pub tls: Option<TlsSettings>,
+}
+
+/// Somebody with a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The name, which is the id of the identity.
+    pub name: String,
+    /// The password's slow, salted hash, as [`super::hash_password`] makes it.
+    pub hash: Hidden,
+    /// Whether this user may do everything.
+    pub superuser: bool,
+}
+
+/// What must not be shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden(String);
+
+impl Hidden {
+    /// The text itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Hidden {
+    fn from(text: String) -> Hidden {
+        Hidden(text)
+    }
+}
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Where who did what is written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditSettings {
+    /// The newest file.
+    pub file: PathBuf,
+    /// The most that it and the older ones take, in bytes.
+    pub max_bytes: u64,
 }
 
 /// A member of the ensemble.

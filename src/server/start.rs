@@ -22,12 +22,14 @@ use crate::store::{self, EXIT_STORAGE, Identity, Opened, StoreError};
 use crate::wire::Wire;
 use crate::zab;
 
+use super::audit::{Audit, Record};
 use super::clients::Clients;
 use super::clock::{self, Clock};
 use super::disk::{Log, Outcomes, Scribe};
 use super::drive::{Drive, DriveState};
 use super::inbox::{Inbox, Part};
 use super::metrics::Metrics;
+use super::passwords::Passwords;
 use super::ports::{Ports, Room};
 use super::transfers::Transfers;
 use super::words::Shown;
@@ -196,8 +198,21 @@ fn start(fixed: Fixed<'_>, ports: Ports, opened: Opened) -> Result<Rc<Stop>, Sta
     let inbox = Rc::new(Inbox::default());
     let outcomes = Outcomes::new(inbox.bell().clone());
     let stop = Rc::new(Stop::default());
-    let clients = Clients::new(settings, clock, metrics.clone(), inbox.clone(), room.clients);
-    let links = link(settings, ports.peer, ports.keys.members.clone(), inbox.clone());
+    let lost = metrics.audit_lost.clone();
+    let audit = Audit::start(settings.audit.as_ref(), settings.id, clock, lost)?;
+    audit.record(Record::Started {
+        cluster: settings.cluster.clone(),
+        members: settings
+            .members
+            .iter()
+            .map(|Member { id, peer, .. }| format!("{id}={peer}"))
+            .collect(),
+    });
+    let passwords = Passwords::start(&settings.users, metrics.password_checks.clone())?;
+    let guards = (audit.clone(), passwords);
+    let clients =
+        Clients::new(settings, clock, metrics.clone(), inbox.clone(), guards, room.clients);
+    let links = link(settings, ports.peer, ports.keys.members.clone(), inbox.clone(), audit);
     let scribe =
         Scribe { writer: opened.log, clock, outcomes: outcomes.clone(), metrics: metrics.clone() };
     let transfers = Transfers::new(
@@ -260,7 +275,7 @@ fn replica_config(settings: &Settings) -> replica::Config {
         tick_ms: u32::try_from(timing.tick.as_millis()).expect("a tick is at most a second"),
         session_timeout_min_ms,
         session_timeout_max_ms,
-        super_digest: settings.super_digest.clone(),
+        super_digest: settings.super_digest.as_ref().map(|digest| digest.reveal().to_owned()),
         throttle_ms: settings.throttle_ms,
         read_only: settings.read_only,
         members_text: Some(members_text(settings).into()),
@@ -288,6 +303,7 @@ fn link(
     port: Option<Port>,
     keys: Option<WatchedKeys>,
     inbox: Rc<Inbox>,
+    audit: Audit,
 ) -> Links {
     let others = settings.members.iter().filter(|member| member.id != settings.id);
     let settings = peers::Settings {
@@ -298,8 +314,17 @@ fn link(
         keys,
     };
     Links::start(settings, port, move |event| match event {
-        Event::Up(id) => inbox.push(Input::LinkUp(id)),
-        Event::Down(id) => inbox.push(Input::LinkDown(id)),
+        Event::Up(id) => {
+            audit.record(Record::MemberLinked { member: id.get() });
+            inbox.push(Input::LinkUp(id));
+        }
+        Event::Down(id) => {
+            audit.record(Record::MemberLost { member: id.get() });
+            inbox.push(Input::LinkDown(id));
+        }
+        Event::Refused { address, why } => {
+            audit.record(Record::MemberRefused { address: address.to_string(), why });
+        }
         Event::Said { from, frame } => match frame {
             Frame::Message(message) => inbox.push(Input::Peer { from, message }),
             Frame::Chunk(chunk) => inbox.push_part(from, Part::Chunk(chunk)),

@@ -1,11 +1,13 @@
 //! Who may do what: the only place that compares an ACL with identities.
 //!
-//! An access control list is a list of grants; there are no denials. The schemes are ZooKeeper's:
+//! An access control list is a list of grants; there are no denials. The schemes are ZooKeeper's, and
+//! one more:
 //!
 //! | scheme | id | whom it names |
 //! |---|---|---|
 //! | `world` | `anyone` | everybody |
 //! | `digest` | `user:hash` | who gave the password of that hash |
+//! | `password` | a user's name | who gave that user's password: Conclave's own scheme |
 //! | `ip` | address or `address/bits` | who connects from there; IPv4 and IPv6 |
 //! | `x509` | a distinguished name | who showed a certificate with that subject |
 //! | `sasl` | a principal | who was authenticated by that mechanism |
@@ -106,7 +108,7 @@ impl<'a> Asker<'a> {
 }
 
 /// The ACL as it is shown to those who may not change it: without the hashes of passwords.
-pub(super) fn masked(acl: &[Acl]) -> Vec<Acl> {
+pub fn masked(acl: &[Acl]) -> Vec<Acl> {
     let mut acl = acl.to_vec();
     for line in acl.iter_mut().filter(|line| line.identity.scheme == "digest") {
         let user = line.identity.id.split(':').next().unwrap_or_default();
@@ -137,7 +139,7 @@ fn is_valid(identity: &Identity) -> bool {
                 !user.is_empty() && !hash.is_empty() && !hash.contains(':')
             }),
             "ip" => Network::parse(id).is_some(),
-            "x509" | "sasl" => !id.is_empty(),
+            "x509" | "sasl" | "password" => !id.is_empty(),
             _ => false,
         }
 }

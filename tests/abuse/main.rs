@@ -10,6 +10,7 @@ mod client;
 mod clients;
 mod links;
 mod many;
+mod passwords;
 mod peers;
 #[path = "../common/ports.rs"]
 mod ports;

@@ -2,11 +2,12 @@
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
-use conclave_proto::ServerMessage;
+use conclave_proto::{ErrorCode, Fault, Op, Reply, ServerMessage};
 
-use crate::client::{Client, create};
-use crate::server::{Server, fail};
+use crate::client::{Client, create, get, path};
+use crate::server::{Server, fail, wait_for};
 
 fn lines(said: &str) -> usize {
     said.lines().filter(|line| line.contains("ERROR")).count()
@@ -54,6 +55,12 @@ fn a_directory_that_cannot_be_used() {
     assert!(said.contains(file.to_str().unwrap()), "{said}");
     assert_eq!(lines(&said), 1, "{said}");
 
+    // Where not even the administrator may create anything.
+    let (status, said) = fail(Path::new("/proc/conclave"), &flags);
+    assert!(matches!(status.code(), Some(73 | 74)), "{status}: {said}");
+    assert!(said.contains("/proc/conclave"), "{said}");
+    assert_eq!(lines(&said), 1, "{said}");
+
     let locked = dir.path().join("locked");
     std::fs::create_dir(&locked).unwrap();
     std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o500)).unwrap();
@@ -84,6 +91,54 @@ fn a_directory_of_another_server() {
         assert!(said.contains(dir.path().to_str().unwrap()), "{said}");
     }
     drop(Server::start_in(dir.path(), &flags("1", "one")));
+}
+
+/// What a later version has written is left as it is, and the line says what to run.
+#[test]
+fn a_directory_of_a_newer_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--client", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    drop(Server::start_in(dir.path(), &flags));
+    for name in ["identity", "CURRENT"] {
+        let file = dir.path().join(name);
+        let ours = std::fs::read(&file).unwrap();
+        let mut newer = ours.clone();
+        newer[8] += 1;
+        let body = newer.len() - 4;
+        let crc = crc32c::crc32c(&newer[..body]);
+        newer[body..].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(&file, &newer).unwrap();
+        let (status, said) = fail(dir.path(), &flags);
+        assert_eq!(status.code(), Some(73), "{name}: {said}");
+        assert!(said.contains("its format is 2") && said.contains("a later one"), "{said}");
+        assert_eq!(lines(&said), 1, "{said}");
+        assert_eq!(std::fs::read(&file).unwrap(), newer, "{name} is left as it is");
+        std::fs::write(&file, ours).unwrap();
+    }
+    drop(Server::start_in(dir.path(), &flags));
+}
+
+/// A server that is short of space refuses writes with an error of its own; reads and deletes go on.
+#[test]
+fn a_disk_that_is_nearly_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--client", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let mut server = Server::start_in(dir.path(), &flags);
+    Client::open(server.client).call(create("/kept", 100)).unwrap();
+    assert_eq!(server.stop().code(), Some(0), "{}", server.log());
+    // No disk has that much room.
+    let flags = [&flags[..], &["--set", "storage.reserve_mb=4000000000"]].concat();
+    let server = Server::start_in(dir.path(), &flags);
+    server.wait_for_metric("conclave_low_space", 1);
+    let mut client = Client::open(server.client);
+    let code = |answer: Result<_, Fault>| answer.map(|_: Reply| ()).map_err(|fault| fault.code);
+    wait_for("the leader to refuse", || {
+        (code(client.call(create("/more", 100))) == Err(ErrorCode::NoSpace)).then_some(())
+    });
+    assert_eq!(code(client.call(get("/kept"))), Ok(()));
+    let delete = Op::Delete { path: path("/kept"), version: None };
+    assert_eq!(code(client.call(delete)), Ok(()));
+    assert!(server.log().contains("disk space is short"), "{}", server.log());
 }
 
 #[test]

@@ -385,7 +385,11 @@ impl World {
 
     fn note(&mut self, id: ServerId, notice: &Notice) {
         match notice {
-            Notice::Zab(_) => {}
+            Notice::Zab(_) | Notice::Authentication(_) => {}
+            Notice::AclChange(change) => {
+                let (path, by) = (&change.path, change.session);
+                self.log.push(format!("server {id}: {by} changes the ACL of {path}"));
+            }
             Notice::Expired { sessions } => {
                 self.log.push(format!("server {id}: {sessions} expired"))
             }

@@ -97,7 +97,10 @@ impl Whole {
 fn broadcast_notice(notice: Notice) -> Option<zab::Notice> {
     match notice {
         Notice::Zab(notice) => Some(notice),
-        Notice::Expired { .. } | Notice::OverQuota(_) => None,
+        Notice::Expired { .. }
+        | Notice::OverQuota(_)
+        | Notice::Authentication(_)
+        | Notice::AclChange(_) => None,
         Notice::Diverged { .. } | Notice::NotUnderstood { .. } => panic!("{notice:?}"),
     }
 }

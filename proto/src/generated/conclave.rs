@@ -295,8 +295,8 @@ pub struct Guard {
 pub struct Multi {
     #[prost(message, repeated, tag = "1")]
     pub conditions: ::prost::alloc::vec::Vec<Condition>,
-    /// Only create, delete, set_data, set_acl, check, require, create_if_missing, delete_if_exists
-    /// and delete_tree.
+    /// Only create, delete, set_data, set_acl, check, guard, require, create_if_missing,
+    /// delete_if_exists and delete_tree.
     #[prost(message, repeated, tag = "2")]
     pub then: ::prost::alloc::vec::Vec<Op>,
     #[prost(message, repeated, tag = "3")]

@@ -1,21 +1,23 @@
-//! How long writes pause when the leader dies.
+//! How long writes pause when the leader dies, freezes, or is asked to stop.
 
 use std::time::Duration;
 
 use anyhow::ensure;
+use rustix::process::Signal;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::{Instant, sleep};
 
 use super::report::{Row, Tally};
-use super::work::node_path;
+use super::work::{Kind, node_path};
 use super::{Load, native};
 use crate::cli::ensemble::Ensemble;
 
 /// How long writes go on before and after a kill.
 const CALM: Duration = Duration::from_secs(2);
 
-/// Kills the leader again and again while every client writes; a recorded latency is the longest
-/// time without an acknowledged write of any client around one kill.
+/// Does away with the leader again and again while every client writes; a recorded latency is the
+/// longest time without an acknowledged write of any client around that.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the others do not come here")]
 pub(super) async fn measure(load: &Load, ensemble: &mut Ensemble) -> anyhow::Result<Row> {
     native::prepare(load).await?;
     let all = load.servers.join(",");
@@ -25,10 +27,17 @@ pub(super) async fn measure(load: &Load, ensemble: &mut Ensemble) -> anyhow::Res
         let writers = open_writers(load, &all).await?;
         sleep(CALM).await;
         let leader = ensemble.leader().await?;
-        ensemble.kill(leader).await?;
+        match load.kind {
+            Kind::Freeze => ensemble.signal(leader, Signal::STOP)?,
+            Kind::HandOver => ensemble.end(leader).await?,
+            _ => ensemble.kill(leader).await?,
+        }
         sleep(CALM).await;
         tally.record(longest_gap(writers).await?, true);
-        ensemble.restart(leader)?;
+        match load.kind {
+            Kind::Freeze => ensemble.signal(leader, Signal::CONT)?,
+            _ => ensemble.restart(leader)?,
+        }
         ensemble.wait_until_serving().await?;
     }
     let row = Row::new(load, &tally, started.elapsed());

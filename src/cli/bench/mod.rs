@@ -41,6 +41,7 @@ Examples:
   conclave bench set --spawn 3 --clients 1          # what one durable write costs
   conclave bench get --clients 64 --depth 16        # against CONCLAVE_SERVERS
   conclave bench failover --spawn 3 --seconds 30    # the longest gap around kill -9
+  conclave bench freeze hand-over --spawn 3         # around SIGSTOP, around a planned stop
   conclave bench set --zookeeper 127.0.0.1:2181     # the same load on a ZooKeeper server")]
 pub(super) struct Args {
     /// What to do, one after the other
@@ -168,9 +169,9 @@ async fn measure_all(args: &Args, mut ensemble: Option<&mut Ensemble>) -> anyhow
             pids = ensemble.layout().ids().filter_map(|id| ensemble.pid(id)).collect();
         }
         let load = load(args, ensemble.as_deref(), kind, run)?;
-        let row = if kind == Kind::Failover {
+        let row = if matches!(kind, Kind::Failover | Kind::Freeze | Kind::HandOver) {
             let ensemble = ensemble.as_deref_mut();
-            let ensemble = ensemble.context("failover kills servers: it needs --spawn")?;
+            let ensemble = ensemble.context("this ends or freezes servers: it needs --spawn")?;
             failover::measure(&load, ensemble).await?
         } else if matches!(kind, Kind::Succession | Kind::Resignation) {
             locks::succession(&load, &pids, kind == Kind::Succession).await?

@@ -82,7 +82,7 @@ pub(super) async fn run(load: &Load, clients: Vec<Client>) -> anyhow::Result<Tal
         }
         Kind::Watch => fan_out(load, &clients, until).await?,
         Kind::Locks => locks::hand_over(&clients, until).await?,
-        Kind::Failover | Kind::Succession | Kind::Resignation => {
+        Kind::Failover | Kind::Freeze | Kind::HandOver | Kind::Succession | Kind::Resignation => {
             anyhow::bail!("{} has a loop of its own", load.kind.name())
         }
         Kind::Set | Kind::Create | Kind::Get | Kind::Mixed | Kind::Multi | Kind::Children => {

@@ -23,6 +23,10 @@ pub(super) enum Kind {
     Watch,
     /// Writes while the leader is killed: the longest gap between two of them (needs --spawn)
     Failover,
+    /// The same while the leader is frozen (SIGSTOP) and goes on later
+    Freeze,
+    /// The same while the leader is asked to stop and hands over
+    HandOver,
     /// A lock that all clients contend for: hand-overs, and how long one waits for it
     Locks,
     /// From the kill of a leader's process to the next leader's first write, at a session timeout of 2 s
@@ -53,6 +57,8 @@ impl Kind {
             Kind::Connect
             | Kind::Watch
             | Kind::Failover
+            | Kind::Freeze
+            | Kind::HandOver
             | Kind::Locks
             | Kind::Succession
             | Kind::Resignation => false,
@@ -122,6 +128,8 @@ impl Steps {
             Kind::Connect
             | Kind::Watch
             | Kind::Failover
+            | Kind::Freeze
+            | Kind::HandOver
             | Kind::Locks
             | Kind::Succession
             | Kind::Resignation => {

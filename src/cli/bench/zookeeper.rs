@@ -70,7 +70,12 @@ pub(super) async fn run(load: &Load, connections: Vec<Connection>) -> anyhow::Re
             on_threads(load, sessions).await
         }
         Kind::Watch => fan_out(load, connections, until).await,
-        Kind::Failover | Kind::Locks | Kind::Succession | Kind::Resignation => {
+        Kind::Failover
+        | Kind::Freeze
+        | Kind::HandOver
+        | Kind::Locks
+        | Kind::Succession
+        | Kind::Resignation => {
             bail!("{} is measured on Conclave alone", load.kind.name())
         }
         Kind::Set | Kind::Create | Kind::Get | Kind::Mixed | Kind::Multi | Kind::Children => {

@@ -1,0 +1,270 @@
+//! The audit log: who authenticated, who changed an ACL, which members came and went.
+//!
+//! One JSON object a line, in files of its own, written by a thread of its own. Nothing waits for it
+//! and nothing depends on it: if it cannot keep up or the disk refuses, records are lost, and their
+//! number is the next record. It says when, who and what, never a password or a hash of one.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
+
+use conclave_proto::{Acl, ErrorCode, Identity, ServerId};
+use prometheus_client::metrics::counter::Counter;
+use serde::Serialize;
+
+use crate::limits::{AUDIT_BURST_BYTES, AUDIT_FILES, AUDIT_QUEUE};
+use crate::replica::{AclChange, Authentication};
+
+use super::clock::Clock;
+use super::settings::AuditSettings;
+
+/// Something that is kept for whoever looks into it later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(super) enum Record {
+    /// The server started, as a member of this ensemble.
+    Started { cluster: String, members: Vec<String> },
+    /// A member is linked with this one.
+    MemberLinked { member: u8 },
+    /// It is not any more.
+    MemberLost { member: u8 },
+    /// Somebody who said that it was a member was turned away.
+    MemberRefused { address: String, why: String },
+    /// A client has shown who it is.
+    Authenticated(Claimed),
+    /// A client has claimed to be somebody, and has not shown it.
+    AuthenticationFailed(Claimed),
+    /// A client asked to change a node's ACL.
+    AclChange {
+        zxid: String,
+        /// When the leader took the request.
+        requested: String,
+        session: String,
+        by: Vec<String>,
+        path: String,
+        acl: Vec<String>,
+        /// Why it was refused; `null`: it was done.
+        error: Option<String>,
+    },
+    /// So many records before this one could not be written.
+    Lost { records: u64 },
+}
+
+/// Whom a client claims to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Claimed {
+    pub(super) address: String,
+    pub(super) session: Option<String>,
+    pub(super) scheme: String,
+    pub(super) id: String,
+}
+
+impl Record {
+    /// What came of an authentication, as the replica tells it.
+    pub(super) fn authentication(told: &Authentication) -> Record {
+        let claimed = Claimed {
+            address: told.address.clone(),
+            session: told.session.map(|session| session.to_string()),
+            scheme: told.scheme.clone(),
+            id: told.id.clone(),
+        };
+        match told.accepted {
+            true => Record::Authenticated(claimed),
+            false => Record::AuthenticationFailed(claimed),
+        }
+    }
+
+    /// The change of an ACL, as the replica tells it.
+    pub(super) fn acl_change(change: &AclChange) -> Record {
+        Record::AclChange {
+            zxid: change.zxid.to_string(),
+            requested: time(change.time_ms),
+            session: change.session.to_string(),
+            by: change.identities.iter().map(identity).collect(),
+            path: change.path.to_string(),
+            acl: change.acl.iter().map(grant).collect(),
+            error: change.error.map(|code: ErrorCode| code.to_string()),
+        }
+    }
+}
+
+fn identity(Identity { scheme, id }: &Identity) -> String {
+    format!("{scheme}:{id}")
+}
+
+fn grant(line: &Acl) -> String {
+    format!("{}:{:05b}", identity(&line.identity), line.perms.0)
+}
+
+fn time(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms)
+        .map_or_else(|_| ms.to_string(), |time| format!("{time:.3}"))
+}
+
+/// A line of the file.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    server: u8,
+    #[serde(flatten)]
+    record: &'a Record,
+}
+
+/// Takes records. Cheap to clone; without a file, records are dropped.
+#[derive(Clone, Debug)]
+pub(super) struct Audit(Option<Arc<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    clock: Clock,
+    queue: SyncSender<(i64, Record)>,
+    lost: Arc<AtomicU64>,
+    counter: Counter,
+}
+
+impl Audit {
+    /// Begins to write, or to drop everything if the settings have no file.
+    ///
+    /// # Errors
+    /// If the file or the thread cannot be created.
+    pub(super) fn start(
+        settings: Option<&AuditSettings>,
+        server: ServerId,
+        clock: Clock,
+        counter: Counter,
+    ) -> io::Result<Audit> {
+        let Some(settings) = settings else { return Ok(Audit(None)) };
+        let (queue, records) = sync_channel(AUDIT_QUEUE);
+        let lost = Arc::new(AtomicU64::new(0));
+        let book = Book::open(&settings.file, settings.max_bytes / AUDIT_FILES as u64)?;
+        let writer = Writer { server: server.get(), book, lost: lost.clone(), clock };
+        thread::Builder::new().name("audit".into()).spawn(move || writer.run(&records))?;
+        Ok(Audit(Some(Arc::new(Inner { clock, queue, lost, counter }))))
+    }
+
+    /// Keeps a record, now.
+    pub(super) fn record(&self, record: Record) {
+        let Some(inner) = &self.0 else { return };
+        let entry = (inner.clock.time_of_day_ms(), record);
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            inner.queue.try_send(entry)
+        {
+            inner.lost.fetch_add(1, Ordering::Relaxed);
+            inner.counter.inc();
+        }
+    }
+}
+
+/// The end that writes.
+struct Writer {
+    server: u8,
+    book: Book,
+    lost: Arc<AtomicU64>,
+    clock: Clock,
+}
+
+impl Writer {
+    fn run(mut self, records: &Receiver<(i64, Record)>) {
+        let mut text = Vec::new();
+        while let Ok((time_ms, record)) = records.recv() {
+            text.clear();
+            self.put(time_ms, &record, &mut text);
+            let mut count = 1;
+            while text.len() < AUDIT_BURST_BYTES
+                && let Ok((time_ms, record)) = records.try_recv()
+            {
+                self.put(time_ms, &record, &mut text);
+                count += 1;
+            }
+            let lost = self.lost.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                let now_ms = self.clock.time_of_day_ms();
+                self.put(now_ms, &Record::Lost { records: lost }, &mut text);
+            }
+            if let Err(error) = self.book.write(&text) {
+                tracing::warn!(file = %self.book.path.display(), %error, "cannot write the audit log");
+                self.lost.fetch_add(lost + count, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn put(&self, time_ms: i64, record: &Record, text: &mut Vec<u8>) {
+        let line = Line { time: time(time_ms), server: self.server, record };
+        serde_json::to_writer(&mut *text, &line).expect("a record is plain data");
+        text.push(b'\n');
+    }
+}
+
+/// The files: the newest has the name, older ones a number after it.
+struct Book {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    most_bytes: u64,
+}
+
+impl Book {
+    fn open(path: &Path, most_bytes: u64) -> io::Result<Book> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(
+            |error| {
+                io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display()))
+            },
+        )?;
+        let bytes = file.metadata()?.len();
+        Ok(Book { path: path.to_owned(), file, bytes, most_bytes })
+    }
+
+    fn write(&mut self, text: &[u8]) -> io::Result<()> {
+        if self.bytes > 0 && self.bytes + text.len() as u64 > self.most_bytes {
+            for number in (1..AUDIT_FILES).rev() {
+                let older = self.numbered(number);
+                let newer = if number == 1 { self.path.clone() } else { self.numbered(number - 1) };
+                match fs::rename(newer, older) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            *self = Book::open(&self.path, self.most_bytes)?;
+        }
+        self.file.write_all(text)?;
+        self.bytes += text.len() as u64;
+        Ok(())
+    }
+
+    fn numbered(&self, number: usize) -> PathBuf {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(format!(".{number}"));
+        name.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_one_line_and_old_files_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        let mut book = Book::open(&path, 100).unwrap();
+        for number in 0..20 {
+            book.write(format!("{number:59}\n").as_bytes()).unwrap();
+        }
+        let mut names: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["audit.log", "audit.log.1", "audit.log.2", "audit.log.3"]);
+        assert!(fs::read_to_string(&path).unwrap().ends_with("19\n"));
+        assert!(fs::read_to_string(dir.path().join("audit.log.3")).unwrap().ends_with("16\n"));
+        // What was there stays when it is opened again.
+        Book::open(&path, 100).unwrap().write(b"again\n").unwrap();
+        assert!(fs::read_to_string(&path).unwrap().ends_with("19\nagain\n"));
+    }
+}

@@ -1,0 +1,171 @@
+//! Passwords: who has one is somebody; who guesses is slowed down, and disturbs nobody. What came of
+//! it is in the audit log, without the passwords.
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use conclave::server::hash_password;
+use conclave_proto::{Acl, CreateMode, ErrorCode, Identity, Op, Perms, Reply};
+use serde_json::Value;
+
+use crate::client::{Client, get, path};
+use crate::server::{Server, wait_for};
+
+static ALICE: LazyLock<String> = LazyLock::new(|| hash_password(b"wonder:land"));
+const CHECKS: &str = "conclave_password_checks_total";
+
+struct Guarded {
+    server: Server,
+    dir: tempfile::TempDir,
+}
+
+impl Guarded {
+    /// A server that knows the passwords of two users; one of them may do everything.
+    fn start() -> Guarded {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("conclave.toml");
+        let hash = ALICE.as_str();
+        let root = hash_password(b"root");
+        let users = format!(
+            "[[users]]\nname = 'alice'\nhash = '{hash}'\n\
+             [[users]]\nname = 'root'\nhash = '{root}'\nsuperuser = true\n"
+        );
+        std::fs::write(&file, users).unwrap();
+        let flags = ["--client", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"];
+        let flags = [&flags[..], &[file.to_str().unwrap()]].concat();
+        let server = Server::start_in(&dir.path().join("data"), &flags);
+        wait_for("the server to serve", || server.get("/ready").starts_with("ready").then_some(()));
+        Guarded { server, dir }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("data/audit.log")).unwrap_or_default()
+    }
+
+    /// The records of one kind, once there are so many of them.
+    fn records(&self, event: &str, count: usize) -> Vec<Value> {
+        wait_for(event, || {
+            let log = self.log();
+            let records = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let records: Vec<_> = records.filter(|record| record["event"] == event).collect();
+            (records.len() >= count).then_some(records)
+        })
+    }
+}
+
+fn auth(credentials: &str) -> Op {
+    let credentials = credentials.to_owned().into();
+    Op::Authenticate { scheme: "password".into(), credentials }
+}
+
+fn identity(scheme: &str, id: &str) -> Identity {
+    Identity { scheme: scheme.into(), id: id.into() }
+}
+
+fn private(at: &str) -> Op {
+    let acl = vec![Acl { perms: Perms::ALL, identity: identity("password", "alice") }];
+    Op::Create { path: path(at), data: None, acl, mode: CreateMode::PERSISTENT }
+}
+
+fn code(answer: Result<Reply, conclave_proto::Fault>) -> Result<(), ErrorCode> {
+    answer.map(|_| ()).map_err(|fault| fault.code)
+}
+
+#[test]
+fn a_password_names_a_user_whom_acls_can_name() {
+    let guarded = Guarded::start();
+    let mut alice = Client::open(guarded.server.client);
+    // What is asked right behind it is asked in the new name.
+    let shown = alice.ask(auth("alice:wonder:land"));
+    let created = alice.ask(private("/hers"));
+    assert_eq!(alice.answer(shown), Ok(Reply::Done));
+    alice.answer(created).unwrap();
+    let Ok(Reply::Identities(identities)) = alice.call(Op::WhoAmI) else { panic!("nobody") };
+    assert!(identities.contains(&identity("password", "alice")), "{identities:?}");
+    assert!(identities.iter().all(|identity| identity.scheme != "super"), "{identities:?}");
+
+    let mut other = Client::open(guarded.server.client);
+    assert_eq!(code(other.call(get("/hers"))), Err(ErrorCode::NoAuth));
+    assert_eq!(code(other.call(auth("root:root"))), Ok(()));
+    assert_eq!(code(other.call(get("/hers"))), Ok(()), "a superuser may do everything");
+}
+
+#[test]
+fn who_has_no_password_is_nobody() {
+    let guarded = Guarded::start();
+    let mut client = Client::open(guarded.server.client);
+    for wrong in ["alice:wonderland", "alice:", "nobody:wonder:land", "alice", ":", ""] {
+        assert_eq!(code(client.call(auth(wrong))), Err(ErrorCode::AuthFailed), "{wrong:?}");
+    }
+    let Ok(Reply::Identities(identities)) = client.call(Op::WhoAmI) else { panic!("nobody") };
+    assert!(identities.iter().all(|identity| identity.scheme == "ip"), "{identities:?}");
+}
+
+/// Many guesses at once: they cost one check at a time, and nobody else waits for them. Who has
+/// shown the password once is known without another check, however many guess.
+#[test]
+fn guessing_disturbs_nobody() {
+    let guarded = Guarded::start();
+    let address = guarded.server.client;
+    let mut alice = Client::open(address);
+    assert_eq!(code(alice.call(auth("alice:wonder:land"))), Ok(()));
+    assert_eq!(guarded.server.metric(CHECKS), 1);
+    let mut guessing: Vec<Client> = (0..400).map(|_| Client::open(address)).collect();
+    for (number, client) in guessing.iter_mut().enumerate() {
+        client.ask(auth(&format!("alice:{number}")));
+    }
+    for _ in 0..20 {
+        let mut again = Client::open(address);
+        assert_eq!(code(again.call(auth("alice:wonder:land"))), Ok(()));
+    }
+    alice.call(private("/hers")).unwrap();
+    // Each of them came while at most one guess after the other was checked, with a pause between.
+    assert!(guarded.server.metric(CHECKS) < 100, "{}", guarded.server.metric(CHECKS));
+    // Those beyond the bound are told at once, and the others in time.
+    let xid = conclave_proto::Xid(1);
+    for client in guessing.iter_mut().rev().take(100) {
+        assert_eq!(code(client.answer(xid)), Err(ErrorCode::Throttled));
+    }
+}
+
+#[test]
+fn the_audit_log_has_who_did_what_and_no_secret() {
+    let guarded = Guarded::start();
+    let mut client = Client::open(guarded.server.client);
+    assert_eq!(code(client.call(auth("alice:guess"))), Err(ErrorCode::AuthFailed));
+    assert_eq!(code(client.call(auth("alice:wonder:land"))), Ok(()));
+    let digest =
+        Op::Authenticate { scheme: "digest".into(), credentials: "bob:builder".to_owned().into() };
+    assert_eq!(code(client.call(digest)), Ok(()));
+    client.call(private("/hers")).unwrap();
+    let acl = vec![Acl { perms: Perms::READ, identity: identity("digest", "bob:c2VjcmV0") }];
+    let set = |at: &str| Op::SetAcl { path: path(at), acl: acl.clone(), version: None };
+    let both = Op::Multi { conditions: vec![], then: vec![set("/hers")], otherwise: vec![] };
+    client.call(both).unwrap();
+    assert_eq!(code(client.call(set("/missing"))), Err(ErrorCode::NoNode));
+
+    let started = &guarded.records("started", 1)[0];
+    assert_eq!(started["server"], 1);
+    let failed = &guarded.records("authentication_failed", 1)[0];
+    assert_eq!((&failed["scheme"], &failed["id"]), (&"password".into(), &"alice".into()));
+    assert_eq!(failed["address"], "127.0.0.1");
+    let shown = guarded.records("authenticated", 2);
+    assert_eq!(shown[1]["id"], "bob");
+    assert_eq!(shown[0]["session"], shown[1]["session"]);
+    let changes = guarded.records("acl_change", 2);
+    assert_eq!(changes[0]["path"], "/hers");
+    assert_eq!(changes[0]["acl"][0], "digest:bob:x:00001");
+    assert!(changes[0]["error"].is_null() && changes[1]["error"].is_string(), "{changes:?}");
+    let by: Vec<_> = changes[0]["by"].as_array().unwrap().iter().collect();
+    assert!(by.contains(&&"password:alice".into()) && by.contains(&&"digest:bob".into()));
+    let log = guarded.log();
+    for secret in ["wonder", "guess", "builder", "c2VjcmV0", "argon2"] {
+        assert!(!log.contains(secret), "{secret} is in the log: {log}");
+    }
+    is_private(&guarded.dir.path().join("data/audit.log"));
+}
+
+fn is_private(file: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+}
