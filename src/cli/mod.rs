@@ -64,6 +64,7 @@ enum Command {
     Status(status::Args),
     Bench(bench::Args),
     Compare(bench::CompareArgs),
+    CompareLocks(bench::CompareLocksArgs),
     Completions(completions::Args),
 }
 
@@ -102,6 +103,7 @@ impl Cli {
             Command::Status(args) => wait_for(status::run(args)),
             Command::Bench(args) => wait_for(bench::run(args)),
             Command::Compare(args) => wait_for(bench::compare(args)),
+            Command::CompareLocks(args) => wait_for(bench::compare_locks(args)),
             Command::Completions(args) => completions::run(&args),
         }
     }

@@ -15,7 +15,6 @@ mod config;
 #[path = "../cluster/harness.rs"]
 #[allow(dead_code, reason = "each test program uses a part of it")]
 mod harness;
-mod measure;
 #[path = "../common/ports.rs"]
 mod ports;
 mod together;

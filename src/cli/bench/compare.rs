@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::java::ZooKeeper;
 use super::report::Row;
 use super::work::Kind;
-use super::{DEFAULT_THREADS, Load, Wire, measure, parse_threads, run_number};
+use super::{DEFAULT_THREADS, Load, Wire, measure, median, parse_threads, run_number};
 use crate::cli::ensemble::{Ensemble, Layout};
 use crate::cli::{Output, say, tell};
 
@@ -289,6 +289,8 @@ fn load(
         time: Duration::from_secs(args.seconds),
         run: run_number() + number,
         threads: args.threads,
+        items: 0,
+        shards: 1,
     };
     (load, pids)
 }
@@ -341,12 +343,6 @@ fn load_busy(row: &Row) -> f64 {
 /// µs for one are ms for a thousand.
 fn cpu_ms_per_1000(row: &Row) -> f64 {
     row.servers.map_or(f64::NAN, |usage| usage.cpu_us_per_op)
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut all: Vec<f64> = values.collect();
-    all.sort_by(f64::total_cmp);
-    all[all.len() / 2]
 }
 
 /// Says on standard error what is being measured.

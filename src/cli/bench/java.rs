@@ -49,7 +49,7 @@ impl ZooKeeper {
         port_base: u16,
         jars: Option<&Path>,
     ) -> anyhow::Result<ZooKeeper> {
-        let class_path = class_path(jars)?;
+        let class_path = class_path(jars, &[])?;
         let mut all = ZooKeeper { servers: Vec::new(), addresses: Vec::new() };
         for id in 1..=count {
             let config = configure(id, count, dir, port_base)?;
@@ -131,7 +131,11 @@ fn configure(id: u8, count: u8, dir: &Path, port_base: u16) -> anyhow::Result<Pa
     Ok(config)
 }
 
-fn class_path(jars: Option<&Path>) -> anyhow::Result<String> {
+/// ZooKeeper's jars and those others, of that directory or of Debian's packages.
+///
+/// # Errors
+/// If Debian's ZooKeeper is not installed.
+pub(super) fn class_path(jars: Option<&Path>, others: &[&str]) -> anyhow::Result<String> {
     if let Some(dir) = jars {
         return Ok(format!("{}/*", dir.display()));
     }
@@ -141,5 +145,5 @@ fn class_path(jars: Option<&Path>) -> anyhow::Result<String> {
         "there is no ZooKeeper in {DEBIAN_JARS}: install Debian's packages libzookeeper-java, \
          libslf4j-java and libnetty-java, or name a directory of jars with --zookeeper-jars"
     );
-    Ok(NEEDED.iter().map(jar).collect::<Vec<_>>().join(":"))
+    Ok(NEEDED.iter().chain(others).map(jar).collect::<Vec<_>>().join(":"))
 }

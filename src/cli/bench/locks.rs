@@ -1,50 +1,65 @@
 //! How fast a lock changes hands, and how long nobody leads when a leader ends.
 
+use std::ops::Range;
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use conclave_client::Client;
 use conclave_client::recipes::{Election, Leadership, Mutex};
-use tokio::sync::oneshot;
-use tokio::time::Instant;
+use rustix::process::{Pid, Signal};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep};
 
 use super::report::Tally;
-use super::work::ROOT;
+use super::work::{ROOT, node_path};
 use super::{Load, Row, join_all, native, observe};
 
 /// The session timeout of leaders.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// How often a leader resigns in one measurement.
-const RESIGNATIONS: usize = 50;
+/// How often a leader ends in one measurement, at most.
+const ENDS: usize = 50;
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(5);
 
-/// Every client takes the lock and releases it at once, again and again: an operation is a hand-over,
-/// and its latency the time from asking for the lock to having it.
-pub(super) async fn hand_over(clients: &[Client], until: Instant) -> anyhow::Result<Tally> {
-    let contenders = clients.iter().map(|client| contend(client.clone(), until));
+/// Every client takes the lock and releases it at once, again and again, until the time is over: an
+/// operation is a hand-over within that time, and its latency the time from asking for the lock to
+/// having it.
+pub(super) async fn hand_over(
+    clients: &[Client],
+    path: &str,
+    time: Range<Instant>,
+) -> anyhow::Result<Tally> {
+    let contenders =
+        clients.iter().map(|client| contend(client.clone(), path.to_owned(), time.clone()));
     join_all(contenders.map(tokio::spawn).collect()).await
 }
 
-async fn contend(client: Client, until: Instant) -> anyhow::Result<Tally> {
+async fn contend(client: Client, path: String, time: Range<Instant>) -> anyhow::Result<Tally> {
     let mut tally = Tally::new();
-    let mut mutex = Mutex::new(&client, format!("{ROOT}/lock"))?;
-    while Instant::now() < until {
+    let mut mutex = Mutex::new(&client, path)?;
+    loop {
         let asked = Instant::now();
+        if asked >= time.end {
+            return Ok(tally);
+        }
         let hold = mutex.lock().await?;
-        tally.record(asked.elapsed(), true);
+        if time.contains(&Instant::now()) {
+            tally.record(asked.elapsed(), true);
+        }
         hold.release().await?;
     }
-    Ok(tally)
 }
 
-/// Ends a leader again and again; an operation is one end, and its latency the time to the first
-/// write of the next leader.
+/// Ends a leader's process again and again; an operation is one end, and its latency the time from
+/// the signal to the answer of the next leader's first write.
 pub(super) async fn succession(load: &Load, pids: &[u32], kills: bool) -> anyhow::Result<Row> {
     native::prepare(load).await?;
     let run = async {
         let mut tally = Tally::new();
         let until = Instant::now() + load.time;
         let mut ends = 0;
-        while ends == 0 || (Instant::now() < until && ends < RESIGNATIONS) {
+        while ends == 0 || (Instant::now() < until && ends < ENDS) {
             tally.record(one_succession(load, kills).await?, true);
             ends += 1;
         }
@@ -57,57 +72,46 @@ pub(super) async fn succession(load: &Load, pids: &[u32], kills: bool) -> anyhow
 
 async fn one_succession(load: &Load, kills: bool) -> anyhow::Result<Duration> {
     let servers = load.servers.join(",");
-    let (told, leads) = oneshot::channel();
-    let (end, ended) = oneshot::channel();
-    let leader = servers.clone();
-    let first = std::thread::spawn(move || first_leader(&leader, told, ended));
-    leads.await.context("the first leader")?;
+    let observer = native::connect(load, &servers).await?;
+    let election = Election::new(&observer, election_path())?;
+    let mut leader = first_leader(&servers)?;
+    while election.leader().await?.is_none() {
+        let ended = leader.try_wait()?;
+        ensure!(ended.is_none(), "the first leader's process ended: {ended:?}");
+        sleep(POLL).await;
+    }
     let mut standby = Box::pin(lead(&servers, "second"));
-    // The standby is in the queue when it has to wait there.
-    let candidates = native::connect(load, &servers).await?;
-    while candidates.children(election_path()).await?.len() < 3 {
+    // A node for each candidate, and that of the leader.
+    while observer.children(election_path()).await?.len() < 3 {
         tokio::select! {
-            _ = &mut standby => anyhow::bail!("two lead"),
-            () = tokio::time::sleep(Duration::from_millis(1)) => {}
+            _ = &mut standby => bail!("two lead"),
+            () = sleep(POLL) => {}
         }
     }
     let began = Instant::now();
-    end.send(if kills { End::Kill } else { End::Resign }).ok().context("the first leader leads")?;
+    let pid = leader.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    let signal = if kills { Signal::KILL } else { Signal::TERM };
+    rustix::process::kill_process(pid.context("the first leader runs")?, signal)?;
     let leadership = standby.await?;
-    let multi = candidates.multi().set(format!("{ROOT}/nodes"), "second", None);
+    let multi = observer.multi().set(node_path(0), "second", None);
     leadership.guard(multi).await?;
     let taken = began.elapsed();
-    first.join().ok().context("the first leader's thread")??;
+    leader.wait().await?;
     leadership.resign().await?;
-    candidates.close().await?;
+    observer.close().await?;
     Ok(taken)
 }
 
-/// How a leader ends.
-#[derive(Debug)]
-enum End {
-    Kill,
-    Resign,
-}
-
-fn first_leader(
-    servers: &str,
-    told: oneshot::Sender<()>,
-    ended: oneshot::Receiver<End>,
-) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (leadership, end) = runtime.block_on(async {
-        let leadership = lead(servers, "first").await?;
-        told.send(()).ok().context("the measurement has ended")?;
-        anyhow::Ok((leadership, ended.await?))
-    })?;
-    match end {
-        // A runtime that ends closes its connections and says nothing on them, as the death of a
-        // process does.
-        End::Kill => drop(runtime),
-        End::Resign => runtime.block_on(leadership.resign())?,
-    }
-    Ok(())
+/// A process that leads: this program, as `conclave elect`.
+fn first_leader(servers: &str) -> anyhow::Result<Child> {
+    let program = std::env::current_exe().context("finding this program")?;
+    Command::new(program)
+        .args(["elect", &election_path(), "--servers", servers])
+        .args(["--session-timeout", &TIMEOUT.as_secs().to_string(), "--", "sleep", "3600"])
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .context("starting the first leader")
 }
 
 async fn lead(servers: &str, name: &str) -> anyhow::Result<Leadership> {

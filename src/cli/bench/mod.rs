@@ -1,10 +1,13 @@
 //! `conclave bench`.
 
+mod cache;
 mod compare;
+mod contest;
 mod failover;
 mod java;
 mod locks;
 mod native;
+mod queue;
 mod report;
 mod usage;
 mod work;
@@ -23,6 +26,7 @@ use super::connect::TlsArgs;
 use super::ensemble::{Ensemble, Layout};
 use super::{Output, say};
 pub(super) use compare::{Args as CompareArgs, run as compare};
+pub(super) use contest::{Args as CompareLocksArgs, run as compare_locks};
 use report::{Row, Tally, print_heading, print_row};
 use usage::Counters;
 use work::Kind;
@@ -42,6 +46,8 @@ Examples:
   conclave bench get --clients 64 --depth 16        # against CONCLAVE_SERVERS
   conclave bench failover --spawn 3 --seconds 30    # the longest gap around kill -9
   conclave bench freeze hand-over --spawn 3         # around SIGSTOP, around a planned stop
+  conclave bench locks succession resignation --spawn 3   # how fast locks and leaders change
+  conclave bench queue cache --spawn 3              # a million items; a hundred thousand nodes
   conclave bench set --zookeeper 127.0.0.1:2181     # the same load on a ZooKeeper server")]
 pub(super) struct Args {
     /// What to do, one after the other
@@ -77,6 +83,12 @@ pub(super) struct Args {
     /// Bytes of each value
     #[arg(long, value_name = "BYTES", default_value_t = 100)]
     value_size: usize,
+    /// How many items a queue has, or how many nodes a cache [default: 1000000, 100000]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    items: Option<u64>,
+    /// How many directories the queue is spread over
+    #[arg(long, default_value_t = 1, value_parser = parse_shards)]
+    shards: usize,
     /// How long each measurement takes
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
@@ -119,6 +131,10 @@ struct Load {
     run: u64,
     /// How many threads the clients share, if they speak ZooKeeper's protocol.
     threads: usize,
+    /// How many items a queue has, or nodes a cache.
+    items: u64,
+    /// How many directories a queue is spread over.
+    shards: usize,
 }
 
 impl Load {
@@ -169,20 +185,40 @@ async fn measure_all(args: &Args, mut ensemble: Option<&mut Ensemble>) -> anyhow
             pids = ensemble.layout().ids().filter_map(|id| ensemble.pid(id)).collect();
         }
         let load = load(args, ensemble.as_deref(), kind, run)?;
-        let row = if matches!(kind, Kind::Failover | Kind::Freeze | Kind::HandOver) {
-            let ensemble = ensemble.as_deref_mut();
-            let ensemble = ensemble.context("this ends or freezes servers: it needs --spawn")?;
-            failover::measure(&load, ensemble).await?
-        } else if matches!(kind, Kind::Succession | Kind::Resignation) {
-            locks::succession(&load, &pids, kind == Kind::Succession).await?
-        } else {
-            measure(&load, &pids).await?
+        ensure!(
+            load.wire == Wire::Native || !kind.is_native(),
+            "{} is measured on Conclave alone",
+            kind.name()
+        );
+        let rows = match kind {
+            Kind::Failover | Kind::Freeze | Kind::HandOver => {
+                let ensemble = ensemble.as_deref_mut();
+                let ensemble =
+                    ensemble.context("this ends or freezes servers: it needs --spawn")?;
+                vec![failover::measure(&load, ensemble).await?]
+            }
+            Kind::Succession | Kind::Resignation => {
+                vec![locks::succession(&load, &pids, kind == Kind::Succession).await?]
+            }
+            Kind::Queue => queue::measure(&load, &pids).await?,
+            Kind::Cache => cache::measure(&load, &pids).await?,
+            Kind::Set
+            | Kind::Create
+            | Kind::Get
+            | Kind::Mixed
+            | Kind::Multi
+            | Kind::Children
+            | Kind::Connect
+            | Kind::Watch
+            | Kind::Locks => vec![measure(&load, &pids).await?],
         };
-        failed |= row.errors > 0 || row.operations == 0;
-        if args.output.json {
-            say!("{}", serde_json::to_string(&row)?);
-        } else {
-            print_row(&row);
+        for row in rows {
+            failed |= row.errors > 0 || row.operations == 0;
+            if args.output.json {
+                say!("{}", serde_json::to_string(&row)?);
+            } else {
+                print_row(&row);
+            }
         }
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -191,6 +227,11 @@ async fn measure_all(args: &Args, mut ensemble: Option<&mut Ensemble>) -> anyhow
 fn parse_threads(text: &str) -> anyhow::Result<usize> {
     let threads = text.parse().ok().filter(|threads| (1..=64).contains(threads));
     threads.context("there are 1 to 64 threads")
+}
+
+fn parse_shards(text: &str) -> anyhow::Result<usize> {
+    let shards = text.parse().ok().filter(|shards| (1..=1000).contains(shards));
+    shards.context("there are 1 to 1000 shards")
 }
 
 /// A number that no earlier benchmark on the same servers has used.
@@ -220,6 +261,8 @@ fn load(args: &Args, ensemble: Option<&Ensemble>, kind: Kind, run: u64) -> anyho
         time: Duration::from_secs(args.seconds),
         run,
         threads: args.threads,
+        items: args.items.unwrap_or(if kind == Kind::Queue { 1_000_000 } else { 100_000 }),
+        shards: args.shards,
     })
 }
 
@@ -257,11 +300,19 @@ async fn observe(
     let elapsed = started.elapsed();
     let mut row = Row::new(load, &tally, elapsed);
     row.load_cores = own_before.cores_until(Counters::of(&own), elapsed);
+    row.load_mib = usage::rss_mib(own[0]);
     if !pids.is_empty() {
         let after = Counters::of(pids);
         row.servers = Some(before.usage_until(after, tally.operations(), pids));
     }
     Ok((row, tally))
+}
+
+/// The one in the middle.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut all: Vec<f64> = values.collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
 }
 
 /// Runs one task a client, all on this thread, and adds up what they measured.

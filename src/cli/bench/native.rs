@@ -81,8 +81,17 @@ pub(super) async fn run(load: &Load, clients: Vec<Client>) -> anyhow::Result<Tal
             join_all(sessions.map(tokio::spawn).collect()).await?
         }
         Kind::Watch => fan_out(load, &clients, until).await?,
-        Kind::Locks => locks::hand_over(&clients, until).await?,
-        Kind::Failover | Kind::Freeze | Kind::HandOver | Kind::Succession | Kind::Resignation => {
+        Kind::Locks => {
+            let path = format!("{ROOT}/lock");
+            locks::hand_over(&clients, &path, Instant::now()..until).await?
+        }
+        Kind::Failover
+        | Kind::Freeze
+        | Kind::HandOver
+        | Kind::Succession
+        | Kind::Resignation
+        | Kind::Queue
+        | Kind::Cache => {
             anyhow::bail!("{} has a loop of its own", load.kind.name())
         }
         Kind::Set | Kind::Create | Kind::Get | Kind::Mixed | Kind::Multi | Kind::Children => {

@@ -59,7 +59,7 @@ impl Tally {
     }
 
     /// The latency that this share of the operations did not exceed, in ms.
-    fn quantile_ms(&self, share: f64) -> f64 {
+    pub(super) fn quantile_ms(&self, share: f64) -> f64 {
         Duration::from_micros(self.latency.value_at_quantile(share)).as_secs_f64() * 1e3
     }
 }
@@ -96,6 +96,8 @@ pub(super) struct Row {
     /// same, the load was the limit.
     pub(super) load_cores: f64,
     pub(super) load_threads: usize,
+    /// The memory of the load's own process when it was done, in MiB.
+    pub(super) load_mib: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) servers: Option<Usage>,
 }
@@ -122,6 +124,7 @@ impl Row {
             max_ms: tally.quantile_ms(1.0),
             load_cores: 0.0,
             load_threads: load.threads_used(),
+            load_mib: 0.0,
             servers: None,
         }
     }
@@ -130,7 +133,7 @@ impl Row {
 /// Prints the heading of the table.
 pub(super) fn print_heading() {
     say!(
-        "{:<10} {:<9} {:>8} {:>6} {:>11} {:>9} {:>9} {:>9} {:>9} {:>7} {:>10} {:>8} {:>9} {:>5}",
+        "{:<10} {:<9} {:>8} {:>6} {:>11} {:>9} {:>9} {:>9} {:>9} {:>7} {:>10} {:>8} {:>9} {:>5} {:>5}",
         "wire",
         "kind",
         "clients",
@@ -144,7 +147,8 @@ pub(super) fn print_heading() {
         "cpu µs/op",
         "MiB",
         "switches",
-        "load"
+        "load",
+        "MiB"
     );
 }
 
@@ -159,7 +163,7 @@ pub(super) fn print_row(row: &Row) {
         None => ["-".into(), "-".into(), "-".into()],
     };
     say!(
-        "{:<10} {:<9} {:>8} {:>6} {:>11.0} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {:>7} {cpu:>10} {rss:>8} {switches:>9} {:>5.2}",
+        "{:<10} {:<9} {:>8} {:>6} {:>11.0} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {:>7} {cpu:>10} {rss:>8} {switches:>9} {:>5.2} {:>5.0}",
         row.wire,
         row.kind,
         row.clients,
@@ -171,5 +175,6 @@ pub(super) fn print_row(row: &Row) {
         row.max_ms,
         row.errors,
         row.load_cores,
+        row.load_mib,
     );
 }

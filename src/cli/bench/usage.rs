@@ -32,10 +32,9 @@ impl Counters {
     #[expect(clippy::cast_precision_loss, reason = "averages for people")]
     pub(super) fn usage_until(self, now: Counters, operations: u64, pids: &[u32]) -> Usage {
         let operations = operations.max(1) as f64;
-        let rss = pids.iter().filter_map(|&pid| rss_kib(pid)).max().unwrap_or(0);
         Usage {
             cpu_us_per_op: now.cpu_us.saturating_sub(self.cpu_us) as f64 / operations,
-            rss_mib: rss as f64 / 1024.0,
+            rss_mib: pids.iter().map(|&pid| rss_mib(pid)).fold(0.0, f64::max),
             switches_per_op: now.switches.saturating_sub(self.switches) as f64 / operations,
         }
     }
@@ -66,8 +65,11 @@ fn switches(pid: u32) -> Option<u64> {
     Some(sum)
 }
 
-fn rss_kib(pid: u32) -> Option<u64> {
-    value_of(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:")
+/// The memory of a process, in MiB; none if it is gone.
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+pub(super) fn rss_mib(pid: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    value_of(&status, "VmRSS:").unwrap_or(0) as f64 / 1024.0
 }
 
 fn value_of(text: &str, key: &str) -> Option<u64> {

@@ -29,10 +29,16 @@ pub(super) enum Kind {
     HandOver,
     /// A lock that all clients contend for: hand-overs, and how long one waits for it
     Locks,
-    /// From the kill of a leader's process to the next leader's first write, at a session timeout of 2 s
+    /// From kill -9 of a leader's process to the next leader's first write, at a session timeout of
+    /// 2 s
     Succession,
-    /// The same for a leader that resigns
+    /// The same for a leader's process that is asked to terminate
     Resignation,
+    /// A queue that is filled, and then emptied by all clients
+    Queue,
+    /// A cache of many nodes: the time until it is complete, and how far it is behind 5000 writes a
+    /// second
+    Cache,
 }
 
 impl Kind {
@@ -61,8 +67,26 @@ impl Kind {
             | Kind::HandOver
             | Kind::Locks
             | Kind::Succession
-            | Kind::Resignation => false,
+            | Kind::Resignation
+            | Kind::Queue
+            | Kind::Cache => false,
         }
+    }
+
+    /// Whether it is about what ZooKeeper's protocol has not: the client crate's recipes, or our own
+    /// processes.
+    pub(super) fn is_native(self) -> bool {
+        matches!(
+            self,
+            Kind::Failover
+                | Kind::Freeze
+                | Kind::HandOver
+                | Kind::Locks
+                | Kind::Succession
+                | Kind::Resignation
+                | Kind::Queue
+                | Kind::Cache
+        )
     }
 
     /// Its name, as it is typed.
@@ -132,7 +156,9 @@ impl Steps {
             | Kind::HandOver
             | Kind::Locks
             | Kind::Succession
-            | Kind::Resignation => {
+            | Kind::Resignation
+            | Kind::Queue
+            | Kind::Cache => {
                 unreachable!("these have a loop of their own")
             }
         }

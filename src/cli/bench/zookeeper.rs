@@ -75,7 +75,9 @@ pub(super) async fn run(load: &Load, connections: Vec<Connection>) -> anyhow::Re
         | Kind::HandOver
         | Kind::Locks
         | Kind::Succession
-        | Kind::Resignation => {
+        | Kind::Resignation
+        | Kind::Queue
+        | Kind::Cache => {
             bail!("{} is measured on Conclave alone", load.kind.name())
         }
         Kind::Set | Kind::Create | Kind::Get | Kind::Mixed | Kind::Multi | Kind::Children => {
