@@ -282,17 +282,17 @@ fn replica_config(settings: &Settings) -> replica::Config {
     }
 }
 
-/// The members as ZooKeeper's clients read them. Elections have no port of their own.
+/// The members as ZooKeeper's clients read them. Elections have no port of their own: it is 0, since
+/// the Java client refuses to read of one that is the peers' port, too.
 fn members_text(settings: &Settings) -> String {
     let mut text = String::new();
     for member in &settings.members {
         let Member { id, peer, observer, zookeeper } = member;
         let role = if *observer { "observer" } else { "participant" };
-        let port = peer.rsplit(':').next().unwrap_or_default();
         let own = settings.zookeeper.filter(|_| *id == settings.id);
         let client = zookeeper.clone().or_else(|| own.map(|address| address.to_string()));
         let client = client.map_or_else(String::new, |client| format!(";{client}"));
-        text += &format!("server.{id}={peer}:{port}:{role}{client}\n");
+        text += &format!("server.{id}={peer}:0:{role}{client}\n");
     }
     text + "version=0"
 }

@@ -4,8 +4,8 @@ use std::net::TcpListener;
 
 /// Below those that the system gives to whoever connects, which may take any of its own at any time.
 const FIRST: u16 = 10_000;
-const BLOCK: u16 = 50;
-const BLOCKS: u16 = 200;
+const BLOCK: u16 = 100;
+const BLOCKS: u16 = 100;
 
 /// Ports in a row that no other test gets, in this process or another, while this value lives.
 pub(crate) struct Ports {
@@ -30,7 +30,7 @@ impl Ports {
         panic!("all ports from {FIRST} on are taken");
     }
 
-    /// The first of the ports; at least 48 more follow.
+    /// The first of the ports; at least 98 more follow.
     pub(crate) fn first(&self) -> u16 {
         self.claim.local_addr().expect("it listens").port() + 1
     }

@@ -25,6 +25,8 @@ mod script;
 mod servers;
 mod shorten;
 mod system;
+#[path = "../common/zookeeper.rs"]
+mod zookeeper;
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -58,7 +60,7 @@ struct Difference {
 
 impl Pair {
     fn start(servers: usize) -> Result<Pair, String> {
-        let class_path = servers::class_path()?;
+        let class_path = zookeeper::class_path()?;
         let zookeeper = Servers::zookeeper(servers, &class_path);
         let conclave = Servers::conclave(servers);
         Ok(Pair { zookeeper, conclave, runs: 0, known: Known::new() })

@@ -10,22 +10,6 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// A directory with ZooKeeper's jars, in place of Debian's packages.
-const JARS_VARIABLE: &str = "ZOOKEEPER_JARS";
-/// Where Debian's packages put theirs.
-const DEBIAN_JARS: &str = "/usr/share/java";
-const NEEDED_JARS: [&str; 10] = [
-    "zookeeper",
-    "zookeeper-jute",
-    "slf4j-api",
-    "slf4j-nop",
-    "netty-buffer",
-    "netty-common",
-    "netty-handler",
-    "netty-transport",
-    "netty-codec",
-    "netty-resolver",
-];
 /// Whoever is `super` has the password "test".
 const SUPER_DIGEST: &str = "super:D/InIHSb7yEEbrWz8b9l71RjZJU=";
 /// How often it is tried whether a server serves, and how long between.
@@ -38,25 +22,6 @@ pub(crate) struct Servers {
     processes: Vec<Child>,
     pub(crate) addresses: Vec<String>,
     dir: TempDir,
-}
-
-/// The jars of ZooKeeper; or why there is no ZooKeeper here.
-pub(crate) fn class_path() -> Result<String, String> {
-    let java = Command::new("java").arg("-version").stderr(Stdio::null()).status();
-    if !java.is_ok_and(|status| status.success()) {
-        return Err("there is no Java".into());
-    }
-    if let Some(dir) = std::env::var_os(JARS_VARIABLE) {
-        return Ok(format!("{}/*", Path::new(&dir).display()));
-    }
-    let jar = |name: &&str| format!("{DEBIAN_JARS}/{name}.jar");
-    if !Path::new(&jar(&"zookeeper")).exists() {
-        return Err(format!(
-            "there is no ZooKeeper in {DEBIAN_JARS} (Debian: libzookeeper-java libslf4j-java \
-             libnetty-java), and {JARS_VARIABLE} names no directory"
-        ));
-    }
-    Ok(NEEDED_JARS.iter().map(jar).collect::<Vec<_>>().join(":"))
 }
 
 impl Servers {
