@@ -159,9 +159,7 @@ impl Author {
         }
         let count = 1 + self.dice.below(BURST);
         let mut ops = Vec::new();
-        // To writes that come after a new ACL ZooKeeper applies the old one as long as the new one
-        // is on its way.
-        while ops.len() < count && !matches!(ops.last(), Some(Op::SetAcl { .. })) {
+        while ops.len() < count && !ops.last().is_some_and(lingers) {
             ops.push(self.op(session));
         }
         self.add(session, Action::Requests(ops));
@@ -367,6 +365,22 @@ impl Author {
     fn path_with(&mut self, session: usize, fits: impl Fn(Habit) -> bool) -> String {
         let fitting: Vec<_> = PATHS.iter().filter(|path| fits(habit(session, path))).collect();
         (**self.dice.pick(&fitting)).into()
+    }
+}
+
+/// Whether ZooKeeper gets the requests right that come after this one only once it is answered.
+fn lingers(op: &Op) -> bool {
+    match op {
+        // Writes that follow are still checked against the old ACL.
+        Op::SetAcl { .. } => true,
+        // What comes before impossible flags is not done, but counted among the parent's changes.
+        Op::Multi(ops) => ops.iter().any(|op| match op {
+            Op::Create { kind: 21, flags: 5 | 6, ttl, .. } => !(1..1 << 40).contains(ttl),
+            Op::Create { kind: 21, .. } => true,
+            Op::Create { flags, .. } => !(0..=4).contains(flags),
+            _ => false,
+        }),
+        _ => false,
     }
 }
 

@@ -2,10 +2,17 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 
 use conclave_proto::{EventKind, Op};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::version::TLS13;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::answer::Answer;
+use crate::certificates::Authority;
 use crate::native::Native;
 use crate::server::{DEADLINE, Server};
 use crate::zookeeper::{Forms, ZooKeeper};
@@ -51,6 +58,33 @@ pub(crate) fn tcp(address: SocketAddr) -> TcpStream {
     socket.set_nodelay(true).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     socket
+}
+
+/// A connection within TLS, with a certificate of that name if there is one.
+pub(crate) fn tls(
+    authority: &Authority,
+    to: SocketAddr,
+    name: Option<&str>,
+) -> StreamOwned<ClientConnection, TcpStream> {
+    let certificates = |file: &str| -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_file_iter(authority.path(file)).unwrap().map(Result::unwrap).collect()
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates("ca.pem"));
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_root_certificates(roots);
+    let config = match name {
+        Some(name) => {
+            let key = PrivateKeyDer::from_pem_file(authority.path(&format!("{name}.key")));
+            let certificates = certificates(&format!("{name}.pem"));
+            config.with_client_auth_cert(certificates, key.unwrap()).unwrap()
+        }
+        None => config.with_no_client_auth(),
+    };
+    let session = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+    StreamOwned::new(session, tcp(to))
 }
 
 /// A client of either protocol. Everything is asked and told in the words of neither.

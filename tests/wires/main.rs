@@ -9,6 +9,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod acl;
 mod answer;
 #[path = "../common/certificates.rs"]
 #[allow(dead_code, reason = "it has more than is needed here")]

@@ -139,7 +139,7 @@ impl Stage<'_> {
             self.marks.insert(name, Zxid::from_bits(answer.zxid));
             return None;
         }
-        let op = self.op(&name, &mut words);
+        let op = op(&mut words, self.marks.get(&name).copied());
         words.end();
         let client = self.clients.get_mut(&name).expect("a session is opened");
         let answer = client.ask(&op);
@@ -158,33 +158,35 @@ impl Stage<'_> {
         }
         Some(Line::Done(Box::new(Done { op, answer, told })))
     }
+}
 
-    fn op(&self, name: &str, words: &mut Words<'_>) -> Op {
-        match () {
-            () if words.is("watching") => watching(words.op()),
-            () if words.is("watch") => {
-                let kind = kind(words.next());
-                let path = words.path();
-                Op::Watch { id: id(&path, kind), path, kind, since: None, with_value: false }
-            }
-            () if words.is("rearms") => {
-                let kind = kind(words.next());
-                let (path, since) = (words.path(), Some(self.marks[name]));
-                Op::Watch { id: id(&path, kind), path, kind, since, with_value: false }
-            }
-            () if words.is("unwatch") => {
-                let kind = kind(words.next());
-                Op::Unwatch { id: id(&words.path(), kind) }
-            }
-            () if words.is("auth") => {
-                let (scheme, credentials) = (words.next().to_owned(), words.next());
-                let credentials = Bytes::copy_from_slice(credentials.as_bytes());
-                Op::Authenticate { scheme, credentials }
-            }
-            () if words.is("whoami") => Op::WhoAmI,
-            () if words.is("sync") => Op::Sync { path: path(words.next()) },
-            () => words.op(),
+/// The operation that a command asks for, `since` the mark of who asks.
+pub(crate) fn op(words: &mut Words<'_>, since: Option<Zxid>) -> Op {
+    match () {
+        () if words.is("watching") => watching(words.op()),
+        () if words.is("watch") => {
+            let kind = kind(words.next());
+            let path = words.path();
+            Op::Watch { id: id(&path, kind), path, kind, since: None, with_value: false }
         }
+        () if words.is("rearms") => {
+            let kind = kind(words.next());
+            let path = words.path();
+            assert!(since.is_some(), "a mark was set");
+            Op::Watch { id: id(&path, kind), path, kind, since, with_value: false }
+        }
+        () if words.is("unwatch") => {
+            let kind = kind(words.next());
+            Op::Unwatch { id: id(&words.path(), kind) }
+        }
+        () if words.is("auth") => {
+            let (scheme, credentials) = (words.next().to_owned(), words.next());
+            let credentials = Bytes::copy_from_slice(credentials.as_bytes());
+            Op::Authenticate { scheme, credentials }
+        }
+        () if words.is("whoami") => Op::WhoAmI,
+        () if words.is("sync") => Op::Sync { path: path(words.next()) },
+        () => words.op(),
     }
 }
 
