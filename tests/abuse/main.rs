@@ -8,12 +8,19 @@ mod admin;
 mod certificates;
 mod client;
 mod clients;
+#[path = "../common/frames.rs"]
+#[allow(dead_code, reason = "it has more than is needed here")]
+mod frames;
+mod jute;
 mod links;
 mod many;
 mod passwords;
 mod peers;
 #[path = "../common/ports.rs"]
 mod ports;
+#[path = "../differential/random.rs"]
+#[allow(dead_code, reason = "it has more than is needed here")]
+mod random;
 mod server;
 mod setup;
 mod tls;

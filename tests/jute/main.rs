@@ -3,8 +3,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../common/frames.rs"]
+mod frames;
+mod fuzz;
 mod hostile;
 mod keeper;
+#[path = "../differential/random.rs"]
+#[allow(dead_code, reason = "it has more than is needed here")]
+mod random;
 mod speech;
 mod translate;
 mod watches;

@@ -1,0 +1,295 @@
+//! Frames of ZooKeeper's protocol in the wrong order, too many of them, and spoiled ones.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use conclave::limits::{IDENTITIES, WATCHES_PER_SESSION};
+
+use crate::frames::{Frames, framed};
+use crate::server::Server;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+const THROTTLED: i32 = -127;
+const AUTH_FAILED: i32 = -115;
+const SESSION_EXPIRED: i32 = -112;
+const UNIMPLEMENTED: i32 = -6;
+const MARSHALLING_ERROR: i32 = -5;
+
+fn dial(server: &Server) -> TcpStream {
+    let socket = TcpStream::connect(server.zookeeper).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.set_nodelay(true).unwrap();
+    socket
+}
+
+fn hello() -> Vec<u8> {
+    let timeout = 10_000_i32.to_be_bytes();
+    framed(&[&[0; 12][..], &timeout, &[0; 8], &16_i32.to_be_bytes(), &[0; 17]].concat())
+}
+
+/// A connection with a session.
+fn open(server: &Server) -> TcpStream {
+    let mut socket = dial(server);
+    socket.write_all(&hello()).unwrap();
+    assert_eq!(receive(&mut socket).unwrap().len(), 37);
+    socket
+}
+
+/// The next frame; `None`: the server has closed.
+fn receive(socket: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut length = [0; 4];
+    match socket.read_exact(&mut length) {
+        Ok(()) => {}
+        Err(error)
+            if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) =>
+        {
+            return None;
+        }
+        Err(error) => panic!("the server says nothing: {error}"),
+    }
+    let mut body = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap()];
+    socket.read_exact(&mut body).unwrap();
+    Some(body)
+}
+
+fn request(xid: i32, kind: i32, body: &[u8]) -> Vec<u8> {
+    framed(&[&xid.to_be_bytes()[..], &kind.to_be_bytes(), body].concat())
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&i32::try_from(text.len()).unwrap().to_be_bytes()[..], text.as_bytes()].concat()
+}
+
+/// Sends a request and returns the code of the answer; `None`: the server has closed.
+fn ask(socket: &mut TcpStream, xid: i32, kind: i32, body: &[u8]) -> Option<i32> {
+    // A server that has closed takes nothing: that shows when its answer is read.
+    socket.write_all(&request(xid, kind, body)).ok();
+    let answer = receive(socket)?;
+    assert_eq!(answer[..4], xid.to_be_bytes());
+    Some(i32::from_be_bytes(answer[12..16].try_into().unwrap()))
+}
+
+/// A client that keeps to the rules, with an ephemeral node, beside others that do not.
+struct Bystander(TcpStream);
+
+impl Bystander {
+    fn start(server: &Server) -> Bystander {
+        let mut socket = open(server);
+        let acl =
+            [&1_i32.to_be_bytes()[..], &31_i32.to_be_bytes(), &text("world"), &text("anyone")];
+        let ephemeral = 1_i32.to_be_bytes();
+        let body = [&text("/bystander")[..], &text("data"), &acl.concat(), &ephemeral].concat();
+        assert_eq!(ask(&mut socket, 1, 1, &body), Some(0));
+        Bystander(socket)
+    }
+
+    /// Whether nobody has changed its node.
+    fn still_has(&mut self, data: &str) {
+        let get = [&text("/bystander")[..], &[0]].concat();
+        self.0.write_all(&request(4, 4, &get)).unwrap();
+        let answer = receive(&mut self.0).unwrap();
+        assert!(answer[16..].starts_with(&text(data)));
+    }
+
+    fn is_undisturbed(&mut self) {
+        let get = [&text("/bystander")[..], &[0]].concat();
+        assert_eq!(ask(&mut self.0, 2, 4, &get), Some(0));
+        let set = [&text("/bystander")[..], &text("more"), &(-1_i32).to_be_bytes()].concat();
+        assert_eq!(ask(&mut self.0, 3, 5, &set), Some(0));
+    }
+}
+
+#[test]
+fn spoiled_frames_disturb_nobody() {
+    let server = Server::start();
+    let mut bystander = Bystander::start(&server);
+    let mut frames = Frames::new(4);
+    let before = server.resident_bytes();
+    for round in 0..600 {
+        let mut socket = if round % 6 == 0 { dial(&server) } else { open(&server) };
+        let bytes: Vec<u8> = (0..10).flat_map(|_| frames.bad()).collect();
+        // The server may close before it has everything.
+        socket.write_all(&bytes).ok();
+        socket.shutdown(Shutdown::Write).ok();
+        let mut rest = Vec::new();
+        match socket.read_to_end(&mut rest) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "round {round}"),
+        }
+        if round % 20 == 0 {
+            bystander.is_undisturbed();
+        }
+    }
+    bystander.is_undisturbed();
+    assert!(server.resident_bytes() < before + (64 << 20), "memory for bytes that mean nothing");
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+#[test]
+fn what_comes_in_the_wrong_order_ends_the_connection() {
+    let server = Server::start();
+    let mut bystander = Bystander::start(&server);
+    let get = [&text("/")[..], &[0]].concat();
+    let auth = [&[0; 4][..], &text("digest"), &text("u:p")].concat();
+    // Before the handshake nothing is understood, and nothing is answered.
+    for (kind, body) in [(4, &get), (100, &auth), (11, &Vec::new()), (-11, &Vec::new())] {
+        let mut socket = dial(&server);
+        assert_eq!(ask(&mut socket, 1, kind, body), None, "request {kind}");
+    }
+    // A second handshake is no request that there is.
+    let mut socket = open(&server);
+    socket.write_all(&hello()).unwrap();
+    let answer = receive(&mut socket).unwrap();
+    assert_eq!(answer[12..], UNIMPLEMENTED.to_be_bytes());
+    assert_eq!(receive(&mut socket), None);
+    // Nor is it one that comes in the same packet as the first.
+    let mut socket = dial(&server);
+    socket.write_all(&[hello(), hello()].concat()).unwrap();
+    assert_eq!(receive(&mut socket).unwrap().len(), 37);
+    assert_eq!(receive(&mut socket).unwrap()[12..], UNIMPLEMENTED.to_be_bytes());
+    assert_eq!(receive(&mut socket), None);
+    // Behind the end of the session nothing is done.
+    let mut socket = open(&server);
+    let set = [&text("/bystander")[..], &text("late"), &(-1_i32).to_be_bytes()].concat();
+    socket.write_all(&[request(1, -11, &[]), request(2, 5, &set)].concat()).unwrap();
+    assert_eq!(receive(&mut socket).unwrap()[12..], [0; 4]);
+    let late = receive(&mut socket);
+    assert!(late.is_none_or(|answer| answer[12..] == SESSION_EXPIRED.to_be_bytes()));
+    bystander.still_has("data");
+    bystander.is_undisturbed();
+}
+
+#[test]
+fn words_stand_in_front_of_everything_or_nowhere() {
+    let server = Server::start();
+    let mut bystander = Bystander::start(&server);
+    // A word may come in pieces.
+    let mut socket = dial(&server);
+    socket.write_all(b"sr").unwrap();
+    bystander.is_undisturbed();
+    socket.write_all(b"vr").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("Mode: standalone"), "{answer}");
+    // Behind a handshake, behind a request, and within one that waits for its rest.
+    for before in [hello(), [hello(), request(1, 11, &[])].concat()] {
+        let mut socket = dial(&server);
+        socket.write_all(&[&before[..], b"srvr"].concat()).unwrap();
+        let mut answer = Vec::new();
+        match socket.read_to_end(&mut answer) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+        assert!(!String::from_utf8_lossy(&answer).contains("Mode"));
+    }
+    let mut socket = open(&server);
+    let get = request(1, 4, &[&text("/srvr")[..], &[0]].concat());
+    socket.write_all(&get[..14]).unwrap();
+    bystander.is_undisturbed();
+    socket.write_all(&get[14..]).unwrap();
+    assert_eq!(receive(&mut socket).unwrap()[12..], (-101_i32).to_be_bytes());
+}
+
+#[test]
+fn numbers_that_promise_too_much_are_errors_and_the_connection_goes_on() {
+    let server = Server::start();
+    let before = server.resident_bytes();
+    let mut socket = open(&server);
+    let mut xid = 0;
+    for number in [-2, i32::MIN, 1 << 20, i32::MAX] {
+        let number = number.to_be_bytes();
+        for (kind, parts) in [
+            // A path, data, an ACL, and lists of paths of that size.
+            (4, vec![&number[..]]),
+            (5, vec![&[0, 0, 0, 2, b'/', b'a'][..], &number]),
+            (7, vec![&[0, 0, 0, 2, b'/', b'a'][..], &number]),
+            (101, vec![&[0; 8][..], &number]),
+            (105, vec![&[0; 24][..], &number]),
+            (14, vec![&[0, 0, 0, 1, 0, 0, 0, 0, 0][..], &number]),
+            (22, vec![&[0, 0, 0, 4, 0, 0, 0, 0, 0][..], &number]),
+            (103, vec![&number[..]]),
+            (502, vec![&[0, 0, 0, 2, b'/', b'a', 0, 0, 0, 0][..], &number]),
+        ] {
+            xid += 1;
+            let xid = if matches!(kind, 101 | 105) { -8 } else { xid };
+            let code = ask(&mut socket, xid, kind, &parts.concat());
+            assert_eq!(code, Some(MARSHALLING_ERROR), "request {kind} with {number:?}");
+        }
+    }
+    assert!(server.resident_bytes() < before + (16 << 20), "memory for what never came");
+    assert_eq!(ask(&mut socket, -2, 11, &[]), Some(0));
+}
+
+#[test]
+fn a_flood_of_watches_is_refused_at_the_limit() {
+    let server = Server::start();
+    let mut bystander = Bystander::start(&server);
+    let before = server.resident_bytes();
+    let mut socket = open(&server);
+    // Two requests of 60,000 watches each.
+    let codes = [0, 60_000].map(|first| {
+        let paths: Vec<u8> =
+            (first..first + 60_000).flat_map(|number| text(&format!("/{number:06}"))).collect();
+        let count = 60_000_i32.to_be_bytes();
+        let empty = [0; 4];
+        let body = [&[0; 8][..], &empty, &count, &paths, &empty].concat();
+        ask(&mut socket, -8, 101, &body)
+    });
+    assert_eq!(codes, [Some(0), Some(THROTTLED)]);
+    bystander.is_undisturbed();
+    let each = (server.resident_bytes() - before) / WATCHES_PER_SESSION as u64;
+    assert!(each < 1024, "{each} bytes for a watch");
+    // The client may go on with what it has.
+    assert_eq!(ask(&mut socket, -2, 11, &[]), Some(0));
+    drop(socket);
+    bystander.is_undisturbed();
+}
+
+#[test]
+fn a_flood_of_attempts_to_authenticate_is_refused() {
+    let server = Server::start();
+    let mut bystander = Bystander::start(&server);
+    let auth = |scheme: &str, who: &str| [&[0; 4][..], &text(scheme), &text(who)].concat();
+    // Whoever says the same again is who they were before.
+    let mut socket = open(&server);
+    for _ in 0..2_000 {
+        assert_eq!(ask(&mut socket, -4, 100, &auth("digest", "u:p")), Some(0));
+    }
+    // One identity is the address.
+    for number in 2..IDENTITIES {
+        assert_eq!(ask(&mut socket, -4, 100, &auth("digest", &format!("{number}:p"))), Some(0));
+    }
+    assert_eq!(ask(&mut socket, -4, 100, &auth("digest", "last:p")), Some(AUTH_FAILED));
+    assert_eq!(receive(&mut socket), None);
+    // Each wrong attempt ends its connection.
+    for scheme in ["nonsense", "x509", "sasl", "super", "world", ""] {
+        let mut socket = open(&server);
+        assert_eq!(ask(&mut socket, -4, 100, &auth(scheme, "u:p")), Some(AUTH_FAILED), "{scheme}");
+        assert_eq!(receive(&mut socket), None);
+    }
+    bystander.is_undisturbed();
+}
+
+#[test]
+fn a_flood_of_sessions_disturbs_nobody() {
+    let server = Server::start();
+    let mut bystander = Bystander::start(&server);
+    let before = server.resident_bytes();
+    // Their clients go without a word, and their sessions stay until they expire.
+    for round in 0..20 {
+        let sockets: Vec<TcpStream> = (0..100)
+            .map(|_| {
+                let mut socket = dial(&server);
+                socket.write_all(&hello()).unwrap();
+                socket
+            })
+            .collect();
+        for mut socket in sockets {
+            assert_eq!(receive(&mut socket).unwrap().len(), 37, "round {round}");
+        }
+        bystander.is_undisturbed();
+    }
+    let each = server.resident_bytes().saturating_sub(before) / 2_000;
+    assert!(each < 16 << 10, "{each} bytes for a session that is left behind");
+}
