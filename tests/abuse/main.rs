@@ -8,6 +8,7 @@ mod admin;
 mod certificates;
 mod client;
 mod clients;
+mod document;
 #[path = "../common/frames.rs"]
 #[allow(dead_code, reason = "it has more than is needed here")]
 mod frames;

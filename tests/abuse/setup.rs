@@ -159,4 +159,6 @@ fn a_server_that_is_asked_to_stop_says_goodbye() {
         panic!("the client was not told to go elsewhere")
     };
     assert!(server.log().contains("stopped"), "{}", server.log());
+    // A healthy server has little to say.
+    assert!(server.log().lines().count() <= 8, "{}", server.log());
 }
