@@ -562,7 +562,8 @@ impl Client {
 /// Identities.
 impl Client {
     /// Adds an identity to the session. It is presented again on every later connection, and its
-    /// credentials are kept in memory for that.
+    /// credentials are kept in memory for that. Schemes are `password`, for a user whom the servers'
+    /// configuration knows, and ZooKeeper's `digest`; both take `user:password`.
     ///
     /// ```
     /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {

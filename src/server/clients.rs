@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use conclave_proto::{ErrorCode, Identity, ServerId};
+use conclave_proto::{ErrorCode, Identity, ServerId, ServerMessage};
 use tokio::task::spawn_local;
 
-use crate::limits::{HANDSHAKES_PER_ADDRESS, IDENTITY_BYTES};
+use crate::limits::{BACKOFF_MS, HANDSHAKES_PER_ADDRESS, IDENTITY_BYTES};
 use crate::net::{Certificate, Crowd, Incoming};
 use crate::replica::{ConnId, Input, ToClient};
 use crate::wire::words::{ConnectionFacts, Traffic};
@@ -231,9 +231,18 @@ impl Clients {
 
     /// Tells a client why there will be no session, or none any more, and closes.
     pub(super) fn refuse(self: &Rc<Self>, client: &Rc<Client>, code: ErrorCode, message: &str) {
+        self.dismiss(client, &refusal(code, message, 0));
+    }
+
+    /// Tells a client to go on elsewhere, and closes.
+    pub(super) fn send_away(self: &Rc<Self>, client: &Rc<Client>) {
+        self.dismiss(client, &ServerMessage::GoAway { backoff_ms: BACKOFF_MS });
+    }
+
+    fn dismiss(self: &Rc<Self>, client: &Rc<Client>, last_words: &ServerMessage) {
         let flushed = {
             let mut state = client.state.borrow_mut();
-            state.append(self, &refusal(code, message, 0));
+            state.append(self, last_words);
             state.end();
             if state.is_draining() { return } else { state.write() }
         };

@@ -416,7 +416,11 @@ async fn greet(
 }
 
 /// From then on.
-async fn listen(clients: &Clients, client: &Client, reader: &mut Reader) -> Result<(), End> {
+async fn listen(
+    clients: &Rc<Clients>,
+    client: &Rc<Client>,
+    reader: &mut Reader,
+) -> Result<(), End> {
     loop {
         let paused = {
             let mut state = client.state.borrow_mut();
@@ -457,12 +461,17 @@ fn credentials(inbound: &Inbound) -> Option<(Xid, Bytes)> {
 }
 
 /// Checks a password. Meanwhile nothing more is read from this client, since whatever comes next is
-/// asked in the new name.
-async fn check(clients: &Clients, client: &Client, xid: Xid, credentials: &Bytes) {
+/// asked in the new name. If too many wait for that, the client is sent away: what it has asked behind
+/// it must not be carried out in another name.
+async fn check(clients: &Rc<Clients>, client: &Rc<Client>, xid: Xid, credentials: &Bytes) {
     let kind = Kind::of(&Op::Authenticate { scheme: String::new(), credentials: Bytes::new() });
     let at_us = clients.clock.micros();
     client.state.borrow_mut().asked.push_back(Asked { kind: Some(kind), at_us });
     let (id, result) = clients.passwords.check(client.address, credentials).await;
+    if result == Err(ErrorCode::Throttled) {
+        clients.send_away(client);
+        return;
+    }
     let claimed = Identity { scheme: passwords::SCHEME.into(), id };
     let result = result.map_err(Fault::from);
     clients.inbox.push(Input::Checked { conn: client.id, xid, claimed, result });
