@@ -46,6 +46,7 @@ fn an_instance_is_found_as_long_as_it_is_registered() {
 fn an_item_leaves_its_queue_when_it_is_done() {
     let dev = Dev::start();
     assert_eq!(dev.run(&["queue", "pop", "mail"]).status.code(), Some(124));
+    assert_eq!(dev.run(&["queue", "pop", "a/b"]).status.code(), Some(125));
     assert_eq!(dev.ask(&["queue", "push", "mail", "later", "--priority", "2"]), "pushed\n");
     dev.ask(&["queue", "push", "mail", "soon", "--priority", "1", "--id", "x"]);
     let again = ["queue", "push", "mail", "soon", "--priority", "1", "--id", "x"];
@@ -62,6 +63,52 @@ fn an_item_leaves_its_queue_when_it_is_done() {
     assert_eq!(waiting.line(), "at last");
     assert_eq!(waiting.code(), Some(0));
     assert_eq!(dev.ask(&["queue", "len", "mail"]), "0\n");
+}
+
+#[test]
+fn who_comes_to_a_barrier_waits_until_it_is_lowered() {
+    let dev = Dev::start();
+    let wait =
+        |within: &str| dev.run(&["barrier", "wait", "migration", "--within", within]).status.code();
+    assert_eq!(wait("0"), Some(0), "nobody has raised it");
+    assert_eq!(dev.ask(&["barrier", "lower", "migration"]), "it was not raised\n");
+    assert_eq!(dev.ask(&["barrier", "raise", "migration"]), "raised\n");
+    assert_eq!(dev.ask(&["barrier", "raise", "migration"]), "it was raised already\n");
+    assert_eq!(wait("0"), Some(124));
+    let mut waiting = Aside::start(&dev, &["barrier", "wait", "/barriers/migration"]);
+    let mut told = Aside::start(&dev, &["barrier", "wait", "migration"]);
+    told.signal("TERM");
+    assert!(matches!(told.code(), None | Some(143)), "before or after it catches signals");
+    assert_eq!(dev.json(&["barrier", "lower", "migration"])["lowered"], true);
+    assert_eq!(waiting.code(), Some(0));
+    for name in ["", "a/b"] {
+        assert_eq!(dev.run(&["barrier", "raise", name]).status.code(), Some(125), "{name:?}");
+    }
+}
+
+#[test]
+fn who_meets_at_a_barrier_begins_and_ends_together() {
+    let dev = Dev::start();
+    let meet = ["barrier", "meet", "step", "--count", "2"];
+    let alone = [&meet[..], &["--within", "1", "--", "true"]].concat();
+    assert_eq!(dev.run(&alone).status.code(), Some(124));
+    let inside =
+        || dev.run(&["ls", "/barriers/step"]).stdout.iter().filter(|b| **b == b'\n').count();
+    wait_until("it has gone", || inside() == 0);
+
+    let script = "trap 'exit 4' TERM; echo in; while :; do sleep 0.1; done";
+    let both = [&meet[..], &["--", "sh", "-c", script]].concat();
+    let mut first = Aside::start(&dev, &both);
+    wait_until("the first one comes", || inside() == 1);
+    let mut second = Aside::start(&dev, &both);
+    assert_eq!((first.line(), second.line()), ("in".into(), "in".into()));
+    first.signal("TERM");
+    second.signal("TERM");
+    assert_eq!((first.code(), second.code()), (Some(4), Some(4)));
+
+    let mut first = Aside::start(&dev, &meet);
+    let mut second = Aside::start(&dev, &meet);
+    assert_eq!((first.code(), second.code()), (Some(0), Some(0)));
 }
 
 #[test]
@@ -114,4 +161,75 @@ fn a_value_is_edited_or_left_as_it_is() {
     assert!(text(&broken.stderr).contains("not JSON"), "{}", text(&broken.stderr));
     assert_eq!(edit("exit 1").status.code(), Some(1));
     assert_eq!(dev.ask(&["config", "get", "greeting"]), "hi\n");
+}
+
+#[test]
+fn a_staged_value_is_seen_by_its_groups_until_it_is_everybodys() {
+    let dev = Dev::start();
+    let none = "conclave: nothing is staged for limit\n";
+    assert_eq!(dev.complain(&["config", "promote", "limit"]), none);
+    assert_eq!(dev.complain(&["config", "widen", "limit", "--group", "eu"]), none);
+    dev.ask(&["config", "set", "limit", "100"]);
+    let seen_by = |group: &str| dev.ask(&["config", "get", "limit", "--group", group]);
+    let mut watch = Aside::start(&dev, &["config", "watch", "limit", "--group", "eu"]);
+    assert_eq!(watch.line(), "100");
+    let staged = dev.ask(&["config", "stage", "limit", "200", "--group", "canary"]);
+    assert_eq!(staged, "limit is staged for canary\n");
+    assert_eq!((seen_by("canary"), seen_by("eu")), ("200\n".into(), "100\n".into()));
+    assert_eq!(dev.ask(&["config", "get", "limit"]), "100\n");
+    let widened = dev.ask(&["config", "widen", "limit", "--group", "eu"]);
+    assert_eq!(widened, "limit is staged for canary, eu\n");
+    assert_eq!(watch.line(), "200");
+    assert_eq!(dev.json(&["config", "staged", "limit"])["on"], 1);
+    assert_eq!(dev.ask(&["config", "promote", "limit"]), "limit is at revision 2\n");
+    assert_eq!(dev.ask(&["config", "get", "limit"]), "200\n");
+    assert_eq!(dev.complain(&["config", "staged", "limit"]), none);
+
+    dev.ask(&["config", "stage", "limit", "300", "--group", "canary"]);
+    dev.ask(&["config", "set", "limit", "250"]);
+    let conflict = dev.complain(&["config", "promote", "limit"]);
+    assert!(conflict.contains("changed by somebody else"), "{conflict}");
+    assert!(conflict.contains("stage the value again"), "{conflict}");
+    assert_eq!(dev.ask(&["config", "abandon", "limit"]), "abandoned\n");
+    assert_eq!(seen_by("canary"), "250\n");
+}
+
+#[test]
+fn what_a_schema_calls_a_secret_is_printed_only_when_asked_for() {
+    let dev = Dev::start();
+    assert_eq!(dev.complain(&["config", "schema", "pool"]), "conclave: pool has no schema\n");
+    let schema = r#"{"properties": {"password": {"type": "string", "secret": true}}}"#;
+    dev.ask(&["config", "schema", "pool", schema]);
+    assert!(dev.ask(&["config", "schema", "pool"]).contains("secret"));
+    let refused = dev.complain(&["config", "set", "pool", r#"{"password": 12345}"#]);
+    assert!(refused.contains("/password is no string"), "{refused}");
+    assert!(!refused.contains("12345"), "{refused}");
+    dev.ask(&["config", "set", "pool", r#"{"password": "hunter2"}"#]);
+    dev.ask(&["config", "set", "pool", r#"{"password": "hunter3"}"#]);
+    dev.ask(&["config", "stage", "pool", r#"{"password": "hunter4"}"#, "--group", "canary"]);
+    let mut watch = Aside::start(&dev, &["config", "watch", "pool"]);
+    assert_eq!(watch.line(), r#"{"password":"***"}"#);
+    for args in [&["get", "pool"][..], &["get", "pool", "-g", "canary"], &["staged", "pool"]] {
+        let shown = dev.ask(&[&["config"], args].concat());
+        assert!(shown.contains("***") && !shown.contains("hunter"), "{shown}");
+        let asked = dev.ask(&[&["config"], args, &["--show-secrets"]].concat());
+        assert!(asked.contains("hunter"), "{asked}");
+    }
+    for args in [&["history", "pool"][..], &["diff", "pool", "1", "2"]] {
+        let shown = dev.ask(&[&["config"], args].concat());
+        assert!(shown.contains("***") && !shown.contains("hunter"), "{shown}");
+    }
+}
+
+#[test]
+fn a_value_may_be_as_large_as_a_node_holds() {
+    let dev = Dev::start();
+    let file = dev.home.path().join("value");
+    let path = file.to_str().unwrap();
+    fs::write(&file, "x".repeat(1_000_000)).unwrap();
+    dev.ask(&["config", "set", "page", "--file", path]);
+    assert_eq!(dev.ask(&["config", "get", "page"]).trim_end().len(), 1_000_000);
+    fs::write(&file, "x".repeat(1_100_000)).unwrap();
+    let refused = dev.complain(&["config", "set", "page", "--file", path]);
+    assert!(refused.contains("a setting has at most"), "{refused}");
 }

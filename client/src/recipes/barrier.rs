@@ -89,6 +89,14 @@ impl Barrier {
         }
     }
 
+    /// Whether it is raised. Includes what was acknowledged to anybody before.
+    ///
+    /// # Errors
+    /// If the servers refuse, or cannot be reached.
+    pub async fn is_raised(&self) -> Result<bool, Error> {
+        Ok(self.place.client.exists(&self.path).linearizable().await?.is_some())
+    }
+
     /// Waits while it is raised.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! A name without a slash in front lies below the recipe's own node, like `/locks`; a path that
 //! begins with a slash is taken as it is.
 
+mod barrier;
 mod child;
 mod config;
 mod elect;
@@ -20,6 +21,7 @@ use conclave_client::recipes::{self, Token};
 
 use super::connect::Servers;
 use super::tell;
+pub(super) use barrier::BarrierArgs;
 pub(super) use child::{Args as ChildArgs, run as run_child};
 pub(super) use config::Config;
 pub(super) use elect::Elect;

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::child::{Signals, exit_code, run_beside};
-use super::{Program, code, path_of};
+use super::{Program, code, failed, path_of};
 use crate::cli::nodes::{Common, Value, write_data};
 use crate::cli::say;
 use crate::cli::show::data_json;
@@ -35,7 +35,11 @@ impl QueueArgs {
     pub(in crate::cli) async fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Push(args) => args.common.with(async |client| args.work(client).await).await,
-            Command::Pop(args) => args.common.with(async |client| args.work(client).await).await,
+            Command::Pop(args) => {
+                let popped = args.common.with(async |client| args.work(client).await).await;
+                // Not to be taken for an exit code of COMMAND.
+                popped.or_else(|error| Ok(failed(&error)))
+            }
             Command::Len(args) => args.common.with(async |client| args.work(client).await).await,
         }
     }
@@ -91,7 +95,7 @@ Examples:
   conclave queue pop mail
   while conclave queue pop mail --wait 60 -- ./send-mail; do :; done
 
-The exit code is that of COMMAND, or 124 if there was nothing in time.")]
+The exit code is that of COMMAND, 124 if there was nothing in time, or 125 if Conclave failed.")]
 struct PopArgs {
     /// The queue: a name below /queues, or a path
     queue: String,

@@ -1,5 +1,7 @@
 //! `conclave config`.
 
+mod rollout;
+
 use std::fs;
 use std::process::ExitCode;
 
@@ -7,7 +9,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
 use conclave_client::Client;
 use conclave_client::recipes::config::{
-    Change, Layer, LiveItem, Place, Registry, Resolved, Revision, Setting, Versioned,
+    Change, Layer, LiveItem, Place, Registry, Resolved, Revision, Schema, Setting, Versioned,
 };
 use serde_json::{Value as Json, json};
 
@@ -19,7 +21,8 @@ use crate::cli::{say, until_stopped};
 ///
 /// A setting has a name and a JSON value, for everybody or for an environment, a service or an
 /// instance alone; who reads it sees the value of the most special of its layers. Every change is
-/// checked against the setting's schema, if it has one, and kept in its history.
+/// checked against the setting's schema, if it has one, and kept in its history. What the schema
+/// calls a secret is printed as ***, unless --show-secrets asks for it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -28,7 +31,10 @@ Examples:
   conclave config get db.pool --environment prod --service billing
   conclave config history db.pool
   conclave config rollback db.pool 1
-  conclave config watch db.pool --service billing")]
+  conclave config watch db.pool --service billing
+  conclave config stage db.pool '{\"size\": 30}' --group canary
+  conclave config promote db.pool
+  conclave config schema db.pool '{\"properties\": {\"password\": {\"secret\": true}}}'")]
 pub(in crate::cli) struct Config {
     #[command(subcommand)]
     command: Command,
@@ -44,6 +50,12 @@ enum Command {
     Diff(Diff),
     Rollback(Rollback),
     Watch(Watch),
+    Stage(rollout::Stage),
+    Staged(rollout::ShowStaged),
+    Widen(rollout::Widen),
+    Promote(rollout::Promote),
+    Abandon(rollout::Abandon),
+    Schema(SchemaArgs),
 }
 
 impl Config {
@@ -57,6 +69,12 @@ impl Config {
             Command::Diff(it) => it.of.common.with(async |client| it.work(client).await).await,
             Command::Rollback(it) => it.of.common.with(async |client| it.work(client).await).await,
             Command::Watch(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Stage(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Staged(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Widen(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Promote(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Abandon(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Schema(it) => it.of.common.with(async |client| it.work(client).await).await,
         }
     }
 }
@@ -125,21 +143,68 @@ impl Of {
         }
     }
 
-    fn print_resolved(&self, resolved: &Resolved<Json>) {
+    fn print_resolved(&self, resolved: &Resolved<Json>, schema: Option<&Schema>) {
+        let value = redacted(&resolved.value, schema);
         if self.common.output.json {
             say!(
                 "{}",
                 json!({
                     "name": self.name,
-                    "value": resolved.value,
+                    "value": value,
                     "layer": resolved.layer.to_string(),
                     "revision": resolved.revision.0,
                     "staged": resolved.is_staged,
                 })
             );
         } else {
-            say!("{}", plain(&resolved.value));
+            say!("{}", plain(&value));
         }
+    }
+}
+
+/// What is shown of a value.
+#[derive(Debug, clap::Args)]
+struct Secrets {
+    /// Print what the schema calls secret, too
+    #[arg(long)]
+    show_secrets: bool,
+}
+
+impl Secrets {
+    /// The schema that says what is not to be shown.
+    async fn schema(&self, setting: &Setting<Json>) -> anyhow::Result<Option<Schema>> {
+        if self.show_secrets { Ok(None) } else { Ok(setting.schema().await?) }
+    }
+}
+
+fn redacted(value: &Json, schema: Option<&Schema>) -> Json {
+    schema.map_or_else(|| value.clone(), |schema| schema.redact(value))
+}
+
+/// The groups from which a value is looked at.
+#[derive(Debug, clap::Args)]
+struct Seeing {
+    /// See the values that are staged for this group; any number of times
+    #[arg(long, short, value_name = "NAME")]
+    group: Vec<String>,
+}
+
+impl Seeing {
+    fn place(&self, mut place: Place) -> anyhow::Result<Place> {
+        for group in &self.group {
+            place = place.group(group)?;
+        }
+        Ok(place)
+    }
+}
+
+/// What is given as a setting's value: JSON, or text.
+fn value_of(value: &Value, is_text: bool) -> anyhow::Result<Json> {
+    let bytes = value.read()?;
+    let text = std::str::from_utf8(&bytes).context("the value is not UTF-8")?;
+    match serde_json::from_str(text) {
+        Ok(value) if !is_text => Ok(value),
+        _ => Ok(Json::String(text.to_owned())),
     }
 }
 
@@ -163,15 +228,22 @@ fn plain(value: &Json) -> String {
 struct Get {
     #[command(flatten)]
     of: Of,
+    #[command(flatten)]
+    seeing: Seeing,
+    #[command(flatten)]
+    secrets: Secrets,
 }
 
 impl Get {
     async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
-        let follower = self.of.registry(client)?.follow(self.of.place()?).await?;
+        let place = self.seeing.place(self.of.place()?)?;
+        let follower = self.of.registry(client)?.follow(place).await?;
         follower.sync().await?;
-        let value = follower.get(&self.of.setting(client)?)?;
+        let setting = self.of.setting(client)?;
+        let schema = self.secrets.schema(&setting).await?;
+        let value = follower.get(&setting)?;
         let value = value.with_context(|| format!("{} has no value", self.of.name))?;
-        self.of.print_resolved(&value);
+        self.of.print_resolved(&value, schema.as_ref());
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -198,12 +270,7 @@ impl Set {
     async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
         let layer = self.of.layer()?;
         let setting = self.of.setting(client)?.note(&self.note);
-        let bytes = self.value.read()?;
-        let text = std::str::from_utf8(&bytes).context("the value is not UTF-8")?;
-        let value = match serde_json::from_str(text) {
-            Ok(value) if !self.text => value,
-            _ => Json::String(text.to_owned()),
-        };
+        let value = value_of(&self.value, self.text)?;
         let revision = match self.revision {
             Some(revision) => setting.compare_and_set(&layer, Revision(revision), &value).await?,
             None => setting.set(&layer, &value).await?,
@@ -276,16 +343,18 @@ impl Remove {
 struct History {
     #[command(flatten)]
     of: Of,
+    #[command(flatten)]
+    secrets: Secrets,
 }
 
 impl History {
     async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
         let setting = self.of.setting(client)?;
-        let schema = setting.schema().await?;
+        let schema = self.secrets.schema(&setting).await?;
         for versioned in setting.history(&self.of.layer()?).await? {
             let mut versioned = versioned?;
-            if let (Some(schema), Some(value)) = (&schema, &mut versioned.value) {
-                *value = schema.redact(value);
+            if let Some(value) = &mut versioned.value {
+                *value = redacted(value, schema.as_ref());
             }
             self.print(&versioned);
         }
@@ -374,36 +443,36 @@ impl Rollback {
 struct Watch {
     #[command(flatten)]
     of: Of,
-    /// See the values that are staged for this group; any number of times
-    #[arg(long, value_name = "NAME")]
-    group: Vec<String>,
+    #[command(flatten)]
+    seeing: Seeing,
+    #[command(flatten)]
+    secrets: Secrets,
 }
 
 impl Watch {
     async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
-        let mut place = self.of.place()?;
-        for group in &self.group {
-            place = place.group(group)?;
-        }
+        let place = self.seeing.place(self.of.place()?)?;
         let follower = self.of.registry(client)?.follow(place).await?;
-        let mut live = follower.live(&self.of.setting(client)?)?;
+        let setting = self.of.setting(client)?;
+        let mut live = follower.live(&setting)?;
         let watch = async {
             while let Some(item) = live.next().await {
                 match item {
-                    Ok(item) => self.print(&item),
-                    Err(error) if follower.has_ended() => return Err(error),
+                    // Asked each time, since what is secret may be said at any time.
+                    Ok(item) => self.print(&item, self.secrets.schema(&setting).await?.as_ref()),
+                    Err(error) if follower.has_ended() => return Err(error.into()),
                     Err(error) => crate::cli::tell(&format!("conclave: {error}")),
                 }
             }
-            Ok(())
+            anyhow::Ok(())
         };
         until_stopped(watch).await?.transpose()?;
         Ok(ExitCode::SUCCESS)
     }
 
-    fn print(&self, item: &LiveItem<Json>) {
+    fn print(&self, item: &LiveItem<Json>, schema: Option<&Schema>) {
         match (item, self.of.common.output.json) {
-            (LiveItem::Value(Some(resolved)), _) => self.of.print_resolved(resolved),
+            (LiveItem::Value(Some(resolved)), _) => self.of.print_resolved(resolved, schema),
             (LiveItem::Value(None), true) => {
                 say!("{}", json!({ "name": self.of.name, "value": null }))
             }
@@ -411,5 +480,46 @@ impl Watch {
             (LiveItem::Gap, true) => say!("{}", json!({ "gap": true })),
             (LiveItem::Gap, false) => say!("(some values were not seen)"),
         }
+    }
+}
+
+/// Say what values of a setting must look like, or print it
+///
+/// In the words of JSON Schema: type, enum, minimum, maximum, minLength, maxLength, minItems,
+/// maxItems, items, properties, required, additionalProperties; and secret, for what is not to be
+/// printed. Every later change in every layer is held to it. Without a schema it prints the one that
+/// holds; the exit code is 1 if there is none.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  conclave config schema limit '{\"type\": \"integer\", \"minimum\": 1}'
+  conclave config schema db.pool --file pool.schema.json
+  conclave config schema db.pool")]
+struct SchemaArgs {
+    #[command(flatten)]
+    of: Of,
+    #[command(flatten)]
+    schema: Value,
+}
+
+impl SchemaArgs {
+    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
+        let (setting, name) = (self.of.setting(client)?, &self.of.name);
+        ensure!(self.of.layer()? == Layer::Default, "a schema is for all layers of {name}");
+        let given = self.schema.read()?;
+        if given.is_empty() {
+            let schema = setting.schema().await?;
+            let schema = schema.with_context(|| format!("{name} has no schema"))?;
+            say!("{}", serde_json::to_string(&schema)?);
+            return Ok(ExitCode::SUCCESS);
+        }
+        let schema: Schema = serde_json::from_slice(&given).context("that is no schema")?;
+        setting.set_schema(&schema).await?;
+        if self.of.common.output.json {
+            say!("{}", json!({ "name": name }));
+        } else {
+            say!("{name} is held to it from now on");
+        }
+        Ok(ExitCode::SUCCESS)
     }
 }
