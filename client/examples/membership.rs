@@ -4,8 +4,7 @@
 //! Start an ensemble with `conclave dev`, then, in one terminal for each member:
 //!
 //! ```text
-//! cargo run -p conclave-client --example membership -- \
-//!     --servers 127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420 --name a
+//! cargo run -p conclave-client --example membership -- --name a
 //! ```
 //!
 //! Then change the configuration, or kill the leader, and see what the members say:
@@ -179,7 +178,8 @@ impl Args {
             }
         }
         Ok(Args {
-            servers: servers.context("which servers? --servers host:port,host:port")?,
+            servers: servers
+                .unwrap_or_else(|| "127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420".into()),
             name: name.context("under which name? --name a")?,
             group,
         })

@@ -6,7 +6,14 @@
 //! goes on. When the primary was only frozen and wakes up, it appends nothing: the log checks in
 //! the very transaction that the hold under which it writes is still there.
 //!
-//! Start an ensemble with `conclave dev`, then, in three terminals, with ports 9001 to 9003:
+//! Start an ensemble with `conclave dev`, then this, which runs three servers in one process, writes,
+//! and lets the primary go:
+//!
+//! ```text
+//! cargo run -p conclave-client --example primary_standby -- --demo
+//! ```
+//!
+//! Or, in three terminals, with ports 9001 to 9003:
 //!
 //! ```text
 //! cargo run -p conclave-client --example primary_standby -- --listen 127.0.0.1:9001
@@ -53,7 +60,56 @@ struct Args {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let args = Args::parse()?;
+    let given: Vec<String> = std::env::args().skip(1).collect();
+    if given == ["--demo"] {
+        return demo().await;
+    }
+    run(Args::parse(given.into_iter())?).await
+}
+
+/// Three servers, of which the primary leaves.
+async fn demo() -> Result<()> {
+    let mut servers = BTreeMap::new();
+    for port in 9001..=9003 {
+        let listen = format!("127.0.0.1:{port}");
+        let args = ["--listen", &listen, "--session-timeout", "2"].map(ToOwned::to_owned);
+        servers.insert(listen, tokio::spawn(run(Args::parse(args.into_iter())?)));
+    }
+    let addresses: Vec<String> = servers.keys().cloned().collect();
+    let primary = persist(&addresses, "SET colour green").await;
+    servers.remove(&primary).context("it is one of them")?.abort();
+    say(&format!("{primary} is gone"));
+    let next = persist(&addresses, "SET shape round").await;
+    for request in ["GET colour", "GET shape"] {
+        say(&format!("{next} answers {request} with {}", ask(&next, request).await?));
+    }
+    Ok(())
+}
+
+/// Asks until somebody has done it.
+async fn persist(addresses: &[String], request: &str) -> String {
+    loop {
+        for address in addresses {
+            if let Ok(answer) = ask(address, request).await
+                && answer.starts_with("OK")
+            {
+                say(&format!("{address} answers {request} with {answer}"));
+                return address.clone();
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn ask(address: &str, request: &str) -> Result<String> {
+    let mut connection = BufReader::new(TcpStream::connect(address).await?);
+    connection.write_all(format!("{request}\n").as_bytes()).await?;
+    let mut answer = String::new();
+    connection.read_line(&mut answer).await?;
+    Ok(answer.trim_end().to_owned())
+}
+
+async fn run(args: Args) -> Result<()> {
     let listener = TcpListener::bind(&args.listen).await.context("--listen")?;
     loop {
         let connect = Client::builder().servers(&args.servers);
@@ -264,7 +320,7 @@ async fn write(operation: &str, shared: &Shared) -> String {
 }
 
 impl Args {
-    fn parse() -> Result<Args> {
+    fn parse(mut given: impl Iterator<Item = String>) -> Result<Args> {
         let mut args = Args {
             servers: std::env::var("CONCLAVE_SERVERS")
                 .unwrap_or_else(|_| "127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420".into()),
@@ -272,7 +328,6 @@ impl Args {
             name: "store".into(),
             session_timeout: Duration::from_secs(5),
         };
-        let mut given = std::env::args().skip(1);
         while let Some(flag) = given.next() {
             let value = given.next().with_context(|| format!("{flag} needs a value"))?;
             match flag.as_str() {
@@ -284,7 +339,7 @@ impl Args {
             }
         }
         if args.listen.is_empty() {
-            bail!("say where to listen: --listen 127.0.0.1:9001");
+            bail!("say where to listen: --listen 127.0.0.1:9001; or --demo");
         }
         Ok(args)
     }

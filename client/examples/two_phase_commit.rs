@@ -1,20 +1,30 @@
-//! Banks that transfer money between them: both book a transfer, or neither does, whoever dies.
+//! Banks that transfer money between them: all book a transfer, or none does, whoever dies.
 //!
 //! Each bank keeps its book in a file and takes part in transactions. A coordinator runs them; if it
 //! dies before it has decided, the banks find out that it is gone and decide by their votes.
 //!
-//! Start an ensemble with `conclave dev`, then, in two terminals, with banks `a` and `b`:
+//! Start an ensemble with `conclave dev`, then this, which runs three banks and some transfers in one
+//! process:
+//!
+//! ```text
+//! cargo run -p conclave-client --example two_phase_commit -- demo
+//! ```
+//!
+//! Or, in three terminals, with banks `a`, `b` and `c`:
 //!
 //! ```text
 //! cargo run -p conclave-client --example two_phase_commit -- bank a --book /tmp/a.book
 //! ```
 //!
-//! and in a third:
+//! and in a fourth, what each bank gets or gives, which makes nothing together:
 //!
 //! ```text
-//! cargo run -p conclave-client --example two_phase_commit -- transfer t1 a b 100
-//! cargo run -p conclave-client --example two_phase_commit -- transfer t2 a b 100 --die proposed
+//! cargo run -p conclave-client --example two_phase_commit -- transfer t1 a=-100 b=90 c=10
+//! cargo run -p conclave-client --example two_phase_commit -- transfer t2 a=-100 b=100 --die voted
 //! ```
+//!
+//! A coordinator can be told to die when it has `begun`, `proposed`, `voted` (all votes are there) or
+//! `decided`.
 
 #![allow(clippy::print_stdout, reason = "a program that talks to a person")]
 
@@ -24,9 +34,10 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use conclave_client::Client;
 use conclave_client::recipes::two_phase::{Decision, Task, Transaction, TwoPhase};
+use tokio::time::{sleep, timeout};
 
 /// How long the coordinator waits for votes.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -37,23 +48,48 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
 async fn main() -> Result<()> {
     let given: Vec<String> = std::env::args().skip(1).collect();
     let given: Vec<&str> = given.iter().map(String::as_str).collect();
-    let servers = std::env::var("CONCLAVE_SERVERS")
-        .unwrap_or_else(|_| "127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420".into());
-    let client = Client::builder().servers(&servers).session_timeout(SESSION_TIMEOUT);
-    let client = client.connect().await?;
+    let client = connect().await?;
     let transfers = TwoPhase::new(&client, "/transfers")?;
     match given[..] {
         ["bank", name, "--book", book] => bank(&transfers, name, book.into()).await?,
-        ["transfer", id, from, to, amount] => {
-            transfer(&transfers, id, (from, to, amount.parse()?), "").await?;
+        ["transfer", id, ref changes @ .., "--die", step] => {
+            transfer(&transfers, id, changes, step).await?;
         }
-        ["transfer", id, from, to, amount, "--die", step] => {
-            transfer(&transfers, id, (from, to, amount.parse()?), step).await?;
-        }
-        _ => bail!("say: bank NAME --book FILE, or transfer ID FROM TO AMOUNT"),
+        ["transfer", id, ref changes @ ..] => transfer(&transfers, id, changes, "").await?,
+        ["demo"] => demo(&transfers).await?,
+        _ => bail!("say: bank NAME --book FILE, transfer ID BANK=CHANGE.. [--die STEP], or demo"),
     }
     client.close().await?;
     Ok(())
+}
+
+async fn connect() -> Result<Client> {
+    let servers = std::env::var("CONCLAVE_SERVERS")
+        .unwrap_or_else(|_| "127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420".into());
+    let client = Client::builder().servers(&servers).session_timeout(SESSION_TIMEOUT);
+    client.connect().await.with_context(|| format!("connecting to {servers}"))
+}
+
+/// Three banks, a transfer that they can book, and one that they cannot.
+async fn demo(transfers: &TwoPhase) -> Result<()> {
+    // Ids are for ever, and books are new.
+    let id = |what: &str| format!("{what}-{}", std::process::id());
+    let dir = std::env::temp_dir();
+    let book = |name: &str| dir.join(id(&format!("book-{name}")));
+    let story = async {
+        transfer(transfers, &id("rent"), &["a=-600", "b=590", "c=10"], "").await?;
+        transfer(transfers, &id("yacht"), &["a=-600", "b=600"], "").await?;
+        while !(transfers.forget(&id("rent")).await? && transfers.forget(&id("yacht")).await?) {
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        ended = bank(transfers, "a", book("a")) => ended,
+        ended = bank(transfers, "b", book("b")) => ended,
+        ended = bank(transfers, "c", book("c")) => ended,
+        ended = story => ended,
+    }
 }
 
 /// A bank books what is decided.
@@ -86,49 +122,36 @@ async fn bank(transfers: &TwoPhase, name: &str, path: PathBuf) -> Result<()> {
 /// What a transfer means to a bank.
 fn change(transfer: &Transaction, name: &str) -> Result<i64> {
     let payload = std::str::from_utf8(&transfer.payload).context("what is proposed")?;
-    let Transfer { from, to, amount } = Transfer::read(payload)?;
-    match name {
-        name if name == from => Ok(-amount),
-        name if name == to => Ok(amount),
-        _ => bail!("{} is none of this bank's business", transfer.id),
-    }
+    let changes = changes(payload.split(' '))?;
+    changes.get(name).copied().with_context(|| format!("{} does not concern {name}", transfer.id))
 }
 
-struct Transfer<'a> {
-    from: &'a str,
-    to: &'a str,
-    amount: i64,
-}
-
-impl Transfer<'_> {
-    fn read(payload: &str) -> Result<Transfer<'_>> {
-        let mut words = payload.split(' ');
-        let (from, to, amount) = (words.next(), words.next(), words.next());
-        let (Some(from), Some(to), Some(amount)) = (from, to, amount) else {
-            bail!("{payload:?} is no transfer");
-        };
-        Ok(Transfer { from, to, amount: amount.parse()? })
-    }
+/// What each bank gets, by name.
+fn changes<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<BTreeMap<&'a str, i64>> {
+    let change = |word: &'a str| {
+        let (bank, change) = word.split_once('=').with_context(|| format!("{word}: no change"))?;
+        Ok((bank, change.parse().with_context(|| format!("{word}: no number"))?))
+    };
+    words.into_iter().map(change).collect()
 }
 
 /// The coordinator. It dies after the step that it is told.
-async fn transfer(
-    transfers: &TwoPhase,
-    id: &str,
-    (from, to, amount): (&str, &str, u64),
-    die: &str,
-) -> Result<()> {
+async fn transfer(transfers: &TwoPhase, id: &str, words: &[&str], die: &str) -> Result<()> {
     let die_at = |step: &str| {
         if die == step {
             std::process::abort();
         }
     };
+    let changes = changes(words.iter().copied())?;
+    ensure!(changes.values().sum::<i64>() == 0, "{id} would make money, or lose some");
+    let banks: Vec<&str> = changes.keys().copied().collect();
     die_at("begun");
-    let payload = format!("{from} {to} {amount}");
-    transfers.begin(id, &[from, to], payload.clone()).await?;
+    transfers.begin(id, &banks, words.join(" ")).await?;
     die_at("proposed");
-    // Goes on with what has begun.
-    let decision = transfers.run(id, &[from, to], payload, PATIENCE).await?;
+    // Who says nothing for so long is against it.
+    timeout(PATIENCE, transfers.all_votes(id)).await.unwrap_or(Ok(()))?;
+    die_at("voted");
+    let decision = transfers.decide(id).await?;
     die_at("decided");
     println!("{id}: {}", if decision == Decision::Commit { "booked" } else { "aborted" });
     Ok(())

@@ -9,12 +9,16 @@
     reason = "a test that cannot go on fails, waits with a deadline, and shows what was printed"
 )]
 
+mod file_store;
+mod fleet;
 #[path = "../cluster/harness.rs"]
 #[allow(dead_code, reason = "each test program uses a part of it")]
 mod harness;
 #[path = "../common/ports.rs"]
 mod ports;
 mod primary_standby;
+mod services;
+mod sharded_store;
 mod two_phase_commit;
 
 use std::path::Path;
@@ -42,6 +46,25 @@ impl Program {
         command
     }
 
+    /// Runs an example that succeeds, and gives what it printed.
+    fn ask(name: &str, servers: &str, args: &[&str]) -> String {
+        let output = Program::command(name, servers, args).output().unwrap();
+        let (said, complained) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{args:?}: {said}{complained}");
+        said
+    }
+
+    /// Runs an example that fails, and gives what it complained of.
+    fn complain(name: &str, servers: &str, args: &[&str]) -> String {
+        let output = Program::command(name, servers, args).output().unwrap();
+        assert!(!output.status.success(), "{args:?}: {}", text(&output.stdout));
+        text(&output.stderr)
+    }
+
+    fn succeeded(mut self) -> bool {
+        self.0.wait().unwrap().success()
+    }
+
     fn signal(&self, signal: &str) {
         let pid = self.0.id().to_string();
         assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
@@ -59,4 +82,8 @@ impl Drop for Program {
         self.0.kill().ok();
         self.0.wait().ok();
     }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
 }

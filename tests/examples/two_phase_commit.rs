@@ -9,6 +9,7 @@ use crate::Program;
 use crate::harness::{Cluster, eventually};
 
 const EXAMPLE: &str = "two_phase_commit";
+const NAMES: [&str; 3] = ["a", "b", "c"];
 
 struct Banks {
     home: TempDir,
@@ -20,8 +21,9 @@ impl Banks {
     fn open(servers: String) -> Banks {
         let home = TempDir::new().unwrap();
         let mut banks = Banks { home, servers, programs: BTreeMap::new() };
-        banks.start("a");
-        banks.start("b");
+        for name in NAMES {
+            banks.start(name);
+        }
         banks
     }
 
@@ -35,9 +37,12 @@ impl Banks {
         self.programs.remove(name).unwrap().kill();
     }
 
-    /// Transfers something from one to the other; whether the coordinator lived.
-    fn transfer(&self, id: &str, amount: &str, more: &[&str]) -> bool {
-        let args = [&["transfer", id, "a", "b", amount], more].concat();
+    /// Transfers something from the first to the two others; whether the coordinator lived.
+    fn transfer(&self, id: &str, amount: i64, more: &[&str]) -> bool {
+        let changes = [("a", -amount), ("b", amount - 1), ("c", 1)];
+        let changes = changes.map(|(bank, change)| format!("{bank}={change}"));
+        let changes = changes.each_ref().map(String::as_str);
+        let args = [&["transfer", id], &changes[..], more].concat();
         Program::command(EXAMPLE, &self.servers, &args).status().unwrap().success()
     }
 
@@ -55,48 +60,59 @@ impl Banks {
         eventually("the end of a transfer", ended).await
     }
 
-    /// Both banks have booked it, or neither; whether they have.
+    /// All banks have booked it, or none; whether they have.
     async fn outcome(&self, id: &str) -> bool {
-        let (a, b) = (self.booked("a", id).await, self.booked("b", id).await);
-        assert_eq!(a, -b, "{id}");
-        b > 0
+        let mut booked = Vec::new();
+        for name in NAMES {
+            booked.push(self.booked(name, id).await);
+        }
+        assert_eq!(booked.iter().sum::<i64>(), 0, "{id}: {booked:?}");
+        assert!(booked.iter().all(|change| (*change != 0) == (booked[0] != 0)), "{id}: {booked:?}");
+        booked[0] != 0
     }
 }
 
 #[tokio::test]
-async fn both_banks_book_a_transfer_or_neither_whoever_dies() {
+async fn all_banks_book_a_transfer_or_none_whoever_dies() {
     let mut cluster = Cluster::start(3).await;
     let mut banks = Banks::open(cluster.addresses());
-    assert!(banks.transfer("well", "10", &[]));
+    assert!(banks.transfer("well", 10, &[]));
     assert!(banks.outcome("well").await);
 
-    assert!(!banks.transfer("begun", "10", &["--die", "begun"]), "it did not die");
+    assert!(!banks.transfer("begun", 10, &["--die", "begun"]), "it did not die");
 
-    assert!(!banks.transfer("proposed", "10", &["--die", "proposed"]), "it did not die");
+    assert!(!banks.transfer("proposed", 10, &["--die", "proposed"]), "it did not die");
     let leader = cluster.leader().await;
     cluster.kill(leader);
     // They decide without it, by their votes.
     banks.outcome("proposed").await;
     cluster.launch(leader);
 
-    assert!(!banks.transfer("decided", "10", &["--die", "decided"]), "it did not die");
+    assert!(!banks.transfer("voted", 10, &["--die", "voted"]), "it did not die");
+    assert!(banks.outcome("voted").await, "all were for it");
+
+    assert!(!banks.transfer("decided", 10, &["--die", "decided"]), "it did not die");
     banks.kill("b");
     banks.start("b");
     assert!(banks.outcome("decided").await);
-    assert!(banks.transfer("last", "10", &[]));
-    assert!(banks.outcome("last").await);
+
+    // Who comes back runs it again, and finds out what was decided.
+    assert!(banks.transfer("decided", 10, &[]));
+    assert!(banks.outcome("decided").await);
+    assert!(banks.transfer("begun", 10, &[]));
+    assert!(banks.outcome("begun").await);
 }
 
 #[tokio::test]
 async fn a_transfer_aborts_if_a_bank_votes_against_it_or_says_nothing() {
     let cluster = Cluster::start(1).await;
     let mut banks = Banks::open(cluster.addresses());
-    assert!(banks.transfer("much", "1001", &[]));
+    assert!(!banks.transfer("much", 1001, &["--die", "voted"]), "it did not die");
     assert!(!banks.outcome("much").await);
     banks.kill("b");
-    assert!(banks.transfer("alone", "10", &[]));
+    assert!(banks.transfer("alone", 10, &[]));
     banks.start("b");
     assert!(!banks.outcome("alone").await);
-    assert!(banks.transfer("well", "1000", &[]));
+    assert!(banks.transfer("well", 1000, &[]));
     assert!(banks.outcome("well").await);
 }

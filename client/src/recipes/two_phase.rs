@@ -186,14 +186,9 @@ impl TwoPhase {
     ) -> Result<Decision, Error> {
         let deadline = Instant::now() + time;
         self.begin(id, participants, payload).await?;
-        let decision = match timeout_at(deadline, self.all_votes(id)).await {
-            Ok(outcome) => outcome?,
-            Err(_) => None,
-        };
-        match decision {
-            Some(decision) => Ok(decision),
-            None => self.decide(id).await,
-        }
+        // Votes that are missing at the deadline count against it.
+        timeout_at(deadline, self.all_votes(id)).await.unwrap_or(Ok(()))?;
+        self.decide(id).await
     }
 
     /// Begins a transaction, unless there is one of that id already.
@@ -234,18 +229,22 @@ impl TwoPhase {
         }
     }
 
-    /// Waits until everybody has voted for it or one against it. `None`: it can be decided now.
-    async fn all_votes(&self, id: &str) -> Result<Option<Decision>, Error> {
+    /// Waits until all that is needed to [decide](TwoPhase::decide) is there: everybody's vote, or
+    /// one against it.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] if there is no such transaction. Any other error leaves it open.
+    pub async fn all_votes(&self, id: &str) -> Result<(), Error> {
         let path = child(&self.root, id)?;
         let mut watch = self.client.watch(&path, WatchKind::PersistentRecursive).await?;
         loop {
             let stored = self.stored(&path).await?;
-            if let Some(decision) = stored.head.decision {
-                return Ok(Some(decision));
+            if stored.head.decision.is_some() {
+                return Ok(());
             }
             let votes = self.votes(&path, &stored).await?;
             if votes.values().any(|vote| !vote) || votes.len() == stored.head.participants.len() {
-                return Ok(None);
+                return Ok(());
             }
             watch.next().await.transpose()?;
         }
