@@ -293,3 +293,83 @@ fn a_flood_of_sessions_disturbs_nobody() {
     let each = server.resident_bytes().saturating_sub(before) / 2_000;
     assert!(each < 16 << 10, "{each} bytes for a session that is left behind");
 }
+
+/// ZooKeeper computes a session's password from its number, which everybody can read in the
+/// session's ephemeral nodes: 16 bytes of Java's random numbers.
+fn password_of_zookeeper(session: u64) -> Vec<u8> {
+    const MASK: u64 = (1 << 48) - 1;
+    const MULTIPLIER: u64 = 0x5_DEEC_E66D;
+    let mut state = (session ^ 0xB341_5C00 ^ MULTIPLIER) & MASK;
+    let mut next = || {
+        state = (state.wrapping_mul(MULTIPLIER) + 0xB) & MASK;
+        u32::try_from(state >> 16).unwrap().to_le_bytes()
+    };
+    [next(), next(), next(), next()].concat()
+}
+
+#[test]
+fn the_password_of_a_session_cannot_be_computed() {
+    // The example is ZooKeeper's own arithmetic: the first number of `new java.util.Random(0)`.
+    assert_eq!(password_of_zookeeper(0xB341_5C00)[..4], 0xBB20_B460_u32.to_le_bytes());
+    let server = Server::start();
+    let mut socket = dial(&server);
+    socket.write_all(&hello()).unwrap();
+    let greeting = receive(&mut socket).unwrap();
+    let session = &greeting[8..16];
+    let guess = password_of_zookeeper(u64::from_be_bytes(session.try_into().unwrap()));
+    assert_ne!(guess, greeting[20..36]);
+    let mut thief = dial(&server);
+    let (timeout, length) = (10_000_i32.to_be_bytes(), 16_i32.to_be_bytes());
+    let hello = [&[0; 12][..], &timeout, session, &length, &guess, &[0]].concat();
+    thief.write_all(&framed(&hello)).unwrap();
+    assert_eq!(receive(&mut thief).unwrap()[4..16], [0; 12]);
+    assert_eq!(receive(&mut thief), None);
+    assert_eq!(ask(&mut socket, -2, 11, &[]), Some(0));
+}
+
+#[test]
+fn an_address_is_the_sockets_and_cannot_be_claimed() {
+    let server = Server::start();
+    for claim in ["PROXY TCP4 10.0.0.1 127.0.0.1 1 2\r\n", "X-Forwarded-For: 10.0.0.1\r\n\r\n"] {
+        let mut socket = dial(&server);
+        socket.write_all(&[claim.as_bytes(), &hello()].concat()).ok();
+        assert_eq!(receive(&mut socket), None);
+    }
+    let mut socket = open(&server);
+    let auth = [&[0; 4][..], &text("ip"), &text("10.0.0.1")].concat();
+    assert_eq!(ask(&mut socket, -4, 100, &auth), Some(0));
+    socket.write_all(&request(1, 107, &[])).unwrap();
+    let who = receive(&mut socket).unwrap();
+    let expected = [&1_i32.to_be_bytes()[..], &text("ip"), &text("127.0.0.1")].concat();
+    assert_eq!(who[16..], expected);
+}
+
+#[test]
+fn no_secret_is_in_the_log_however_much_is_logged() {
+    let server = Server::start_with(&["--log", "trace"]);
+    crate::server::wait_for("the server to serve", || {
+        server.get("/ready").starts_with("ready").then_some(())
+    });
+    let mut socket = dial(&server);
+    socket.write_all(&hello()).unwrap();
+    let greeting = receive(&mut socket).unwrap();
+    let auth = |scheme, secret| [&[0; 4][..], &text(scheme), &text(secret)].concat();
+    assert_eq!(ask(&mut socket, -4, 100, &auth("digest", "ann:hunter2")), Some(0));
+    let acl = [&1_i32.to_be_bytes()[..], &31_i32.to_be_bytes(), &text("auth"), &text("")].concat();
+    let body = [&text("/secret")[..], &text("treasure"), &acl, &[0; 4]].concat();
+    assert_eq!(ask(&mut socket, 1, 1, &body), Some(0));
+    let mut stranger = open(&server);
+    let get = [&text("/secret")[..], &[0]].concat();
+    assert_eq!(ask(&mut stranger, 1, 4, &get), Some(-102));
+    assert_eq!(ask(&mut stranger, -4, 100, &auth("nonsense", "hunter3")), Some(AUTH_FAILED));
+    assert_eq!(ask(&mut socket, 2, -11, &[]), Some(0));
+    let log = server.log();
+    let password = &greeting[20..36];
+    let in_hex: String = password.iter().map(|byte| format!("{byte:02x}")).collect();
+    let in_decimal = format!("{password:?}");
+    // The hash of ann:hunter2 is as good as the password to whoever has time.
+    let hash = "240ZrNAp19hVR268gAPjmV7OW08=";
+    for secret in ["hunter2", "hunter3", "treasure", hash, &in_hex, &in_decimal] {
+        assert!(!log.contains(secret), "{secret} is in the log");
+    }
+}

@@ -142,6 +142,13 @@ impl Reconciled<'_> {
             if let Op::Exists { path, watch: true } = op {
                 self.apart.push(path.clone());
             }
+        } else if let Op::RemoveWatches { path, .. } = op
+            && (their_code, our_code) == (0, NO_WATCHER)
+            && self.apart.contains(path)
+        {
+            // The watch that only ZooKeeper has set in this step.
+            self.found("exists-needs-read");
+            replace(&mut self.theirs, place, (our_code, our_body));
         }
     }
 }

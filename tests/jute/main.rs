@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod documented;
 #[path = "../common/frames.rs"]
 mod frames;
 mod fuzz;
