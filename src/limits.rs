@@ -38,6 +38,8 @@ pub const CLIENT_ANSWERS_BYTES: usize = 56 << 20;
 pub const JUTE_FRAME_BYTES: usize = 0xf_ffff;
 /// The bytes of names in a listing that has no pages; a longer one is refused.
 pub const WHOLE_LIST_BYTES: usize = 16 << 20;
+/// The bytes of listings that a server keeps ready for those who ask for the same again.
+pub const LISTINGS_KEPT_BYTES: usize = 4 << 20;
 /// The watches of one session.
 pub const WATCHES_PER_SESSION: usize = 100_000;
 /// The watches of one server.

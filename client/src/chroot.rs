@@ -91,6 +91,7 @@ impl Chroot {
             | Reply::Stat(_)
             | Reply::Data { .. }
             | Reply::Children { .. }
+            | Reply::Names { .. }
             | Reply::Acl { .. }
             | Reply::Count(_)
             | Reply::DeletedMany { .. }

@@ -26,6 +26,7 @@ fn detach_reply(reply: &mut Reply) {
         Reply::Done
         | Reply::Created { .. }
         | Reply::Stat(_)
+        | Reply::Names { .. }
         | Reply::Acl { .. }
         | Reply::Paths(_)
         | Reply::Count(_)

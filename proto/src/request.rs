@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::error::Fault;
 use crate::event::WatchKind;
 use crate::ids::{Secret, ServerId, SessionId, WatchId, Xid, Zxid};
+use crate::names::Names;
 use crate::node::{Acl, CreateMode, Identity, Stat};
 use crate::path::ZPath;
 
@@ -399,6 +400,13 @@ pub enum Reply {
         entries: Vec<Entry>,
         /// Whether there are more after the last of these.
         more: bool,
+        /// The listed node's statistics.
+        stat: Stat,
+    },
+    /// The names of all children: a listing that is [`Page::WHOLE`].
+    Names {
+        /// The names, in order.
+        names: Names,
         /// The listed node's statistics.
         stat: Stat,
     },

@@ -1,5 +1,6 @@
 //! The tree on disk: one LMDB environment with one table.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, RoRange, RoTxn, RwTxn, 
 
 use super::codec;
 use super::error::{StoreError, TreeContext};
+use super::gaps::Gaps;
 use super::home::{Home, Lock};
 use super::key::{HashKey, Key, Scope, as_session};
 use crate::tree::{Meta, Node, SessionRecord};
@@ -73,7 +75,7 @@ impl Tree {
     /// A view of the last transaction. It pins that transaction's pages until it is dropped.
     pub(super) fn view(&self) -> Result<View, StoreError> {
         let txn = self.env.clone().static_read_txn().in_tree("read", &self.path)?;
-        Ok(View { tree: self.clone(), txn })
+        Ok(View { tree: self.clone(), txn, gaps: RefCell::default() })
     }
 
     /// Begin a transaction. It is durable once committed.
@@ -94,6 +96,7 @@ impl Tree {
 pub(super) struct View {
     tree: Tree,
     txn: RoTxn<'static, WithoutTls>,
+    gaps: RefCell<Gaps>,
 }
 
 impl fmt::Debug for View {
@@ -138,9 +141,31 @@ impl View {
     ) -> Result<Option<Node>, StoreError> {
         let (key, _) = Key::node(hash_key, path);
         let Some(value) = self.get(&key)? else { return Ok(None) };
-        codec::decode_node(&key, value, open)
-            .map(Some)
-            .ok_or_else(|| self.damaged(format_args!("the record of node {path} does not match")))
+        codec::decode_node(&key, value, open).map(Some).ok_or_else(|| self.damaged_node(path))
+    }
+
+    /// Whether there is a node at this path: for those who expect that there is none.
+    pub(super) fn contains(&self, hash_key: &HashKey, path: &ZPath) -> Result<bool, StoreError> {
+        let (key, _) = Key::node(hash_key, path);
+        let mut gaps = self.gaps.borrow_mut();
+        if gaps.contain(&key) {
+            return Ok(false);
+        }
+        let next = self.tree.table.get_greater_than_or_equal_to(&self.txn, &key);
+        match next.in_tree("read", &self.tree.path)? {
+            Some((found, value)) if *found == *key => match codec::unseal(&key, value) {
+                Some(_) => Ok(true),
+                None => Err(self.damaged_node(path)),
+            },
+            next => {
+                gaps.add(&key, next.map(|(next, _)| next));
+                Ok(false)
+            }
+        }
+    }
+
+    fn damaged_node(&self, path: &ZPath) -> StoreError {
+        self.damaged(format_args!("the record of node {path} does not match"))
     }
 
     /// Every session, in order.

@@ -76,6 +76,11 @@ impl Key {
         Key::new(META)
     }
 
+    /// Of the root node.
+    pub(super) fn root() -> Key {
+        Key::new(NODE)
+    }
+
     /// Of a session.
     pub(super) fn session(id: SessionId) -> Key {
         let mut key = Key::new(SESSION);
@@ -86,7 +91,7 @@ impl Key {
     /// Of a node, and its name if that does not fit.
     pub(super) fn node<'a>(hash_key: &HashKey, path: &'a ZPath) -> (Key, Option<&'a str>) {
         match split(path) {
-            None => (Key::new(NODE), None),
+            None => (Key::root(), None),
             Some((parent, name)) => {
                 let scope = Scope::children(hash_key, parent);
                 (scope.key(hash_key, name), scope.is_long(name).then_some(name))

@@ -1,41 +1,27 @@
 //! Changes in memory that the tree on disk does not have yet.
 
-#[expect(
-    clippy::disallowed_types,
-    reason = "its order never shows: whatever leaves it is sorted first; and its random seed keeps \
-              clients from choosing paths that collide"
-)]
-use std::collections::HashMap;
 use std::collections::{BTreeMap, btree_map};
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
 use conclave_proto::{Acl, Lifetime, SessionId, ZPath};
+use hashbrown::HashTable;
 
 use super::codec;
 use super::key::{HashKey, Key, Scope, split};
 use crate::tree::{Index, Meta, Node, SessionRecord};
 
-#[expect(clippy::disallowed_types, reason = "see the import")]
-type Map<K, V> = HashMap<K, V>;
-
 /// What a change of one node costs in memory beside its path and data, in bytes: an estimate.
 const NODE_COST: usize = 400;
 /// The same for a session.
 pub(super) const SESSION_COST: usize = 200;
-/// Values shorter than this do not share the memory of the message they came in.
-const COPIED_BYTES: usize = 4096;
-
-/// The texts of one scope that changed: whether each is there now.
-pub(super) type Names = BTreeMap<Box<str>, bool>;
 
 /// What changed since some moment. `None` and `false` mean: it is gone.
 #[derive(Debug, Default)]
 pub(super) struct Layer {
-    nodes: Map<ZPath, Option<Arc<Node>>>,
-    /// Parent's path to names.
-    children: Map<Box<str>, Names>,
+    nodes: HashTable<Change>,
+    children: HashTable<Children>,
     ephemerals: BTreeMap<SessionId, Names>,
     mortals: Names,
     /// Filled when the layer is frozen.
@@ -43,6 +29,49 @@ pub(super) struct Layer {
     /// The state as a whole at the end of the layer.
     pub(super) meta: Meta,
     bytes: usize,
+    /// The same for all layers of a tree, so that a path is hashed once for all of them. Its seed
+    /// is random, so that nobody can choose paths that collide.
+    hasher: RandomState,
+}
+
+/// What became of one node.
+#[derive(Debug)]
+struct Change {
+    /// That of the path: kept, so that a table that grows need not read every path again.
+    hash: u64,
+    path: ZPath,
+    node: Option<Arc<Node>>,
+}
+
+/// Paths that changed, in order: whether each is there now.
+type Names = BTreeMap<ZPath, bool>;
+
+/// The children of one node that changed.
+#[derive(Debug)]
+struct Children {
+    /// That of the parent's path.
+    hash: u64,
+    parent: Box<str>,
+    /// As they changed, until somebody lists them: most never are while they are here, and to keep
+    /// many in order is what would cost most of a create.
+    unsorted: Vec<(ZPath, bool)>,
+    /// All of them, in order.
+    sorted: OnceLock<Names>,
+}
+
+impl Children {
+    fn add(&mut self, path: ZPath, there: bool) {
+        match self.sorted.get_mut() {
+            Some(sorted) => drop(sorted.insert(path, there)),
+            None => self.unsorted.push((path, there)),
+        }
+    }
+
+    /// All of them, in order.
+    fn sorted(&self) -> &Names {
+        // Of two words about the same path the later counts.
+        self.sorted.get_or_init(|| self.unsorted.iter().cloned().collect())
+    }
 }
 
 impl Layer {
@@ -50,43 +79,57 @@ impl Layer {
         Layer { meta, ..Layer::default() }
     }
 
+    /// What comes after this layer: nothing yet.
+    pub(super) fn next(&self) -> Layer {
+        Layer {
+            // Likely about as many: to move them whenever the table is full costs more.
+            nodes: HashTable::with_capacity(self.nodes.len()),
+            hasher: self.hasher.clone(),
+            ..Layer::new(self.meta)
+        }
+    }
+
     /// About how much memory it takes, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes + self.sessions.len() * SESSION_COST
     }
 
-    /// What it says of the node: nothing, that it is gone, or what it is.
-    pub(super) fn node(&self, path: &ZPath) -> Option<&Option<Arc<Node>>> {
-        self.nodes.get(path)
+    /// The hash of a path, by which [`Layer::node`] finds it in this layer and in all that come
+    /// before and after it.
+    pub(super) fn hash(&self, path: &str) -> u64 {
+        self.hasher.hash_one(path)
     }
 
-    pub(super) fn put(&mut self, path: &ZPath, mut node: Node) {
-        // A value is a part of the message it came in. A small one is copied, lest it hold the
-        // whole message in memory until the next checkpoint.
-        node.data = node.data.map(|data| match data.len() {
-            0..COPIED_BYTES => Bytes::copy_from_slice(&data),
-            _ => data,
-        });
+    /// What it says of the node: nothing, that it is gone, or what it is.
+    pub(super) fn node(&self, hash: u64, path: &ZPath) -> Option<&Option<Arc<Node>>> {
+        self.nodes.find(hash, |change| change.path == *path).map(|change| &change.node)
+    }
+
+    pub(super) fn put(&mut self, path: &ZPath, node: Node) {
         let (owner, lifetime) = (node.owner, node.lifetime);
-        let data = node.data.as_ref().map_or(0, |data| data.len());
-        let is_new = match self.nodes.get_mut(path) {
-            Some(slot) => {
-                let old = slot.replace(Arc::new(node));
-                if let Some(old) = &old {
-                    let same = (old.owner, old.lifetime) == (owner, lifetime);
-                    assert!(same, "{path} changes, but not its owner and its lifetime");
-                    self.bytes -= old.data.as_ref().map_or(0, |data| data.len());
-                }
+        self.bytes += data_len(&node);
+        let hash = self.hash(path.as_str());
+        let is_new = match self.nodes.find_mut(hash, |change| change.path == *path) {
+            Some(Change { node: Some(old), .. }) => {
+                let same = (old.owner, old.lifetime) == (owner, lifetime);
+                assert!(same, "{path} changes, but not its owner and its lifetime");
+                self.bytes -= data_len(old);
                 // A node that changes keeps its index, or else is removed and comes back.
-                old.is_none()
+                match Arc::get_mut(old) {
+                    Some(old) => *old = node,
+                    None => *old = Arc::new(node),
+                }
+                false
+            }
+            Some(change) => {
+                change.node = Some(Arc::new(node));
+                true
             }
             None => {
-                self.nodes.insert(path.clone(), Some(Arc::new(node)));
-                self.bytes += NODE_COST + path.as_str().len();
+                self.insert(hash, path, Some(Arc::new(node)));
                 true
             }
         };
-        self.bytes += data;
         if is_new {
             self.index(path, owner, lifetime, true);
         }
@@ -94,53 +137,90 @@ impl Layer {
 
     /// Mark the node as gone; `owner` and `lifetime` are those it had.
     pub(super) fn remove(&mut self, path: &ZPath, owner: SessionId, lifetime: Lifetime) {
-        match self.nodes.insert(path.clone(), None) {
-            Some(Some(old)) => self.bytes -= old.data.as_ref().map_or(0, |data| data.len()),
-            Some(None) => {}
-            None => self.bytes += NODE_COST + path.as_str().len(),
+        let hash = self.hash(path.as_str());
+        match self.nodes.find_mut(hash, |change| change.path == *path) {
+            Some(change) => {
+                let old = change.node.take();
+                self.bytes -= old.as_deref().map_or(0, data_len);
+            }
+            None => self.insert(hash, path, None),
         }
         self.index(path, owner, lifetime, false);
     }
 
+    fn insert(&mut self, hash: u64, path: &ZPath, node: Option<Arc<Node>>) {
+        self.bytes += NODE_COST + path.as_str().len();
+        let change = Change { hash, path: path.clone(), node };
+        self.nodes.insert_unique(hash, change, |change| change.hash);
+    }
+
     fn index(&mut self, path: &ZPath, owner: SessionId, lifetime: Lifetime, there: bool) {
-        if let Some((parent, name)) = split(path) {
-            match self.children.get_mut(parent) {
-                Some(names) => names.insert(name.into(), there),
-                None => self.children.entry(parent.into()).or_default().insert(name.into(), there),
-            };
+        if let Some((parent, _)) = split(path) {
+            let hash = self.hash(parent);
+            let is_it = |children: &Children| *children.parent == *parent;
+            self.children
+                .entry(hash, is_it, |children| children.hash)
+                .or_insert_with(|| Children {
+                    hash,
+                    parent: parent.into(),
+                    unsorted: Vec::new(),
+                    sorted: OnceLock::new(),
+                })
+                .into_mut()
+                .add(path.clone(), there);
         }
         match Index::of(owner, lifetime) {
             Index::None => {}
             Index::Ephemerals(owner) => {
-                self.ephemerals.entry(owner).or_default().insert(path.as_str().into(), there);
+                self.ephemerals.entry(owner).or_default().insert(path.clone(), there);
             }
             Index::Mortals => {
-                self.mortals.insert(path.as_str().into(), there);
+                self.mortals.insert(path.clone(), there);
             }
         }
     }
 
-    /// The children that changed, after `after`.
+    /// The children of `parent` that changed, after the name `after`.
     pub(super) fn children(&self, parent: &str, after: &str) -> Option<NamesAfter<'_>> {
-        self.children.get(parent).map(|names| names_after(names, after))
+        let children =
+            self.children.find(self.hash(parent), |children| *children.parent == *parent)?;
+        let above = if parent == "/" { "" } else { parent };
+        Some(names_after(children.sorted(), &format!("{above}/{after}"), above.len() + 1))
     }
 
     /// The ephemeral nodes of a session that changed.
     pub(super) fn ephemerals(&self, session: SessionId) -> Option<NamesAfter<'_>> {
-        self.ephemerals.get(&session).map(|names| names_after(names, ""))
+        self.ephemerals.get(&session).map(|names| names_after(names, "", 0))
     }
 
     /// The mortal nodes that changed, after `after`.
     pub(super) fn mortals(&self, after: &str) -> Option<NamesAfter<'_>> {
-        (!self.mortals.is_empty()).then(|| names_after(&self.mortals, after))
+        (!self.mortals.is_empty()).then(|| names_after(&self.mortals, after, 0))
     }
 }
 
-/// Texts that changed, in order.
-pub(super) type NamesAfter<'a> = btree_map::Range<'a, Box<str>, bool>;
+fn data_len(node: &Node) -> usize {
+    node.data.as_ref().map_or(0, bytes::Bytes::len)
+}
 
-fn names_after<'a>(names: &'a Names, after: &str) -> NamesAfter<'a> {
-    names.range::<str, _>((Bound::Excluded(after), Bound::Unbounded))
+/// Texts that changed, in order.
+#[derive(Debug)]
+pub(super) struct NamesAfter<'a> {
+    names: btree_map::Range<'a, ZPath, bool>,
+    /// Where in a path the text begins.
+    cut: usize,
+}
+
+impl<'a> Iterator for NamesAfter<'a> {
+    type Item = (&'a str, bool);
+
+    fn next(&mut self) -> Option<(&'a str, bool)> {
+        self.names.next().map(|(path, there)| (&path.as_str()[self.cut..], *there))
+    }
+}
+
+fn names_after<'a>(names: &'a Names, after: &str, cut: usize) -> NamesAfter<'a> {
+    NamesAfter { names: names.range::<str, _>((Bound::Excluded(after), Bound::Unbounded)), cut }
 }
 
 /// What the tree on disk is to hold under one key.
@@ -169,40 +249,99 @@ impl Record {
     }
 }
 
-/// Everything that these layers, oldest first, change in the tree on disk, in order of the keys.
-pub(super) fn changes(layers: &[Arc<Layer>], hash_key: &HashKey) -> BTreeMap<Box<[u8]>, Record> {
-    let mut changes = BTreeMap::new();
-    for layer in layers {
-        for (path, node) in &layer.nodes {
-            let (key, name) = Key::node(hash_key, path);
-            let record = match node {
-                Some(node) => Record::Node(Arc::clone(node), name.map(Box::from)),
-                None => Record::Nothing,
-            };
-            changes.insert(key.into(), record);
-        }
-        let ephemerals =
-            layer.ephemerals.iter().map(|(session, names)| (Scope::ephemerals(*session), names));
-        for (scope, names) in ephemerals.chain([(Scope::mortals(), &layer.mortals)]) {
-            for (path, there) in names {
-                let long = scope.is_long(path).then(|| path.clone());
-                let record = if *there { Record::Index(long) } else { Record::Nothing };
-                changes.insert(scope.key(hash_key, path).into(), record);
-            }
-        }
-        for (id, session) in &layer.sessions {
-            let record = session.clone().map_or(Record::Nothing, Record::Session);
-            changes.insert(Key::session(*id).into(), record);
-        }
-    }
-    if let Some(last) = layers.last() {
-        changes.insert(Key::meta().into(), Record::Meta(Box::new((*hash_key, last.meta))));
-    }
-    changes
+/// Everything that some layers change in the tree on disk, in order of the keys.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// The keys, one after another in one piece of memory.
+    keys: Vec<u8>,
+    /// Where the key of each record begins and ends, and the record.
+    records: Vec<(usize, usize, Record)>,
+    /// How many have been taken.
+    taken: usize,
 }
 
-impl From<Key> for Box<[u8]> {
-    fn from(key: Key) -> Box<[u8]> {
-        (*key).into()
+impl Changes {
+    /// What these layers, oldest first, change.
+    pub(super) fn of(layers: &[Arc<Layer>], hash_key: &HashKey) -> Changes {
+        let mut changes = Changes::default();
+        changes.records.reserve(layers.iter().map(|layer| layer.nodes.len() + 1).sum());
+        for layer in layers {
+            changes.add_nodes(layer, hash_key);
+            let ephemerals = layer.ephemerals.iter();
+            let ephemerals = ephemerals.map(|(owner, names)| (Scope::ephemerals(*owner), names));
+            for (scope, names) in ephemerals.chain([(Scope::mortals(), &layer.mortals)]) {
+                for (path, there) in names {
+                    let text = path.as_str();
+                    let long = scope.is_long(text).then(|| text.into());
+                    let record = if *there { Record::Index(long) } else { Record::Nothing };
+                    changes.add(&scope.key(hash_key, text), record);
+                }
+            }
+            for (id, session) in &layer.sessions {
+                let record = session.clone().map_or(Record::Nothing, Record::Session);
+                changes.add(&Key::session(*id), record);
+            }
+        }
+        if let Some(last) = layers.last() {
+            changes.add(&Key::meta(), Record::Meta(Box::new((*hash_key, last.meta))));
+        }
+        changes.sort();
+        changes
+    }
+
+    fn add_nodes(&mut self, layer: &Layer, hash_key: &HashKey) {
+        // Most nodes have their parent in common with the one before.
+        let mut last: Option<(&str, Scope)> = None;
+        for Change { path, node, .. } in &layer.nodes {
+            let mut name = None;
+            let key = match split(path) {
+                None => Key::root(),
+                Some((parent, text)) => {
+                    let known = last.filter(|(above, _)| *above == parent);
+                    let (_, scope) = *last.insert(
+                        known.unwrap_or_else(|| (parent, Scope::children(hash_key, parent))),
+                    );
+                    name = scope.is_long(text).then(|| text.into());
+                    scope.key(hash_key, text)
+                }
+            };
+            let record = match node {
+                Some(node) => Record::Node(Arc::clone(node), name),
+                None => Record::Nothing,
+            };
+            self.add(&key, record);
+        }
+    }
+
+    fn add(&mut self, key: &[u8], record: Record) {
+        let start = self.keys.len();
+        self.keys.extend_from_slice(key);
+        self.records.push((start, self.keys.len(), record));
+    }
+
+    fn sort(&mut self) {
+        let key = |(start, end, _): &(usize, usize, Record)| &self.keys[*start..*end];
+        self.records.sort_by(|a, b| key(a).cmp(key(b)));
+        // Of two records with one key the later layer's counts: it comes second.
+        self.records.dedup_by(|later, earlier| {
+            let same = key(later) == key(earlier);
+            if same {
+                std::mem::swap(later, earlier);
+            }
+            same
+        });
+    }
+
+    /// The first that has not been taken yet.
+    pub(super) fn peek(&self) -> Option<(&[u8], &Record)> {
+        let (start, end, record) = self.records.get(self.taken)?;
+        Some((&self.keys[*start..*end], record))
+    }
+
+    /// Take it.
+    pub(super) fn next(&mut self) -> Option<(&[u8], &Record)> {
+        self.taken += 1;
+        let (start, end, record) = self.records.get(self.taken - 1)?;
+        Some((&self.keys[*start..*end], record))
     }
 }

@@ -3,21 +3,25 @@
 //! The active layer takes changes; a frozen one is on its way to the disk. A read looks at the
 //! active layer, at the frozen ones from the newest to the oldest, then at the disk.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use conclave_proto::names::{Names, NamesBuilder};
 use conclave_proto::{Acl, SessionId, ZPath};
 
 use super::env::{STARTS, Tree, View};
 use super::error::{StoreError, fatal};
 use super::key::{HashKey, Scope};
-use super::layer::{Layer, NamesAfter, SESSION_COST, changes};
+use super::layer::{Changes, Layer, NamesAfter, SESSION_COST};
+use super::listings::Listings;
 use super::pages;
 use super::snapshot::{Installed, SnapshotReader};
 use super::verify::verify;
-use crate::tree::{Meta, Node, Nodes, SessionRecord};
+use crate::tree::{Meta, Node, Nodes, SessionRecord, share};
 use crate::zab::Position;
 
 /// The state. Owned by the loop.
@@ -40,6 +44,7 @@ pub struct StoreNodes {
     touched: BTreeSet<SessionId>,
     /// The state as a whole at the last freeze.
     frozen_meta: Meta,
+    listings: RefCell<Listings>,
 }
 
 /// A session and whether it has changed since the last freeze.
@@ -66,10 +71,11 @@ impl StoreNodes {
             handed: 0,
             view,
             hash_key,
-            open: Acl::open().into(),
+            open: share(&Acl::open()),
             sessions,
             touched: BTreeSet::new(),
             frozen_meta: meta,
+            listings: RefCell::default(),
         })
     }
 
@@ -152,7 +158,8 @@ impl StoreNodes {
             return;
         }
         self.frozen_meta = meta;
-        let mut layer = std::mem::replace(&mut self.active, Layer::new(meta));
+        let next = self.active.next();
+        let mut layer = std::mem::replace(&mut self.active, next);
         for id in std::mem::take(&mut self.touched) {
             let record = self.sessions.get_mut(&id).map(|session| {
                 session.touched = false;
@@ -168,44 +175,76 @@ impl StoreNodes {
         std::iter::once(&self.active).chain(self.frozen.iter().rev().map(|layer| &**layer))
     }
 
-    /// The texts of a scope in order, after `after`, at most `limit`: those on the disk, as changed
-    /// by what `names` finds in each layer.
+    /// The texts of a scope in order, after `after`, until `found` has enough: those on the disk,
+    /// as changed by what `names` finds in each layer.
     fn texts<'a>(
         &'a self,
         scope: Scope,
         after: &str,
-        limit: usize,
         names: impl Fn(&'a Layer) -> Option<NamesAfter<'a>>,
-    ) -> Result<Vec<String>, StoreError> {
+        mut found: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
         let mut changed: Vec<Peekable<_>> =
             self.layers().filter_map(names).map(Iterator::peekable).collect();
         let mut texts = self.view.texts(scope, after)?;
         let mut on_disk = texts.next()?;
-        let mut found = Vec::new();
-        while changed.is_empty() && found.len() < limit {
-            let Some(text) = on_disk else { return Ok(found) };
-            found.push(text.to_owned());
-            on_disk = texts.next()?;
-        }
-        while found.len() < limit {
-            let first =
-                changed.iter_mut().filter_map(|names| names.peek()).map(|(name, _)| &***name);
-            let Some(text) = first.chain(on_disk).min() else { break };
+        loop {
+            // Once a layer has no more to say it is not asked any more.
+            changed.retain_mut(|names| names.peek().is_some());
+            let first = changed.iter_mut().filter_map(|names| names.peek()).map(|(name, _)| *name);
+            let Some(text) = first.chain(on_disk).min() else { return Ok(()) };
             // The newest layer that knows the text decides; the disk is older than all.
             let mut there = None;
             for names in &mut changed {
-                if let Some((_, now)) = names.next_if(|(name, _)| ***name == *text) {
-                    there.get_or_insert(*now);
+                if let Some((_, now)) = names.next_if(|(name, _)| *name == text) {
+                    there.get_or_insert(now);
                 }
             }
-            if there.unwrap_or(true) {
-                found.push(text.to_owned());
+            if there.unwrap_or(true) && found(text).is_break() {
+                return Ok(());
             }
             if on_disk == Some(text) {
                 on_disk = texts.next()?;
             }
         }
-        Ok(found)
+    }
+
+    /// The same as pieces of memory of their own, at most `limit`.
+    fn some_texts<'a>(
+        &'a self,
+        scope: Scope,
+        after: &str,
+        limit: usize,
+        names: impl Fn(&'a Layer) -> Option<NamesAfter<'a>>,
+    ) -> Vec<String> {
+        let mut some = Vec::new();
+        if limit > 0 {
+            alive(self.texts(scope, after, names, |text| {
+                some.push(text.to_owned());
+                if some.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            }));
+        }
+        some
+    }
+
+    fn list(&self, path: &ZPath, expected: u32, most: usize) -> Option<Names> {
+        let parent = path.as_str();
+        let scope = Scope::children(&self.hash_key, parent);
+        let mut names = NamesBuilder::with_capacity(expected as usize);
+        alive(self.texts(
+            scope,
+            "",
+            |layer| layer.children(parent, ""),
+            |name| {
+                names.push(name);
+                if names.bytes() <= most {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            },
+        ));
+        (names.bytes() <= most).then(|| names.finish())
     }
 
     fn paths(&self, texts: Vec<String>) -> Vec<ZPath> {
@@ -229,9 +268,18 @@ pub(super) fn position(meta: &Meta) -> Position {
 
 impl Nodes for StoreNodes {
     fn node(&self, path: &ZPath) -> Option<Node> {
-        match self.layers().find_map(|layer| layer.node(path)) {
+        let hash = self.active.hash(path.as_str());
+        match self.layers().find_map(|layer| layer.node(hash, path)) {
             Some(node) => node.as_deref().cloned(),
             None => alive(self.view.node(&self.hash_key, &self.open, path)),
+        }
+    }
+
+    fn contains(&self, path: &ZPath) -> bool {
+        let hash = self.active.hash(path.as_str());
+        match self.layers().find_map(|layer| layer.node(hash, path)) {
+            Some(node) => node.is_some(),
+            None => alive(self.view.contains(&self.hash_key, path)),
         }
     }
 
@@ -247,19 +295,29 @@ impl Nodes for StoreNodes {
     fn children(&self, path: &ZPath, after: Option<&str>, limit: usize) -> Vec<String> {
         let (parent, after) = (path.as_str(), after.unwrap_or_default());
         let scope = Scope::children(&self.hash_key, parent);
-        alive(self.texts(scope, after, limit, |layer| layer.children(parent, after)))
+        self.some_texts(scope, after, limit, |layer| layer.children(parent, after))
+    }
+
+    fn names(&self, path: &ZPath, node: &Node, most: usize) -> Option<Names> {
+        let mut kept = self.listings.borrow_mut();
+        if let Some(names) = kept.get(path, node) {
+            return (names.packed().len() <= most).then_some(names);
+        }
+        let names = self.list(path, node.num_children, most)?;
+        kept.keep(path, node, &names);
+        Some(names)
     }
 
     fn ephemerals(&self, session: SessionId) -> Vec<ZPath> {
         let scope = Scope::ephemerals(session);
         let names = |layer| Layer::ephemerals(layer, session);
-        self.paths(alive(self.texts(scope, "", usize::MAX, names)))
+        self.paths(self.some_texts(scope, "", usize::MAX, names))
     }
 
     fn mortals(&self, after: Option<&ZPath>, limit: usize) -> Vec<ZPath> {
         let after = after.map(ZPath::as_str).unwrap_or_default();
         let names = |layer| Layer::mortals(layer, after);
-        self.paths(alive(self.texts(Scope::mortals(), after, limit, names)))
+        self.paths(self.some_texts(Scope::mortals(), after, limit, names))
     }
 
     fn session(&self, id: SessionId) -> Option<&SessionRecord> {
@@ -318,11 +376,12 @@ impl Frozen {
     pub fn write(&self) -> Result<Checkpointed, StoreError> {
         let mut update = self.tree.write()?;
         let mut value = Vec::new();
-        for (key, record) in changes(&self.layers, &self.hash_key) {
-            if record.encode(&key, &self.open, &mut value) {
-                update.put(&key, &value)?;
+        let mut changes = Changes::of(&self.layers, &self.hash_key);
+        while let Some((key, record)) = changes.next() {
+            if record.encode(key, &self.open, &mut value) {
+                update.put(key, &value)?;
             } else {
-                update.delete(&key)?;
+                update.delete(key)?;
             }
         }
         update.commit()?;

@@ -5,8 +5,6 @@
 //! value (4), key, value; then a length of zero, the number of records (8) and the CRC-32C of the
 //! stream up to there. A chunk: CRC-32C of the rest (4), its number from 0 (4), a part of the stream.
 
-use std::collections::btree_map;
-use std::iter::Peekable;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -19,11 +17,11 @@ use super::error::{StoreError, TreeContext};
 use super::files::{FORMAT, put_position};
 use super::home::Home;
 use super::key::{HashKey, Key};
-use super::layer::{Layer, Record, changes};
+use super::layer::{Changes, Layer};
 use super::nodes::{StoreNodes, position};
 use super::verify::verify;
 use crate::limits::SNAPSHOT_CHUNK_BYTES;
-use crate::tree::Meta;
+use crate::tree::{Meta, share};
 use crate::zab::Position;
 
 const MAGIC: [u8; 8] = *b"CNCLSNAP";
@@ -60,7 +58,7 @@ pub struct SnapshotReader {
 /// The records on disk as changed by the layers, in order.
 #[derive(Debug)]
 struct Merge {
-    changes: Peekable<btree_map::IntoIter<Box<[u8]>, Record>>,
+    changes: Changes,
     /// The last key read from the disk; empty if none was.
     cursor: Vec<u8>,
     records: u64,
@@ -125,8 +123,7 @@ impl SnapshotReader {
         self.ahead.put_u32_le(FORMAT);
         put_position(&mut self.ahead, self.at);
         let crc = crc32c::crc32c(&self.ahead);
-        let changes = changes(&std::mem::take(&mut self.layers), &self.hash_key);
-        let changes = changes.into_iter().peekable();
+        let changes = Changes::of(&std::mem::take(&mut self.layers), &self.hash_key);
         self.merge = Some(Merge { changes, cursor: Vec::new(), records: 0, crc });
     }
 
@@ -144,7 +141,7 @@ impl SnapshotReader {
         };
         let mut record = on_disk.next().transpose().in_tree("read", view.tree().path())?;
         while ahead.len() < room {
-            let changed = merge.changes.peek().map(|(key, _)| &**key);
+            let changed = merge.changes.peek().map(|(key, _)| key);
             let key = changed.into_iter().chain(record.map(|(key, _)| key)).min();
             let Some(key) = key.map(<[u8]>::to_vec) else {
                 self.done = true;
@@ -154,7 +151,8 @@ impl SnapshotReader {
             if of_disk.is_some() {
                 record = on_disk.next().transpose().in_tree("read", view.tree().path())?;
             }
-            if let Some((_, change)) = merge.changes.next_if(|(own, _)| **own == *key) {
+            if merge.changes.peek().is_some_and(|(own, _)| *own == *key) {
+                let (_, change) = merge.changes.next().expect("it was looked at");
                 if change.encode(&key, open, &mut value) {
                     put_record(ahead, &key, &value);
                     merge.records += 1;
@@ -295,7 +293,7 @@ impl SnapshotWriter {
     }
 
     fn load(&self, at: Position) -> Result<Box<StoreNodes>, StoreError> {
-        let open = Acl::open().into();
+        let open = share(&Acl::open());
         let meta = verify(&self.tree.view()?, &open)?;
         if position(&meta) != at {
             return refused("its contents are not of the position it names");

@@ -27,7 +27,12 @@ static OPEN: LazyLock<Arc<[Acl]>> = LazyLock::new(|| Acl::open().into());
 
 /// The ACL as nodes hold it. All open ACLs are one and the same, since most nodes have it.
 pub fn share(acl: &[Acl]) -> Arc<[Acl]> {
-    if *acl == OPEN[..] { OPEN.clone() } else { acl.into() }
+    if is_open(acl) { OPEN.clone() } else { acl.into() }
+}
+
+/// Whether everybody may do everything.
+pub(super) fn is_open(acl: &[Acl]) -> bool {
+    std::ptr::eq(acl, &**OPEN) || *acl == OPEN[..]
 }
 
 /// Whether `acl` grants one of the identities at least one of the permissions `any_of`.
@@ -68,7 +73,7 @@ impl<'a> Asker<'a> {
 
     /// The ACL to be written when this one is asked for: valid, and `auth` replaced.
     pub(super) fn resolve(self, acl: &[Acl]) -> Result<Arc<[Acl]>, ErrorCode> {
-        if *acl == OPEN[..] {
+        if is_open(acl) {
             return Ok(OPEN.clone());
         }
         let mut lines = Vec::with_capacity(acl.len());

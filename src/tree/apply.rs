@@ -252,7 +252,7 @@ impl<N: Nodes> Work<'_, N> {
             true => numbered(path, parent.children_created)?,
             false => path.clone(),
         };
-        if self.draft.node(&path).is_some() {
+        if self.draft.contains(&path) {
             return Err(ErrorCode::NodeExists);
         }
         if parent.lifetime.is_ephemeral() {

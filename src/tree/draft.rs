@@ -66,6 +66,14 @@ impl<'a, N: Nodes> Draft<'a, N> {
         }
     }
 
+    /// Whether there is a node, as the transaction has left it so far.
+    pub(super) fn contains(&self, path: &ZPath) -> bool {
+        match self.edits.get(path) {
+            Some(edit) => edit.after.is_some(),
+            None => self.nodes.contains(path),
+        }
+    }
+
     /// Whether there may be quotas.
     pub(super) fn has_quotas(&self) -> bool {
         self.quotas

@@ -5,6 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use conclave_proto::names::{Names, NamesBuilder};
 use conclave_proto::{Acl, Fault, Lifetime, Reply, Secret, SessionId, Stat, Xid, ZPath, Zxid};
 
 /// A znode.
@@ -153,6 +154,8 @@ pub struct Meta {
 pub trait Nodes {
     /// The node at that path.
     fn node(&self, path: &ZPath) -> Option<Node>;
+    /// Whether there is a node at that path: for those who expect that there is none.
+    fn contains(&self, path: &ZPath) -> bool;
     /// Put a node there, new or changed: one that changes keeps its owner and its lifetime, by which
     /// it is found. `parent.num_children` is the caller's business.
     fn put_node(&mut self, path: &ZPath, node: Node);
@@ -160,6 +163,9 @@ pub trait Nodes {
     fn remove_node(&mut self, path: &ZPath);
     /// The names of a node's children in byte order, after `after`, at most `limit`.
     fn children(&self, path: &ZPath, after: Option<&str>, limit: usize) -> Vec<String>;
+    /// The names of all children of `node`, which is at `path`; `None` if packed they take more
+    /// than `most` bytes.
+    fn names(&self, path: &ZPath, node: &Node, most: usize) -> Option<Names>;
     /// The paths of a session's ephemeral nodes, in order.
     fn ephemerals(&self, session: SessionId) -> Vec<ZPath>;
     /// The paths of container and TTL nodes, in order, after `after`, at most `limit`.
@@ -204,6 +210,14 @@ impl MemoryNodes {
         self.nodes.iter()
     }
 
+    /// The children of the node there, after that name.
+    fn children_after(&self, path: &ZPath, after: &str) -> impl Iterator<Item = &(ZPath, String)> {
+        let start = (path.clone(), after.to_owned());
+        self.children
+            .range((Bound::Excluded(start), Bound::Unbounded))
+            .take_while(move |(parent, _)| *parent == *path)
+    }
+
     /// Enter or remove the node in the indexes that depend on how long it lives.
     fn index(&mut self, path: &ZPath, owner: SessionId, lifetime: Lifetime, present: bool) {
         match Index::of(owner, lifetime) {
@@ -234,6 +248,10 @@ impl Nodes for MemoryNodes {
         self.nodes.get(path).cloned()
     }
 
+    fn contains(&self, path: &ZPath) -> bool {
+        self.nodes.contains_key(path)
+    }
+
     fn put_node(&mut self, path: &ZPath, node: Node) {
         let (owner, lifetime) = (node.owner, node.lifetime);
         match self.nodes.insert(path.clone(), node) {
@@ -258,13 +276,19 @@ impl Nodes for MemoryNodes {
 
     fn children(&self, path: &ZPath, after: Option<&str>, limit: usize) -> Vec<String> {
         // The empty name, which nobody has, comes before all others.
-        let start = (path.clone(), after.unwrap_or_default().to_owned());
-        self.children
-            .range((Bound::Excluded(start), Bound::Unbounded))
-            .take_while(|(parent, _)| parent == path)
-            .take(limit)
-            .map(|(_, name)| name.clone())
-            .collect()
+        let children = self.children_after(path, after.unwrap_or_default());
+        children.take(limit).map(|(_, name)| name.clone()).collect()
+    }
+
+    fn names(&self, path: &ZPath, node: &Node, most: usize) -> Option<Names> {
+        let mut names = NamesBuilder::with_capacity(node.num_children as usize);
+        for (_, name) in self.children_after(path, "") {
+            names.push(name);
+            if names.bytes() > most {
+                return None;
+            }
+        }
+        Some(names.finish())
     }
 
     fn ephemerals(&self, session: SessionId) -> Vec<ZPath> {

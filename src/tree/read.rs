@@ -83,9 +83,15 @@ impl<N: Nodes> View<'_, N> {
     }
 
     fn children(&self, path: &ZPath, page: &Page) -> Result<Reply, ErrorCode> {
-        let stat = self.readable(path)?.stat();
+        let node = self.readable(path)?;
+        let stat = node.stat();
+        if *page == Page::WHOLE {
+            let names = self.nodes.names(path, &node, limits::WHOLE_LIST_BYTES);
+            return Ok(Reply::Names { names: names.ok_or(ErrorCode::TooLarge)?, stat });
+        }
         let mut level = Level::new(path.clone(), page.after.as_deref().unwrap_or_default());
         let mut listing = Listing::new(page);
+        listing.expect(stat.num_children);
         while let Some(name) = level.next_name(self.nodes) {
             let needs_node = page.with_stat || page.with_data;
             let node = if needs_node { self.visible(&level.child(&name)) } else { None };
@@ -208,16 +214,28 @@ impl Listing<'_> {
         Listing { page, entries: Vec::new(), bytes: 0, more: false }
     }
 
+    /// There are that many entries, of which a page may have the first.
+    fn expect(&mut self, entries: u32) {
+        /// A page that is asked for again and again has about as many.
+        const AHEAD: usize = 128;
+        self.entries.reserve(self.most().0.min(entries as usize).min(AHEAD));
+    }
+
+    /// The most entries of the page, and the most bytes.
+    fn most(&self) -> (usize, usize) {
+        match self.page.limit as usize {
+            _ if self.page.is_whole() => (usize::MAX, limits::WHOLE_LIST_BYTES),
+            0 => (limits::PAGE_ENTRIES, limits::PAGE_BYTES),
+            limit => (limit.min(limits::PAGE_ENTRIES), limits::PAGE_BYTES),
+        }
+    }
+
     /// Add an entry and what is asked of its node, or find the page full. A page has at least one
     /// entry, whatever its size, so that a listing always gets on.
     fn add(&mut self, name: String, node: Option<&Node>) -> bool {
         let stat = node.filter(|_| self.page.with_stat).map(Node::stat);
         let data = node.filter(|_| self.page.with_data).and_then(|node| node.data.clone());
-        let (most, most_bytes) = match self.page.limit as usize {
-            _ if self.page.is_whole() => (usize::MAX, limits::WHOLE_LIST_BYTES),
-            0 => (limits::PAGE_ENTRIES, limits::PAGE_BYTES),
-            limit => (limit.min(limits::PAGE_ENTRIES), limits::PAGE_BYTES),
-        };
+        let (most, most_bytes) = self.most();
         let entry = Entry { name, stat, data };
         self.bytes += size_of(&entry);
         let full = self.entries.len() >= most || self.bytes > most_bytes;
@@ -236,6 +254,8 @@ fn payload(reply: &Reply) -> usize {
         data.as_ref().map_or(0, Bytes::len)
     } else if let Reply::Children { entries, .. } = reply {
         entries.iter().map(size_of).sum()
+    } else if let Reply::Names { names, .. } = reply {
+        names.count() as usize * ENTRY_BYTES + names.packed().len()
     } else {
         0
     }

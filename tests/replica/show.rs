@@ -56,6 +56,9 @@ fn reply(reply: &Reply) -> String {
             let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
             format!("[{}]", names.join(" "))
         }
+        Reply::Names { names, .. } => {
+            format!("[{}]", names.iter().collect::<Vec<_>>().join(" "))
+        }
         Reply::Paths(paths) => {
             let paths: Vec<&str> = paths.iter().map(|path| path.as_str()).collect();
             format!("[{}]", paths.join(" "))

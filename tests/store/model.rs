@@ -183,6 +183,12 @@ impl Pair {
                 let nodes = &self.opened.as_ref().unwrap().nodes;
                 let (model, limit) = (&self.model, limit);
                 assert_eq!(nodes.children(path, name, limit), model.children(path, name, limit));
+                // The parent says that its children may have changed, then that they have not.
+                let parent = node(Lifetime::Persistent, 0, &[], self.time);
+                for most in [usize::MAX, usize::MAX, limit * 8] {
+                    let names = nodes.names(path, &parent, most);
+                    assert_eq!(names, model.names(path, &parent, most), "at most {most} bytes");
+                }
                 let after = after.as_ref();
                 assert_eq!(nodes.mortals(after, limit), model.mortals(after, limit));
             }
@@ -205,6 +211,7 @@ impl Pair {
         assert_eq!(nodes.meta(), self.model.meta());
         for path in &self.paths {
             assert_eq!(nodes.node(path), self.model.node(path), "{path}");
+            assert_eq!(nodes.contains(path), self.model.contains(path), "{path}");
             let all = nodes.children(path, None, usize::MAX);
             assert_eq!(all, self.model.children(path, None, usize::MAX), "children of {path}");
         }

@@ -256,6 +256,12 @@ impl Twins {
         let listed =
             all_pages(limit, |page| read(Op::Children { path: path.clone(), watch: None, page }));
         assert_eq!(listed, names, "children of {path}");
+        let whole = Op::Children { path: path.clone(), watch: None, page: Page::WHOLE };
+        let names = names.map(|names| Reply::Names {
+            names: names.iter().map(String::as_str).collect(),
+            stat: node.expect("it is listed").stat,
+        });
+        assert_eq!(read(whole), names, "all children of {path}");
         let above = path.as_str().trim_end_matches('/').len() + 1;
         let below = node.map(|_| self.model.parents_first(path.as_str(), ids));
         let below = below.map(|all| all.iter().map(|path| path[above..].to_owned()).collect());

@@ -193,6 +193,7 @@ fn show(reply: &Reply) -> String {
             let lines: Vec<String> = lines.collect();
             if lines.is_empty() { "nothing".to_owned() } else { lines.join("\n") }
         }
+        Reply::Names { names, .. } => names.iter().collect::<Vec<_>>().join("\n"),
         Reply::Acl { acl, stat } => {
             let lines: Vec<String> = acl.iter().map(show_acl).collect();
             format!("{} (version {})", lines.join(" "), stat.aversion)

@@ -123,6 +123,7 @@ fn response(response: wire::Response) -> Result<Response, Invalid> {
 fn is_acceptable(reply: &Reply, wire: &wire::Reply) -> bool {
     let elements = match reply {
         Reply::Children { entries, .. } => entries.len(),
+        Reply::Names { names, .. } => names.count() as usize,
         Reply::Paths(paths) => paths.len(),
         Reply::MultiRead(results) => results.iter().map(elements_read).sum(),
         Reply::Done
@@ -145,6 +146,7 @@ const RESPONSE_HEAD_BYTES: usize = 64;
 fn elements_read(result: &Result<Reply, Fault>) -> usize {
     match result {
         Ok(Reply::Children { entries, .. }) => 1 + entries.len(),
+        Ok(Reply::Names { names, .. }) => 1 + names.count() as usize,
         Ok(_) | Err(_) => 1,
     }
 }
@@ -163,6 +165,11 @@ pub(super) fn reply_to_wire(reply: &Reply) -> wire::Reply {
         Reply::Children { entries, more, stat } => Kind::Children(wire::Listing {
             entries: entries.iter().map(entry_to_wire).collect(),
             more: *more,
+            stat: Some(stat_to_wire(stat)),
+        }),
+        Reply::Names { names, stat } => Kind::Children(wire::Listing {
+            entries: names.iter().map(name_to_wire).collect(),
+            more: false,
             stat: Some(stat_to_wire(stat)),
         }),
         Reply::Acl { acl, stat } => {
@@ -256,6 +263,10 @@ fn entry_to_wire(entry: &Entry) -> wire::Entry {
         stat: entry.stat.as_ref().map(stat_to_wire),
         data: entry.data.clone(),
     }
+}
+
+fn name_to_wire(name: &str) -> wire::Entry {
+    wire::Entry { name: text_to_wire(name), stat: None, data: None }
 }
 
 fn entry(entry: wire::Entry) -> Result<Entry, Invalid> {

@@ -112,9 +112,11 @@ fn body(answer: &Answer, reply: &Reply, out: &mut BytesMut) {
     } else if let (Answer::Tree { path, limit }, Reply::Children { entries, .. }) = (answer, reply)
     {
         tree(path, *limit, entries, out);
-    } else if let Reply::Children { entries, stat, .. } = reply {
-        names(entries, out);
-        if matches!(answer, Answer::Children { with_stat: true, .. }) {
+    } else if let Reply::Names { names, stat } = reply {
+        out.put_u32(names.count());
+        out.put_slice(names.packed());
+        // A filter for which the names are enough lets all of them pass.
+        if matches!(answer, Answer::Children { with_stat: true, .. } | Answer::Filtered { .. }) {
             put_stat(out, stat);
         }
     } else if let Reply::Paths(paths) = reply {
@@ -222,13 +224,6 @@ fn tree(path: &ZPath, limit: u32, entries: &[Entry], out: &mut BytesMut) {
     let above = if path.is_root() { "" } else { path.as_str() };
     for entry in &entries[..below] {
         put_text(out, &format!("{above}/{}", entry.name));
-    }
-}
-
-fn names(entries: &[Entry], out: &mut BytesMut) {
-    put_length(out, entries.len());
-    for entry in entries {
-        put_text(out, &entry.name);
     }
 }
 

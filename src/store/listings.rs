@@ -1,0 +1,48 @@
+//! Listings that are kept for those who ask for the same again.
+//!
+//! Many clients watch one node for its children, and all of them list it after each change. What
+//! they are told depends on the node's `czxid` and `pzxid` alone: whatever adds or removes a child
+//! sets the latter. So nothing has to be thrown away when the tree changes.
+
+use std::collections::BTreeMap;
+
+use conclave_proto::{Names, ZPath, Zxid};
+
+use crate::limits;
+use crate::tree::Node;
+
+/// The latest listings, by path.
+#[derive(Debug, Default)]
+pub(super) struct Listings {
+    kept: BTreeMap<ZPath, ((Zxid, Zxid), Names)>,
+    bytes: usize,
+}
+
+/// What one costs beside its names, in bytes: an estimate.
+const COST: usize = 200;
+
+impl Listings {
+    /// The names of the children of `node`, which is at `path`, if they are known.
+    pub(super) fn get(&self, path: &ZPath, node: &Node) -> Option<Names> {
+        let (of, names) = self.kept.get(path)?;
+        (*of == (node.czxid, node.pzxid)).then(|| names.clone())
+    }
+
+    pub(super) fn keep(&mut self, path: &ZPath, node: &Node, names: &Names) {
+        let cost = |path: &ZPath, names: &Names| COST + path.as_str().len() + names.packed().len();
+        let added = cost(path, names);
+        if added > limits::LISTINGS_KEPT_BYTES {
+            return;
+        }
+        if let Some((path, (_, old))) = self.kept.remove_entry(path) {
+            self.bytes -= cost(&path, &old);
+        }
+        if self.bytes + added > limits::LISTINGS_KEPT_BYTES {
+            // Whoever is asked for often is soon back.
+            self.kept.clear();
+            self.bytes = 0;
+        }
+        self.bytes += added;
+        self.kept.insert(path.clone(), ((node.czxid, node.pzxid), names.clone()));
+    }
+}
