@@ -233,7 +233,8 @@ fn several_reads_may_be_of_every_kind() {
     let data = Reply::Data { data: Some(Bytes::from_static(b"d")), stat: Stat::default() };
     let gone = || Err(ErrorCode::NoNode.into());
     let few = || children(mixed()[..2].to_vec());
-    let replies = vec![Ok(data), gone(), few(), few(), few(), gone()];
+    let names = Reply::Names { names: ["p", "e"].into_iter().collect(), stat: stat(0, 9) };
+    let replies = vec![Ok(data), gone(), Ok(names), few(), few(), gone()];
     let (_, _, code, mut body) = talk.answer(Ok(Reply::MultiRead(replies)));
     assert_eq!(code, 0);
     let header = |body: &mut Bytes| (body.get_i32(), body.get_u8(), body.get_i32());
