@@ -125,6 +125,7 @@ impl Names {
                 assert!(!more);
                 format!("[{}]{stat}", shown.join(", "))
             }
+            Reply::Names { .. } => panic!("no client reads {reply:?}"),
             Reply::Acl { acl, stat } => {
                 let lines: Vec<String> = acl.iter().map(show_line).collect();
                 format!("{}: {}", lines.join(" "), self.stat(stat))
