@@ -325,3 +325,20 @@ fn every_shell_gets_its_completions() {
         assert!(text(&output.unwrap().stdout).contains("conclave"), "{shell}");
     }
 }
+
+#[test]
+fn a_password_is_hashed_and_a_user_is_shown_to_the_servers() {
+    let dev = Dev::start();
+    let hashed = dev.run_with(&["password"], "wonderland\n");
+    let hash = text(&hashed.stdout);
+    assert!(hashed.status.success() && hash.starts_with("$argon2id$"), "{hash}");
+    assert!(!hash.contains("wonderland"), "{hash}");
+    assert!(dev.complain(&["password"]).contains("no password"));
+
+    let auth = |auth| dev.command(&["ls", "/"]).env("CONCLAVE_AUTH", auth).output().unwrap();
+    assert!(auth("digest:bob:builder").status.success());
+    let refused = auth("password:alice:wonderland");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("refused"), "{}", text(&refused.stderr));
+    assert!(text(&auth("nonsense").stderr).contains("SCHEME:CREDENTIALS"));
+}
