@@ -157,7 +157,7 @@ pub enum Op {
         watch: Option<WatchId>,
     },
     /// List a node's children in the order of their names, a page at a time.
-    /// Answer: [`Reply::Children`].
+    /// Answer: [`Reply::Children`]; to [`Page::WHOLE`], [`Reply::Names`].
     Children {
         /// The node.
         path: ZPath,
