@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use conclave::server::hash_password;
 use conclave_proto::{Acl, ErrorCode, Identity, Op, Perms, Reply, Zxid};
 
 use crate::answer::{Failure, number};
@@ -20,14 +21,16 @@ use rcgen::DnType;
 #[derive(Clone, Copy, Debug)]
 struct Subject {
     certificate: Option<&'static str>,
-    password: Option<&'static str>,
+    /// A scheme, and what it takes for credentials.
+    says: Option<(&'static str, &'static str)>,
 }
 
-const ANYBODY: Subject = Subject { certificate: None, password: None };
-const ME: Subject = Subject { certificate: None, password: Some("me:pw") };
-const ALICE: Subject = Subject { certificate: Some("alice"), password: None };
-const EVE: Subject = Subject { certificate: Some("eve"), password: Some("eve:pw") };
-const SUPER: Subject = Subject { certificate: None, password: Some("super:test") };
+const ANYBODY: Subject = Subject { certificate: None, says: None };
+const ME: Subject = Subject { certificate: None, says: Some(("digest", "me:pw")) };
+const ALICE: Subject = Subject { certificate: Some("alice"), says: None };
+const EVE: Subject = Subject { certificate: Some("eve"), says: Some(("digest", "eve:pw")) };
+const USER: Subject = Subject { certificate: None, says: Some(("password", "ann:wonder")) };
+const SUPER: Subject = Subject { certificate: None, says: Some(("digest", "super:test")) };
 
 /// What a line of an ACL comes to for somebody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +44,7 @@ enum Grants {
 use Grants::{Everything, Listed, Nothing};
 
 /// The schemes: to whom a grant is made, who asks, and what the grant comes to.
-const SCHEMES: [(&str, &str, Subject, Grants); 12] = [
+const SCHEMES: [(&str, &str, Subject, Grants); 14] = [
     ("world", "world:anyone", ANYBODY, Listed),
     ("digest", "digest:me:xlpJGzVhaayvpHfFn/RwowgwqI4=", ME, Listed),
     ("digest of another", "digest:me:xlpJGzVhaayvpHfFn/RwowgwqI4=", EVE, Nothing),
@@ -52,6 +55,8 @@ const SCHEMES: [(&str, &str, Subject, Grants); 12] = [
     ("ip of another", "ip:10.0.0.1", ANYBODY, Nothing),
     ("x509", "x509:CN=alice", ALICE, Listed),
     ("x509 of another", "x509:CN=alice", EVE, Nothing),
+    ("password", "password:ann", USER, Listed),
+    ("password of another", "password:ann", EVE, Nothing),
     ("sasl, which nobody can show", "sasl:me@REALM", ME, Nothing),
     ("super", "digest:me:xlpJGzVhaayvpHfFn/RwowgwqI4=", SUPER, Everything),
 ];
@@ -127,6 +132,8 @@ impl Stage {
         }
         let path = |file: &str| authority.path(file).to_str().unwrap().to_owned();
         let (cert, key, ca) = (path("server.pem"), path("server.key"), path("ca.pem"));
+        let hash = hash_password(b"wonder");
+        let users = format!("users=[{{ name = 'ann', hash = '{hash}' }}]");
         let server = Server::start_with(&[
             "--tls-cert",
             &cert,
@@ -140,11 +147,13 @@ impl Stage {
             "127.0.0.1:0",
             "--set",
             "super_digest='super:D/InIHSb7yEEbrWz8b9l71RjZJU='",
+            "--set",
+            &users,
         ]);
         wait_for("the server to serve", || server.get("/ready").starts_with("ready").then_some(()));
         let mut owner = open(&server, &authority, Wire::Native, SUPER);
         // What it writes for `auth:` is for `me`.
-        authenticate(&mut *owner, "me:pw");
+        authenticate(&mut *owner, "digest", "me:pw");
         Stage { authority, server, owner }
     }
 
@@ -168,15 +177,15 @@ fn open(server: &Server, authority: &Authority, wire: Wire, who: Subject) -> Box
         Wire::ZooKeeper(_) => server.zookeeper_secure.expect("there is TLS"),
     };
     let mut client = wire.open(Box::new(tls(authority, address, who.certificate)));
-    if let Some(password) = who.password {
-        authenticate(&mut *client, password);
+    if let Some((scheme, credentials)) = who.says {
+        authenticate(&mut *client, scheme, credentials);
     }
     client
 }
 
-fn authenticate(client: &mut dyn Client, password: &str) {
-    let credentials = bytes::Bytes::copy_from_slice(password.as_bytes());
-    let op = Op::Authenticate { scheme: "digest".into(), credentials };
+fn authenticate(client: &mut dyn Client, scheme: &str, credentials: &str) {
+    let credentials = bytes::Bytes::copy_from_slice(credentials.as_bytes());
+    let op = Op::Authenticate { scheme: scheme.into(), credentials };
     client.ask(&op).result.unwrap();
 }
 
