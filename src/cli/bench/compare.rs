@@ -64,7 +64,7 @@ pub(in crate::cli) struct Args {
     /// How often each is measured
     #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     rounds: u64,
-    /// How many threads the load has; over Conclave's own protocol it has one
+    /// How many threads the load has
     #[arg(long, value_name = "T", default_value_t = DEFAULT_THREADS, value_parser = parse_threads)]
     threads: usize,
     /// Bytes of each value

@@ -3,6 +3,7 @@
 mod cache;
 mod compare;
 mod contest;
+mod crew;
 mod failover;
 mod java;
 mod locks;
@@ -27,6 +28,7 @@ use super::ensemble::{Ensemble, Layout};
 use super::{Output, say};
 pub(super) use compare::{Args as CompareArgs, run as compare};
 pub(super) use contest::{Args as CompareLocksArgs, run as compare_locks};
+use crew::Crew;
 use report::{Row, Tally, print_heading, print_row};
 use usage::Counters;
 use work::Kind;
@@ -77,7 +79,7 @@ pub(super) struct Args {
     /// How many operations each client keeps in flight
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     depth: u64,
-    /// How many threads the clients share; those of Conclave's own protocol have one
+    /// How many threads the clients share
     #[arg(long, value_name = "T", default_value_t = DEFAULT_THREADS, value_parser = parse_threads)]
     threads: usize,
     /// Bytes of each value
@@ -129,7 +131,7 @@ struct Load {
     time: Duration,
     /// Makes the names of this measurement's nodes its own.
     run: u64,
-    /// How many threads the clients share, if they speak ZooKeeper's protocol.
+    /// How many threads the clients share.
     threads: usize,
     /// How many items a queue has, or nodes a cache.
     items: u64,
@@ -146,13 +148,10 @@ impl Load {
 
     /// How many threads it really runs on.
     fn threads_used(&self) -> usize {
-        match self.wire {
-            Wire::Native => 1,
-            Wire::ZooKeeper if self.kind == Kind::Watch => 1,
-            Wire::ZooKeeper => {
-                usize::try_from(self.clients).unwrap_or(usize::MAX).clamp(1, self.threads)
-            }
+        if self.kind.is_native() {
+            return 1;
         }
+        usize::try_from(self.clients).unwrap_or(usize::MAX).clamp(1, self.threads)
     }
 }
 
@@ -269,21 +268,16 @@ fn load(args: &Args, ensemble: Option<&Ensemble>, kind: Kind, run: u64) -> anyho
 /// Prepares the nodes and the sessions, runs the load, and says what came of it.
 async fn measure(load: &Load, pids: &[u32]) -> anyhow::Result<Row> {
     match load.wire {
-        Wire::Native => {
-            native::prepare(load).await?;
-            let clients = native::open(load).await?;
-            let (row, _) = observe(load, pids, native::run(load, clients)).await?;
-            native::clean_up(load).await?;
-            Ok(row)
-        }
-        Wire::ZooKeeper => {
-            zookeeper::prepare(load).await?;
-            let connections = zookeeper::open(load).await?;
-            let (row, tally) = observe(load, pids, zookeeper::run(load, connections)).await?;
-            zookeeper::clean_up(load, &tally).await?;
-            Ok(row)
-        }
+        Wire::Native => native::prepare(load).await?,
+        Wire::ZooKeeper => zookeeper::prepare(load).await?,
     }
+    let crew = Crew::muster(load).await?;
+    let (row, tally) = observe(load, pids, crew.run(load.time)).await?;
+    match load.wire {
+        Wire::Native => native::clean_up(load).await?,
+        Wire::ZooKeeper => zookeeper::clean_up(load, &tally).await?,
+    }
+    Ok(row)
 }
 
 /// Runs a load and looks at the clock and the counters of the servers, and of this process, before

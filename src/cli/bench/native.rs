@@ -1,11 +1,13 @@
 //! The load over Conclave's own protocol, with the client crate.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use conclave_client::{Client, Error, ErrorCode, WatchKind};
 use tokio::time::Instant;
 
+use super::crew::{Rounds, Shift};
 use super::report::Tally;
 use super::work::{
     CHILDREN, Kind, MULTI, NODES, ROOT, Step, Steps, created_path, listed_path, node_path,
@@ -56,31 +58,19 @@ pub(super) async fn prepare(load: &Load) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens every client's session.
-pub(super) async fn open(load: &Load) -> anyhow::Result<Vec<Client>> {
-    let mut clients = Vec::new();
-    if load.kind != Kind::Connect {
-        for client in 0..load.clients {
-            clients.push(connect(load, load.server_of(client)).await?);
-        }
-        // A session's writes go through every server; its reads do not, and another server may
-        // not know yet of the nodes that were made.
-        for client in &clients {
-            client.sync().await?;
-        }
-    }
-    Ok(clients)
-}
-
-/// Runs the load.
-pub(super) async fn run(load: &Load, clients: Vec<Client>) -> anyhow::Result<Tally> {
-    let until = Instant::now() + load.time;
+/// What one thread does: opens its clients' sessions, runs their load when all threads are ready,
+/// and closes them.
+pub(super) async fn work(load: &Load, shift: Shift) -> anyhow::Result<Tally> {
+    let first = shift.clients.start;
+    let numbers = shift.clients.clone();
+    let clients = open(load, numbers.clone()).await?;
+    let (until, rounds) = shift.begin().await?;
     let tally = match load.kind {
         Kind::Connect => {
-            let sessions = (0..load.clients).map(|n| open_and_close(load.clone(), n, until));
+            let sessions = numbers.map(|n| open_and_close(load.clone(), n, until));
             join_all(sessions.map(tokio::spawn).collect()).await?
         }
-        Kind::Watch => fan_out(load, &clients, until).await?,
+        Kind::Watch => fan_out(load, &clients, first == 0, &rounds, until).await?,
         Kind::Locks => {
             let path = format!("{ROOT}/lock");
             locks::hand_over(&clients, &path, Instant::now()..until).await?
@@ -95,7 +85,7 @@ pub(super) async fn run(load: &Load, clients: Vec<Client>) -> anyhow::Result<Tal
             anyhow::bail!("{} has a loop of its own", load.kind.name())
         }
         Kind::Set | Kind::Create | Kind::Get | Kind::Mixed | Kind::Multi | Kind::Children => {
-            let loops = clients.iter().zip(0..).flat_map(|(client, n)| {
+            let loops = clients.iter().zip(numbers).flat_map(|(client, n)| {
                 (0..load.depth as u64).map(move |lane| {
                     steady(load.clone(), client.clone(), n * load.depth as u64 + lane, until)
                 })
@@ -107,6 +97,22 @@ pub(super) async fn run(load: &Load, clients: Vec<Client>) -> anyhow::Result<Tal
         client.close().await?;
     }
     Ok(tally)
+}
+
+/// Opens the sessions of these clients.
+pub(super) async fn open(load: &Load, numbers: Range<u64>) -> anyhow::Result<Vec<Client>> {
+    let mut clients = Vec::new();
+    if load.kind != Kind::Connect {
+        for client in numbers {
+            clients.push(connect(load, load.server_of(client)).await?);
+        }
+        // A session's writes go through every server; its reads do not, and another server may
+        // not know yet of the nodes that were made.
+        for client in &clients {
+            client.sync().await?;
+        }
+    }
+    Ok(clients)
 }
 
 /// Removes every node that the load made.
@@ -162,25 +168,39 @@ async fn open_and_close(load: Load, n: u64, until: Instant) -> anyhow::Result<Ta
 }
 
 /// One write wakes every client, again and again; what counts is each client's event.
-async fn fan_out(load: &Load, clients: &[Client], until: Instant) -> anyhow::Result<Tally> {
-    let writer = connect(load, load.server_of(0)).await?;
+async fn fan_out(
+    load: &Load,
+    clients: &[Client],
+    writes: bool,
+    rounds: &Rounds,
+    until: Instant,
+) -> anyhow::Result<Tally> {
+    let writer = if writes { Some(connect(load, load.server_of(0)).await?) } else { None };
     let mut watches = Vec::new();
     for client in clients {
         watches.push(client.watch(watched_path(), WatchKind::Persistent).await?);
     }
     let mut sum = Tally::new();
-    while Instant::now() < until {
-        let written = Instant::now();
+    loop {
+        if writer.is_some() && Instant::now() >= until {
+            rounds.end();
+        }
+        if !rounds.next().await {
+            break;
+        }
+        let begun = Instant::now();
         let waits: Vec<_> = watches
             .into_iter()
             .map(|mut watch| {
                 tokio::spawn(async move {
                     let item = watch.next().await;
-                    (watch, item.is_some_and(|item| item.is_ok()), written.elapsed())
+                    (watch, item.is_some_and(|item| item.is_ok()), begun.elapsed())
                 })
             })
             .collect();
-        writer.set(watched_path(), load.value.clone()).await?;
+        if let Some(writer) = &writer {
+            writer.set(watched_path(), load.value.clone()).await?;
+        }
         watches = Vec::new();
         for wait in waits {
             let (watch, told, latency) = wait.await?;
@@ -190,6 +210,8 @@ async fn fan_out(load: &Load, clients: &[Client], until: Instant) -> anyhow::Res
         }
     }
     drop(watches);
-    writer.close().await?;
+    if let Some(writer) = writer {
+        writer.close().await?;
+    }
     Ok(sum)
 }

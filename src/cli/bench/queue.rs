@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// have done as many, and nothing may be left.
 pub(super) async fn measure(load: &Load, pids: &[u32]) -> anyhow::Result<Vec<Row>> {
     native::prepare(load).await?;
-    let clients = native::open(load).await?;
+    let clients = native::open(load, 0..load.clients).await?;
     let queue = |client| Queue::sharded(client, format!("{ROOT}/queue"), load.shards);
     let full = queue(&clients[0])?;
     full.make().await?;

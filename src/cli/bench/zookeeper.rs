@@ -4,15 +4,15 @@
 //! are checked for errors and otherwise skipped.
 
 use std::collections::VecDeque;
-use std::thread;
+use std::ops::Range;
 
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::crew::{Rounds, Shift};
 use super::report::Tally;
 use super::work::{
     CHILDREN, Kind, MULTI, NODES, ROOT, Step, Steps, created_path, listed_path, node_path,
@@ -48,28 +48,18 @@ pub(super) async fn prepare(load: &Load) -> anyhow::Result<()> {
     connection.close().await
 }
 
-/// Opens every client's session.
-pub(super) async fn open(load: &Load) -> anyhow::Result<Vec<Connection>> {
-    let mut connections = Vec::new();
-    if load.kind != Kind::Connect {
-        for client in 0..load.clients {
-            let names = (load.run, client);
-            connections.push(Connection::open(load.server_of(client), names).await?);
-        }
-    }
-    Ok(connections)
-}
-
-/// Runs the load.
-pub(super) async fn run(load: &Load, connections: Vec<Connection>) -> anyhow::Result<Tally> {
-    let until = Instant::now() + load.time;
+/// What one thread does: opens its clients' sessions, runs their load when all threads are ready,
+/// and closes them.
+pub(super) async fn work(load: &Load, shift: Shift) -> anyhow::Result<Tally> {
+    let numbers = shift.clients.clone();
+    let connections = open(load, numbers.clone()).await?;
+    let (until, rounds) = shift.begin().await?;
     match load.kind {
         Kind::Connect => {
-            let sessions =
-                (0..load.clients).map(|client| open_and_close(load.clone(), client, until));
-            on_threads(load, sessions).await
+            let sessions = numbers.map(|client| open_and_close(load.clone(), client, until));
+            join_all(sessions.map(tokio::spawn).collect()).await
         }
-        Kind::Watch => fan_out(load, connections, until).await,
+        Kind::Watch => fan_out(load, connections, numbers.start == 0, &rounds, until).await,
         Kind::Failover
         | Kind::Freeze
         | Kind::HandOver
@@ -81,11 +71,22 @@ pub(super) async fn run(load: &Load, connections: Vec<Connection>) -> anyhow::Re
             bail!("{} is measured on Conclave alone", load.kind.name())
         }
         Kind::Set | Kind::Create | Kind::Get | Kind::Mixed | Kind::Multi | Kind::Children => {
-            let clients = connections.into_iter().zip(0..);
+            let clients = connections.into_iter().zip(numbers);
             let loads = clients.map(|(connection, n)| steady(load.clone(), connection, n, until));
-            on_threads(load, loads).await
+            join_all(loads.map(tokio::spawn).collect()).await
         }
     }
+}
+
+async fn open(load: &Load, numbers: Range<u64>) -> anyhow::Result<Vec<Connection>> {
+    let mut connections = Vec::new();
+    if load.kind != Kind::Connect {
+        for client in numbers {
+            let names = (load.run, client);
+            connections.push(Connection::open(load.server_of(client), names).await?);
+        }
+    }
+    Ok(connections)
 }
 
 /// Removes every node that the load made, and any that one before it has left.
@@ -107,42 +108,13 @@ pub(super) async fn clean_up(load: &Load, tally: &Tally) -> anyhow::Result<()> {
     connection.close().await
 }
 
-/// Runs the clients on as many threads as the load has, so that it is not the limit itself.
-async fn on_threads(
-    load: &Load,
-    clients: impl Iterator<Item = impl Future<Output = anyhow::Result<Tally>> + Send + 'static>,
-) -> anyhow::Result<Tally> {
-    let clients: Vec<_> = clients.collect();
-    let share = clients.len().div_ceil(load.threads.max(1));
-    let mut clients = clients.into_iter();
-    let mut threads = Vec::new();
-    while clients.len() > 0 {
-        let some: Vec<_> = clients.by_ref().take(share).collect();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (done, outcome) = oneshot::channel();
-        thread::spawn(move || {
-            let tally = runtime
-                .block_on(async { join_all(some.into_iter().map(tokio::spawn).collect()).await });
-            // Nobody waits for it any more if another thread has failed.
-            drop(done.send(tally));
-        });
-        threads.push(outcome);
-    }
-    let mut sum = Tally::new();
-    for outcome in threads {
-        sum.add(outcome.await.context("a thread of the load ended")??);
-    }
-    Ok(sum)
-}
-
 /// One client that keeps `depth` requests in flight.
 async fn steady(
     load: Load,
-    connection: Connection,
+    mut connection: Connection,
     client: u64,
     until: Instant,
 ) -> anyhow::Result<Tally> {
-    let mut connection = connection.adopt()?;
     let mut tally = Tally::new();
     let mut steps = Steps::new(load.kind, client);
     loop {
@@ -180,11 +152,18 @@ async fn open_and_close(load: Load, client: u64, until: Instant) -> anyhow::Resu
 async fn fan_out(
     load: &Load,
     mut connections: Vec<Connection>,
+    writes: bool,
+    rounds: &Rounds,
     until: Instant,
 ) -> anyhow::Result<Tally> {
-    let mut writer = Connection::open(load.server_of(0), (load.run, load.clients)).await?;
+    let names = (load.run, load.clients);
+    let mut writer =
+        if writes { Some(Connection::open(load.server_of(0), names).await?) } else { None };
     let mut sum = Tally::new();
-    while Instant::now() < until {
+    loop {
+        if writer.is_some() && Instant::now() >= until {
+            rounds.end();
+        }
         for connection in &mut connections {
             connection.send_watch(&watched_path());
             connection.flush().await?;
@@ -192,23 +171,31 @@ async fn fan_out(
         for connection in &mut connections {
             connection.receive(|_, _| {}).await?;
         }
-        let written = Instant::now();
+        if !rounds.next().await {
+            break;
+        }
+        let begun = Instant::now();
         let waits = connections.into_iter().map(|mut connection| {
             tokio::spawn(async move {
                 connection.wait_for_event().await?;
-                anyhow::Ok((connection, written.elapsed()))
+                anyhow::Ok((connection, begun.elapsed()))
             })
         });
         let waits: Vec<_> = waits.collect();
-        writer.send_set(&watched_path(), &load.value);
-        writer.flush().await?;
-        writer.receive(|_, _| {}).await?;
+        if let Some(writer) = &mut writer {
+            writer.send_set(&watched_path(), &load.value);
+            writer.flush().await?;
+            writer.receive(|_, _| {}).await?;
+        }
         connections = Vec::new();
         for wait in waits {
             let (connection, latency) = wait.await??;
             sum.record(latency, true);
             connections.push(connection);
         }
+    }
+    for connection in connections.into_iter().chain(writer) {
+        connection.close().await?;
     }
     Ok(sum)
 }
@@ -248,12 +235,6 @@ impl Connection {
         };
         connection.handshake(address).await?;
         Ok(connection)
-    }
-
-    /// Moves to the thread that asks for it.
-    fn adopt(self) -> anyhow::Result<Connection> {
-        let stream = TcpStream::from_std(self.stream.into_std()?)?;
-        Ok(Connection { stream, ..self })
     }
 
     async fn handshake(&mut self, address: &str) -> anyhow::Result<()> {
