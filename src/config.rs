@@ -209,8 +209,9 @@ pub struct SessionsConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageConfig {
-    /// Whether the log is written by a thread of its own (the default), or inside the loop: that
-    /// saves a quarter of the CPU on a small machine, but reads then wait for the disk too.
+    /// Whether the log is written by a thread of its own (the default) unless little is going on
+    /// and the disk is quick, or always inside the loop: that saves a quarter of the CPU on a small
+    /// machine, but reads then wait for the disk too.
     pub log_thread: bool,
     /// The longest time between two checkpoints while there are writes, in ms.
     pub checkpoint_ms: u32,

@@ -221,6 +221,12 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
+    /// Whether anything follows once the writes so far are on this server's disk; if not, it may be
+    /// told so with whatever happens next.
+    pub fn awaits_disk(&self) -> bool {
+        self.zab.awaits_disk()
+    }
+
     /// The state, to read.
     pub fn nodes(&self) -> &N {
         &self.nodes

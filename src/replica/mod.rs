@@ -122,14 +122,14 @@ pub enum Input {
 pub struct Ready {
     /// Send these at once.
     pub send: Vec<(ServerId, PeerMessage)>,
+    /// Tell clients, in order: nothing of it hangs on the writes that follow.
+    pub clients: Vec<(ConnId, ToClient)>,
     /// Then put these on the disk, all with one fsync, and report the token.
     pub write: Vec<Write>,
     /// The name of these writes (of the last ones, if there are none).
     pub token: WriteToken,
     /// Send these once the writes of this and every earlier `Ready` are durable.
     pub send_after_write: Vec<(ServerId, PeerMessage)>,
-    /// Tell clients, in order.
-    pub clients: Vec<(ConnId, ToClient)>,
     /// Snapshots to transfer; a view for one to send is opened before the next [`Input`].
     pub snapshots: Vec<SnapshotOrder>,
     /// There is more to do: call [`Replica::ready`] again, without waiting for an [`Input`], as

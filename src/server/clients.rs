@@ -16,7 +16,7 @@ use crate::wire::words::{ConnectionFacts, Traffic};
 use crate::wire::{Wire, Word};
 
 use super::audit::{Audit, Claimed, Record};
-use super::clock::Clock;
+use super::clock::{Clock, Entropy};
 use super::connection::{self, Client, Flushed, SHARED_BYTES, refusal};
 use super::inbox::Inbox;
 use super::metrics::Metrics;
@@ -38,6 +38,8 @@ pub(super) struct Clients {
     pub(super) words: BTreeSet<Word>,
     /// What ZooKeeper's clients have sent and received.
     pub(super) traffic: Cell<Traffic>,
+    /// What new sessions are made of.
+    pub(super) entropy: RefCell<Entropy>,
     /// What all connections read into.
     pub(super) shared: RefCell<BytesMut>,
     /// The most there may be.
@@ -111,6 +113,7 @@ impl Clients {
             inbox,
             audit,
             passwords,
+            entropy: RefCell::new(Entropy::new()),
             shared: RefCell::new(BytesMut::with_capacity(SHARED_BYTES)),
             limit,
             table: RefCell::default(),

@@ -46,12 +46,47 @@ pub(super) fn random<const N: usize>() -> [u8; N] {
 }
 
 /// A seed for dice.
-pub fn seed() -> u64 {
+pub(super) fn seed() -> u64 {
     u64::from_le_bytes(random())
 }
 
-/// An id and a secret for a session that this server might open.
-pub fn fresh_session(server: ServerId) -> (SessionId, Secret) {
-    let low = u64::from_le_bytes(random()) >> 8;
-    (SessionId(u64::from(server.get()) << 56 | low), Secret::new(random()))
+/// The bytes of entropy that are fetched at a time: those of a dozen sessions.
+const FETCHED_BYTES: usize = 512;
+
+/// Random bytes of the operating system, fetched many at a time, since a call for some costs more
+/// than they do. Nothing is handed out twice or kept.
+pub(super) struct Entropy {
+    bytes: [u8; FETCHED_BYTES],
+    left: usize,
+}
+
+impl Entropy {
+    /// Fetches nothing yet.
+    pub(super) fn new() -> Entropy {
+        Entropy { bytes: [0; FETCHED_BYTES], left: 0 }
+    }
+
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        const { assert!(N <= FETCHED_BYTES) };
+        if self.left < N {
+            self.bytes = random();
+            self.left = FETCHED_BYTES;
+        }
+        let rest = self.left - N;
+        let mut taken = [0; N];
+        taken.swap_with_slice(&mut self.bytes[rest..self.left]);
+        self.left = rest;
+        taken
+    }
+
+    /// A number that nobody can guess.
+    pub(super) fn number(&mut self) -> u64 {
+        u64::from_le_bytes(self.take())
+    }
+
+    /// An id and a secret for a session that this server might open.
+    pub(super) fn fresh_session(&mut self, server: ServerId) -> (SessionId, Secret) {
+        let low = self.number() >> 8;
+        (SessionId(u64::from(server.get()) << 56 | low), Secret::new(self.take()))
+    }
 }

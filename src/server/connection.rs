@@ -31,7 +31,6 @@ use crate::wire::words::{ConnectionFacts, Traffic};
 use crate::wire::{Inbound, Malformed, Then, Wire, Word};
 
 use super::clients::Clients;
-use super::clock;
 use super::metrics::Kind;
 use super::passwords;
 use super::words;
@@ -398,7 +397,7 @@ async fn greet(
         }
     };
     let conn = client.id;
-    let fresh = clock::fresh_session(clients.id);
+    let fresh = clients.entropy.borrow_mut().fresh_session(clients.id);
     client.state.borrow_mut().opened = true;
     let numbered = client.state.borrow().wire.is_numbered();
     clients.inbox.push(Input::Opened { conn, identities, fresh, numbered });

@@ -3,8 +3,12 @@
 //! The log thread takes whatever has queued up since it last looked: one write and one fdatasync
 //! for all of it, then one word to the loop. While it waits for the disk the next batch gathers,
 //! so batches grow with the load and no timer is needed.
+//!
+//! A loop with little to do writes itself as long as the disk is quick: for a lone write, waking the
+//! log's thread and being woken by it costs more than the disk does. And it is not woken for a write
+//! on which nothing hangs: see [`Outcomes::await_writes`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::{io, mem};
 
@@ -19,6 +23,13 @@ use crate::zab::{Position, Write, WriteToken};
 use super::clock::Clock;
 use super::inbox::Mailbox;
 use super::metrics::Metrics;
+
+/// A disk that takes longer for a write, on the average of the latest, is not quick, in µs.
+const QUICK_US: u64 = 1_000;
+/// Of how many writes that is the average, about.
+const LATEST: u64 = 8;
+/// The most entries that the loop writes itself.
+const IDLE_ENTRIES: usize = 16;
 
 /// What the log is asked to do, in order.
 #[derive(Debug)]
@@ -103,7 +114,15 @@ impl Outcomes {
     }
 
     pub(super) fn post(&self, outcome: Outcome) {
-        if self.mailbox.put(outcome) {
+        let urgent = !matches!(outcome, Outcome::Written { .. });
+        if self.mailbox.put(outcome, urgent) {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Whether the loop has to know at once that something is written.
+    pub(super) fn await_writes(&self, awaited: bool) {
+        if self.mailbox.set_patient(!awaited) {
             self.bell.notify_one();
         }
     }
@@ -114,65 +133,106 @@ impl Outcomes {
 }
 
 /// The log, as the loop sees it.
-pub(super) enum Log {
-    /// A thread looks after it.
-    Threaded {
-        /// What it has to do.
-        jobs: Arc<Mailbox<Job>>,
-        /// The thread.
-        thread: Thread,
-    },
-    /// The loop itself writes and waits.
-    Inline(Box<Scribe>),
+pub(super) struct Log {
+    desk: Arc<Desk>,
+    /// Who looks after it; `None`: the loop itself writes and waits.
+    thread: Option<Thread>,
+}
+
+/// Where the log is written: by the log's thread, or by the loop while that sleeps.
+struct Desk {
+    /// Locked by whoever writes.
+    scribe: Mutex<Scribe>,
+    /// What the thread has to do.
+    jobs: Mailbox<Job>,
 }
 
 impl Log {
     /// # Errors
     /// If there can be no thread.
     pub(super) fn start(scribe: Scribe, threaded: bool) -> io::Result<Log> {
+        let desk = Arc::new(Desk { scribe: Mutex::new(scribe), jobs: Mailbox::new() });
         if !threaded {
-            return Ok(Log::Inline(Box::new(scribe)));
+            return Ok(Log { desk, thread: None });
         }
-        let jobs = Arc::new(Mailbox::new());
-        let queue = jobs.clone();
-        let handle =
-            thread::Builder::new().name("log".into()).spawn(move || run(scribe, &queue))?;
-        Ok(Log::Threaded { jobs, thread: handle.thread().clone() })
+        let shared = desk.clone();
+        let handle = thread::Builder::new().name("log".into()).spawn(move || shared.run())?;
+        Ok(Log { desk, thread: Some(handle.thread().clone()) })
     }
 
-    pub(super) fn put(&mut self, job: Job) {
-        match self {
-            Log::Threaded { jobs, thread } => {
-                if jobs.put(job) {
-                    thread.unpark();
-                }
-            }
-            Log::Inline(scribe) => scribe.perform(&mut vec![job]),
+    /// Has this done, after everything before it. If the loop is `idle`, it does small writes
+    /// itself: waiting for a quick disk costs less than two threads that wake each other.
+    pub(super) fn put(&self, job: Job, idle: bool) {
+        let Some(thread) = &self.thread else {
+            return self.desk.scribe().perform(&mut vec![job]);
+        };
+        if idle && let Some(mut scribe) = self.desk.free_for(&job) {
+            scribe.perform(&mut vec![job]);
+        } else if self.desk.jobs.put(job, true) {
+            thread.unpark();
         }
     }
 }
 
-fn run(mut scribe: Scribe, queue: &Mailbox<Job>) {
-    let mut jobs = Vec::new();
-    loop {
-        queue.take(&mut jobs);
-        if jobs.is_empty() {
-            thread::park();
-        } else {
-            scribe.perform(&mut jobs);
+impl Desk {
+    fn run(&self) {
+        let mut jobs = Vec::new();
+        loop {
+            let mut scribe = self.scribe();
+            self.jobs.take(&mut jobs);
+            if jobs.is_empty() {
+                drop(scribe);
+                thread::park();
+            } else {
+                scribe.perform(&mut jobs);
+            }
         }
+    }
+
+    fn scribe(&self) -> MutexGuard<'_, Scribe> {
+        self.scribe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pen, if nobody has it, nothing else comes first, and the job will not take long.
+    fn free_for(&self, job: &Job) -> Option<MutexGuard<'_, Scribe>> {
+        let Job::Write(_, writes) = job else { return None };
+        let scribe = self.scribe.try_lock().ok()?;
+        (self.jobs.is_empty() && scribe.is_quick_with(writes)).then_some(scribe)
     }
 }
 
 /// Who writes the log, wherever that is.
 pub(super) struct Scribe {
-    pub(super) writer: LogWriter,
-    pub(super) clock: Clock,
-    pub(super) outcomes: Outcomes,
-    pub(super) metrics: Arc<Metrics>,
+    writer: LogWriter,
+    clock: Clock,
+    outcomes: Outcomes,
+    metrics: Arc<Metrics>,
+    /// What the latest writes have taken on the average, in µs.
+    average_us: u64,
 }
 
 impl Scribe {
+    pub(super) fn new(
+        writer: LogWriter,
+        clock: Clock,
+        outcomes: Outcomes,
+        metrics: Arc<Metrics>,
+    ) -> Scribe {
+        Scribe { writer, clock, outcomes, metrics, average_us: 0 }
+    }
+
+    /// Whether these are few entries for a disk that has been quick, and nothing but entries.
+    fn is_quick_with(&self, writes: &[Write]) -> bool {
+        let few = |write: &Write| match write {
+            Write::Append(entries) => entries.len() <= IDLE_ENTRIES,
+            Write::Truncate(_)
+            | Write::AcceptedEpoch(_)
+            | Write::CurrentEpoch(_)
+            | Write::NeedsRepair => false,
+        };
+        writes.iter().all(few) && self.writer.has_room(writes) && self.average_us <= QUICK_US
+    }
+
     /// Does what is asked; a failure ends the process.
     fn perform(&mut self, jobs: &mut Vec<Job>) {
         if let Err(error) = self.try_perform(jobs) {
@@ -208,9 +268,10 @@ impl Scribe {
         let Some(token) = batch.token else { return Ok(()) };
         self.writer.sync()?;
         self.outcomes.post(Outcome::Written { token, bytes: batch.bytes });
+        let took = self.clock.micros() - began;
+        self.average_us = self.average_us - self.average_us / LATEST + took / LATEST;
         #[expect(clippy::cast_precision_loss, reason = "a metric needs no 52 bits")]
         {
-            let took = self.clock.micros() - began;
             self.metrics.sync_seconds.observe(took as f64 / 1e6);
             self.metrics.sync_entries.observe(batch.entries as f64);
         }

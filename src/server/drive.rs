@@ -32,6 +32,8 @@ use super::{EXIT_DIVERGED, Stop};
 const MAP_ALERT_PERCENT: u64 = 90;
 /// The log speaks of quotas that are exceeded at most this often, in µs.
 const QUOTA_LOG_US: u64 = 1_000_000;
+/// With so few inputs in a turn, the loop has nothing better to do than wait for the disk.
+const IDLE_INPUTS: usize = 16;
 /// How often the room on the disk is looked at and the gauges are set, in µs.
 const LOOK_AROUND_US: u64 = 1_000_000;
 /// How often the whole tree on disk is checked, the first time at the start, in µs.
@@ -65,6 +67,8 @@ pub(super) struct DriveState {
     durable: WriteToken,
     /// What is sent once everything up to a token is on the disk.
     held: VecDeque<(WriteToken, Vec<(ServerId, PeerMessage)>)>,
+    /// Nothing hangs on the writes under way: the loop need not be woken when they are done.
+    patient: bool,
     /// Whether a snapshot is being put in force. Until it is, the replica is told of nothing but
     /// writes: whatever it wanted written behind it would be meant for the log as it was.
     installing: bool,
@@ -98,11 +102,12 @@ impl Drive {
         }
         let mut waiting = mem::take(&mut self.state.waiting);
         self.inbox.take(&mut waiting);
+        let idle = waiting.inputs.len() < IDLE_INPUTS;
         for input in waiting.inputs.drain(..) {
             self.replica.step(input);
         }
         let ready = self.replica.ready();
-        self.perform(ready);
+        self.perform(ready, idle);
         for (from, part) in waiting.parts.drain(..) {
             self.transfers.part(from, part);
         }
@@ -135,14 +140,14 @@ impl Drive {
                 }
                 Outcome::Checkpointed(checkpoint) => {
                     self.replica.nodes_mut().checkpointed(&checkpoint);
-                    self.log.put(Job::Trim(checkpoint.at.zxid));
+                    self.log.put(Job::Trim(checkpoint.at.zxid), false);
                     self.state.checkpointing = false;
                 }
                 Outcome::Taken { from, sync, chunks } => self.transfers.taken(from, sync, chunks),
                 Outcome::Received { from, sync, at, received } => {
                     if self.transfers.received(from, sync) {
                         self.state.installing = true;
-                        self.log.put(Job::Install { sync, at, received });
+                        self.log.put(Job::Install { sync, at, received }, false);
                     }
                 }
                 Outcome::Spoilt { from, sync, why } => self.transfers.spoilt(from, sync, &why),
@@ -166,8 +171,8 @@ impl Drive {
     }
 
     /// Does what has to be done, in the order of the fields.
-    fn perform(&mut self, ready: Ready) {
-        let Ready { send, write, token, send_after_write, clients, snapshots, more, notices } =
+    fn perform(&mut self, ready: Ready, idle: bool) {
+        let Ready { send, clients, write, token, send_after_write, snapshots, more, notices } =
             ready;
         // A server that is not what the others are must not say another word.
         notices.iter().for_each(stop_if_lost);
@@ -175,17 +180,18 @@ impl Drive {
             self.links.send(to, &message);
         }
         self.links.flush();
-        if !write.is_empty() {
-            self.log.put(Job::Write(token, write));
-        }
-        if !send_after_write.is_empty() {
-            self.send_when_durable(token, send_after_write);
-        }
         for (conn, what) in &clients {
             self.clients.deliver(*conn, what);
         }
         self.clients.flush();
         self.replica.reuse(clients);
+        if !write.is_empty() {
+            self.log.put(Job::Write(token, write), idle);
+        }
+        if !send_after_write.is_empty() {
+            self.send_when_durable(token, send_after_write);
+        }
+        self.await_writes();
         if more {
             self.inbox.bell().notify_one();
         }
@@ -194,6 +200,15 @@ impl Drive {
         }
         for notice in notices {
             self.tell(&notice);
+        }
+    }
+
+    /// Has the log's thread wake the loop only if something hangs on its word.
+    fn await_writes(&mut self) {
+        let awaited = !self.state.held.is_empty() || self.replica.awaits_disk();
+        if self.state.patient == awaited {
+            self.state.patient = !awaited;
+            self.outcomes.await_writes(awaited);
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use conclave_proto::ServerId;
 use tokio::sync::{Notify, oneshot};
@@ -99,25 +99,59 @@ impl Inbox {
 
 /// What waits between two threads; a lock is held for a push or a swap only.
 #[derive(Debug)]
-pub(super) struct Mailbox<T> {
-    items: Mutex<Vec<T>>,
+pub(super) struct Mailbox<T>(Mutex<Letters<T>>);
+
+#[derive(Debug)]
+struct Letters<T> {
+    items: Vec<T>,
+    /// The receiver has been called, and has not come yet.
+    called: bool,
+    /// The receiver has other reasons to come, and need not be called for what is not urgent.
+    patient: bool,
 }
 
 impl<T> Mailbox<T> {
     pub(super) fn new() -> Mailbox<T> {
-        Mailbox { items: Mutex::new(Vec::new()) }
+        Mailbox(Mutex::new(Letters { items: Vec::new(), called: false, patient: false }))
+    }
+
+    fn letters(&self) -> MutexGuard<'_, Letters<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds an item. True: the receiver may be asleep and must be woken.
-    pub(super) fn put(&self, item: T) -> bool {
-        let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
-        items.push(item);
-        items.len() == 1
+    pub(super) fn put(&self, item: T, urgent: bool) -> bool {
+        let mut letters = self.letters();
+        letters.items.push(item);
+        letters.call_if(urgent)
+    }
+
+    /// Whether the receiver leaves what is not urgent until it comes for other reasons. True: it
+    /// has to come at once, for there is something.
+    pub(super) fn set_patient(&self, patient: bool) -> bool {
+        let mut letters = self.letters();
+        letters.patient = patient;
+        !letters.items.is_empty() && letters.call_if(false)
     }
 
     /// Takes everything; `into` must be empty, and its memory is used again.
     pub(super) fn take(&self, into: &mut Vec<T>) {
         debug_assert!(into.is_empty(), "what was taken before is dealt with");
-        mem::swap(&mut *self.items.lock().unwrap_or_else(PoisonError::into_inner), into);
+        let mut letters = self.letters();
+        letters.called = false;
+        mem::swap(&mut letters.items, into);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.letters().items.is_empty()
+    }
+}
+
+impl<T> Letters<T> {
+    /// Whether the receiver is to be called now.
+    fn call_if(&mut self, urgent: bool) -> bool {
+        let call = !self.called && (urgent || !self.patient);
+        self.called |= call;
+        call
     }
 }

@@ -144,7 +144,7 @@ pub struct Timing {
 /// How the disk is used.
 #[derive(Clone, Copy, Debug)]
 pub struct StorageSettings {
-    /// Whether the log has a thread of its own, or is written and synced inside the loop.
+    /// Whether the log has a thread of its own, or is always written and synced inside the loop.
     pub log_thread: bool,
     /// The longest time between two checkpoints while there are writes.
     pub checkpoint_every: Duration,

@@ -213,8 +213,7 @@ fn start(fixed: Fixed<'_>, ports: Ports, opened: Opened) -> Result<Rc<Stop>, Sta
     let clients =
         Clients::new(settings, clock, metrics.clone(), inbox.clone(), guards, room.clients);
     let links = link(settings, ports.peer, ports.keys.members.clone(), inbox.clone(), audit);
-    let scribe =
-        Scribe { writer: opened.log, clock, outcomes: outcomes.clone(), metrics: metrics.clone() };
+    let scribe = Scribe::new(opened.log, clock, outcomes.clone(), metrics.clone());
     let transfers = Transfers::new(
         links.clone(),
         inbox.clone(),
@@ -242,7 +241,8 @@ fn start(fixed: Fixed<'_>, ports: Ports, opened: Opened) -> Result<Rc<Stop>, Sta
     spawn_local(drive.run());
     spawn_local(tick(settings.timing, clock, inbox.clone()));
     for port in [ports.zookeeper, ports.zookeeper_secure].into_iter().flatten() {
-        let wire = || Wire::zookeeper(clock::seed());
+        let entropy = clients.clone();
+        let wire = move || Wire::zookeeper(entropy.entropy.borrow_mut().number());
         spawn_local(listener::accept(port, clients.clone(), wire));
     }
     spawn_local(listener::accept(ports.client, clients, Wire::native));

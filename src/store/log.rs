@@ -87,6 +87,21 @@ impl LogWriter {
         self.guarded(|log| writes.iter().try_for_each(|write| log.take(write)))
     }
 
+    /// Whether these fit into the file that is written to: another one takes longer to begin.
+    pub fn has_room(&self, writes: &[Write]) -> bool {
+        let bytes = |write: &Write| match write {
+            Write::Append(entries) => {
+                entries.iter().map(|entry| record_bytes(entry.body.len()) as u64).sum()
+            }
+            Write::Truncate(_)
+            | Write::AcceptedEpoch(_)
+            | Write::CurrentEpoch(_)
+            | Write::NeedsRepair => 0,
+        };
+        let end = self.active.written + self.buffer.len() as u64;
+        end + writes.iter().map(bytes).sum::<u64>() <= self.active.segment.size
+    }
+
     /// Make everything taken so far durable: one write and one fdatasync for all of it.
     ///
     /// # Errors

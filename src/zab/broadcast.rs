@@ -143,12 +143,24 @@ impl Leading {
 
     /// Commits what a majority has durably.
     pub(super) fn count_acks(&mut self, core: &mut Core) {
-        let synced = self.followers.iter().filter(|(_, follower)| follower.synced);
-        let acked = synced.map(|(id, follower)| (*id, follower.acked));
-        let own = (core.id(), core.log.durable());
-        if let Some(zxid) = core.quorum.reached(acked.chain([own])) {
+        if let Some(zxid) = self.acknowledged(core, core.log.durable()) {
             core.log.commit(zxid);
         }
+    }
+
+    /// What a majority has durably, if this server has everything up to `own`.
+    fn acknowledged(&self, core: &Core, own: Zxid) -> Option<Zxid> {
+        let synced = self.followers.iter().filter(|(_, follower)| follower.synced);
+        let acked = synced.map(|(id, follower)| (*id, follower.acked));
+        core.quorum.reached(acked.chain([(core.id(), own)]))
+    }
+
+    /// Whether its own disk is all that something waits for, to be committed or to be applied.
+    pub(super) fn awaits_disk(&self, core: &Core) -> bool {
+        let durable = core.log.durable();
+        self.stage.established().is_none()
+            || core.log.committed() > durable
+            || self.acknowledged(core, core.log.last().zxid) > Some(durable)
     }
 
     /// Asks the followers whether they still follow: regularly, and for reads.

@@ -174,6 +174,15 @@ impl Peer {
         self.view
     }
 
+    /// Whether anything follows once this server's own writes so far are on the disk. It does not
+    /// for a leader that is not enough of a majority with what the others have acknowledged.
+    pub fn awaits_disk(&self) -> bool {
+        match &self.role {
+            Role::Leading(leading) => leading.awaits_disk(&self.core),
+            Role::Looking(_) | Role::Following(_) | Role::Observing(_) => true,
+        }
+    }
+
     /// The last entry known to be committed.
     pub fn committed(&self) -> Zxid {
         self.core.log.committed()

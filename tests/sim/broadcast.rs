@@ -15,6 +15,9 @@ pub(crate) struct Broadcast {
     peer: Peer,
     tally: Tally,
     told: Vec<Told>,
+    /// Nothing has happened since the last [`Ready`], but that writes for which nobody waited are
+    /// on the disk.
+    unmoved: bool,
 }
 
 /// The state: what was applied, and a hash of it.
@@ -48,10 +51,11 @@ impl Machine for Broadcast {
     fn start(settings: &Settings, disk: Durable, state: Tally) -> Broadcast {
         assert_eq!(disk.applied, state.at, "a checkpoint says what it holds");
         let peer = Peer::new(settings.zab.clone(), disk);
-        Broadcast { peer, tally: state, told: Vec::new() }
+        Broadcast { peer, tally: state, told: Vec::new(), unmoved: false }
     }
 
     fn step(&mut self, input: Input<Message, Ask>) {
+        self.unmoved &= matches!(input, Input::Written(_)) && !self.peer.awaits_disk();
         let input = match input {
             Input::Tick { .. } => zab::Input::Tick,
             Input::Message { from, message } => zab::Input::Message { from, message },
@@ -67,11 +71,15 @@ impl Machine for Broadcast {
 
     fn install(&mut self, sync: u64, at: Position, state: Tally) {
         self.tally = state;
+        self.unmoved = false;
         self.peer.step(zab::Input::SnapshotInstalled { sync, at });
     }
 
     fn ready(&mut self) -> Ready<Message, Told> {
         let ready = self.peer.ready();
+        let moves = !ready.committed.is_empty() || !ready.send.is_empty();
+        assert!(!self.unmoved || !moves, "a leader need not be told of its disk, and acts on it");
+        self.unmoved = !ready.more;
         for entry in &ready.committed {
             self.tally.apply(entry);
         }

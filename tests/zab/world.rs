@@ -248,9 +248,14 @@ impl World {
     }
 
     fn step(&mut self, id: ServerId, input: Input) {
-        if let Some(peer) = &mut self.servers.get_mut(&id).unwrap().peer {
+        let server = self.servers.get_mut(&id).unwrap();
+        if let Some(peer) = &mut server.peer {
+            let for_nothing = matches!(input, Input::Written(_)) && !peer.awaits_disk();
+            let delivered = server.delivered.len();
             peer.step(input);
             self.perform(id);
+            let delivers = self.servers[&id].delivered.len() > delivered;
+            assert!(!for_nothing || !delivers, "{id}: the disk was awaited after all");
         }
     }
 
