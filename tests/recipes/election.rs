@@ -4,8 +4,8 @@ use std::pin::pin;
 
 use conclave_client::recipes::{Election, Loss};
 
-use crate::harness::Cluster;
-use crate::{short_lived, soon, waits};
+use crate::harness::{Cluster, eventually};
+use crate::{short_lived, soon, step, waits};
 
 const ELECTION: &str = "/services/a/election";
 
@@ -76,4 +76,20 @@ async fn a_random_successor_is_one_of_the_candidates() {
     tokens.dedup();
     assert_eq!(tokens.len(), 10, "everybody led, with a token of its own");
     assert_eq!(client.children(ELECTION).await.map_or(0, |names| names.len()), 0);
+}
+
+#[tokio::test]
+async fn a_campaign_that_is_given_up_as_it_is_won_leaves_no_leader() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let election = Election::new(&client, ELECTION).unwrap();
+    let mut campaign = Box::pin(election.campaign("one"));
+    // It is won, and does not know it yet, when it is dropped.
+    while election.leader().await.unwrap().is_none() {
+        assert!(step(&client, campaign.as_mut()).await, "it is not won yet");
+    }
+    drop(campaign);
+    eventually("nobody leads", async || election.leader().await.unwrap().is_none().then_some(()))
+        .await;
+    soon(election.campaign("two")).await.unwrap().resign().await.unwrap();
 }

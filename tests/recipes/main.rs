@@ -21,6 +21,9 @@ mod mutex;
 mod ports;
 mod shared;
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use conclave_client::Client;
@@ -35,6 +38,18 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 async fn short_lived(servers: &str) -> Client {
     let builder = Client::builder().servers(servers).session_timeout(Duration::from_secs(1));
     builder.connect_timeout(harness::DEADLINE).connect().await.unwrap()
+}
+
+/// Lets the future go on until it has to wait again, and what it asked be done. Whether it goes on
+/// after that.
+async fn step(client: &Client, future: Pin<&mut impl Future>) -> bool {
+    let mut future = future;
+    let goes_on = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await;
+    for _ in 0..3 {
+        // What is asked on the same client before this is done before it.
+        client.sync().await.unwrap();
+    }
+    goes_on
 }
 
 /// Whether the future has to wait.

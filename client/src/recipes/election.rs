@@ -14,7 +14,7 @@ use super::body::{Body, NO_BODY};
 use super::error::{Error, Loss};
 use super::hold::{Hold, within};
 use super::line::Line;
-use super::owned::{Owned, Stake, claim};
+use super::owned::{Claimed, Owned, Stake, claim, patience};
 use super::place::Place;
 use super::token::Token;
 use crate::{Client, IntoPath, Multi, MultiOutcome, Watch};
@@ -135,8 +135,8 @@ impl Election {
         loop {
             self.line.wait(&candidate, candidate.path(), entries, |_| Ok(true)).await?;
             match self.take(&candidate, &leader, Body::new("", value.clone())).await? {
-                Some(stakes) => {
-                    return Ok(Leadership { hold: Hold::new(candidate.with(stakes)) });
+                Some(leader) => {
+                    return Ok(Leadership { hold: Hold::new(candidate.with(leader.take())) });
                 }
                 None => self.vacancy(&candidate, &leader).await?,
             }
@@ -194,7 +194,7 @@ impl Election {
         candidate: &Owned,
         leader: &ZPath,
         body: Body,
-    ) -> Result<Option<Vec<Stake>>, Error> {
+    ) -> Result<Option<Claimed>, Error> {
         let place = Place { lock_delay: self.lock_delay, ..self.line.place.clone() };
         let Stake { path, zxid } = &candidate.stakes()[0];
         let (mode, acl) = (place.mode(false), place.acl.clone());
@@ -235,6 +235,14 @@ impl Election {
                 Ok(leadership) => Arc::new(leadership),
                 // Deleted by hand: stand again.
                 Err(Error::Lost { loss: Loss::Deleted, .. }) => continue,
+                // What will pass does not end the candidacy.
+                Err(Error::Client(error)) => {
+                    let what = "an election's latch has ended";
+                    match patience(&self.line.place.client, error, what).await {
+                        Ok(()) => continue,
+                        Err(error) => return error.into(),
+                    }
+                }
                 Err(error) => return error,
             };
             drop(changes.send_replace(Ok(Some(Arc::clone(&leadership)))));

@@ -39,9 +39,9 @@ use crate::{Client, IntoPath, Multi, MultiOutcome};
 ///
 /// The servers count the time, by the leader's clock, from the transaction that gave or renewed the
 /// lease; clients need no clock that agrees with anybody's. A lease ends up to a second later than
-/// that, never earlier, unless the clock of a new leader is ahead of the old one's: then it ends
-/// earlier by the difference. Where that matters, keep the servers' clocks together, or trust
-/// [`LeaseHold::guard`] and the [`Token`] alone.
+/// that, never earlier, unless the clock of the leader is put forward, or that of a new leader is
+/// ahead of the old one's: then it ends earlier by the difference. Where that matters, keep the
+/// servers' clocks together, or trust [`LeaseHold::guard`] and the [`Token`] alone.
 ///
 /// | when | what happens |
 /// |---|---|
@@ -86,8 +86,12 @@ impl Lease {
     /// Takes the lease; `None` if somebody has it, the caller included. `holder` is what others are
     /// told of the holder.
     ///
+    /// If the future is dropped, the lease may have been taken all the same; then nobody has it until
+    /// its time is over.
+    ///
     /// # Errors
-    /// If the servers refuse, or cannot be reached.
+    /// If the servers refuse, or cannot be reached. After one whose [outcome is
+    /// unknown](Error::outcome_unknown), too, the lease may be taken.
     pub async fn acquire(&self, holder: impl Into<Bytes>) -> Result<Option<LeaseHold>, Error> {
         let data = Body::new("", holder.into()).encode();
         let ms = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX);

@@ -139,7 +139,7 @@ impl MultiLock {
             }
             let places = self.lines.iter().map(|line| line.place.clone()).collect();
             match claim(places, multi.send(), body.tag).await {
-                Ok(Some(stakes)) => return Ok(Owned::new(place, stakes)),
+                Ok(Some(places)) => return Ok(Owned::new(place, places.take())),
                 Err(error) if error.code() != Some(ErrorCode::NoNode) => return Err(error),
                 // Without conditions it is done or fails; so a directory is missing.
                 Ok(None) | Err(_) => {

@@ -1,11 +1,13 @@
 //! Nodes that stand for what this process holds or waits for: watched over, and never left behind.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use conclave_proto::request::{Reply, Test};
 use conclave_proto::{ErrorCode, EventKind, SessionId, WatchKind, ZPath, Zxid};
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -113,7 +115,8 @@ impl Owned {
 
     /// Whether it is held for certain, at this moment.
     pub(super) fn is_held(&self) -> bool {
-        !self.is_over() && self.place.client.certain_until() > Instant::now().into_std()
+        self.standing.borrow().loss.is_none()
+            && self.place.client.certain_until() > Instant::now().into_std()
     }
 
     /// Whether it is lost for good, as far as this process knows.
@@ -203,25 +206,42 @@ struct Watcher {
 
 impl Watcher {
     async fn run(self) {
-        let loss = match self.watch().await {
-            Ok(loss) => loss,
-            Err(error) => loss_of(&error),
+        // The session may come into doubt while a watch is still being set.
+        let loss = tokio::select! {
+            loss = self.follow() => loss,
+            never = self.doubt() => match never {},
         };
         lose(&self.standing, loss);
+    }
+
+    /// Watches the node until it is lost, and begins again when the servers refuse that for now.
+    async fn follow(&self) -> Loss {
+        loop {
+            match self.watch().await {
+                Ok(loss) => return loss,
+                Err(error) => {
+                    let what = "a node of a recipe is not watched any more";
+                    if let Err(error) = patience(&self.client, error, what).await {
+                        return loss_of(&error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Suspects the session whenever it is not certain to be alive.
+    async fn doubt(&self) -> Infallible {
+        loop {
+            sleep_until(self.next_look()).await;
+            self.look();
+        }
     }
 
     async fn watch(&self) -> Result<Loss, crate::Error> {
         let watch = self.client.watch(&self.stake.path, WatchKind::Persistent).with_value();
         let mut watch = watch.since(self.stake.zxid).await?;
         loop {
-            let item = tokio::select! {
-                item = watch.next() => item,
-                () = sleep_until(self.next_look()) => {
-                    self.look();
-                    continue;
-                }
-            };
-            match item.transpose()? {
+            match watch.next().await.transpose()? {
                 Some(WatchItem::Event { kind: EventKind::Deleted, .. }) => {
                     return Ok(Loss::Deleted);
                 }
@@ -290,26 +310,56 @@ async fn remove_surely(
     stakes: &[Stake],
     first: Pending<MultiOutcome>,
 ) -> Result<bool, crate::Error> {
-    let mut next = first;
-    let all_were_there = loop {
-        match next.await {
-            Ok(outcome) => break outcome.held,
-            Err(error) => patience(client, error).await?,
-        }
-        next = remove(client, stakes);
-    };
+    let all_were_there = surely(client, first, || remove(client, stakes)).await?.held;
     if !all_were_there && stakes.len() > 1 {
         for stake in stakes {
-            while let Err(error) = remove(client, std::slice::from_ref(stake)).await {
-                patience(client, error).await?;
-            }
+            let again = || remove(client, std::slice::from_ref(stake));
+            surely(client, again(), again).await?;
         }
     }
     Ok(all_were_there)
 }
 
-/// Waits until it makes sense to try again, or gives the error back.
-async fn patience(client: &Client, error: crate::Error) -> Result<(), crate::Error> {
+/// Waits for the end of a removal, which is asked for again when the servers refuse it for now.
+pub(super) async fn surely(
+    client: &Client,
+    first: Pending<MultiOutcome>,
+    again: impl Fn() -> Pending<MultiOutcome>,
+) -> Result<MultiOutcome, crate::Error> {
+    let mut next = first;
+    loop {
+        match next.await {
+            Ok(outcome) => return Ok(outcome),
+            Err(error) => patience(client, error, NOT_DELETED).await?,
+        }
+        next = again();
+    }
+}
+
+/// Deletes a node on that condition, however long it takes. It takes its place in the order of what
+/// is asked now; nobody waits for it.
+pub(super) fn delete_in_background(runtime: &Handle, client: Client, path: ZPath, test: Test) {
+    let first = delete_if(&client, &path, &test);
+    runtime.spawn(async move {
+        let again = || delete_if(&client, &path, &test);
+        // Why it is not possible was said; the node goes with its session.
+        drop(surely(&client, first, again).await);
+    });
+}
+
+fn delete_if(client: &Client, path: &ZPath, test: &Test) -> Pending<MultiOutcome> {
+    client.multi().when(path, test.clone()).delete(path, None).send()
+}
+
+/// What is wrong if a removal fails for good.
+const NOT_DELETED: &str = "a node of a recipe could not be deleted";
+
+/// Waits until it makes sense to try again, or gives the error back, and says what is wrong then.
+pub(super) async fn patience(
+    client: &Client,
+    error: crate::Error,
+    what: &str,
+) -> Result<(), crate::Error> {
     let is_refused_for_now = matches!(
         error.code(),
         Some(ErrorCode::OutcomeUnknown | ErrorCode::Throttled | ErrorCode::Unavailable)
@@ -322,7 +372,7 @@ async fn patience(client: &Client, error: crate::Error) -> Result<(), crate::Err
         return Ok(());
     }
     if !matches!(error, crate::Error::SessionExpired { .. } | crate::Error::Closed { .. }) {
-        warn!("a node of a recipe could not be deleted: {error}");
+        warn!("{what}: {error}");
     }
     Err(error)
 }
@@ -335,13 +385,15 @@ pub(super) async fn claim(
     places: Vec<Place>,
     multi: Pending<MultiOutcome>,
     tag: u64,
-) -> Result<Option<Vec<Stake>>, Error> {
+) -> Result<Option<Claimed>, Error> {
     let (told, outcome) = oneshot::channel();
     let place = places[0].clone();
     place.runtime.clone().spawn(async move {
         let result = match multi.await {
             Ok(MultiOutcome { held: false, .. }) => Ok(None),
-            Ok(MultiOutcome { replies, .. }) => Ok(Some(created(replies))),
+            Ok(MultiOutcome { replies, .. }) => {
+                Ok(Some(Claimed { place, stakes: created(replies) }))
+            }
             Err(error) => {
                 if error.outcome_unknown() {
                     for place in places {
@@ -351,14 +403,35 @@ pub(super) async fn claim(
                 Err(error.into())
             }
         };
-        if let Err(Ok(Some(stakes))) = told.send(result) {
-            drop(Owned::new(&place, stakes));
-        }
+        // One who does not listen any more drops what was claimed, which gives it up.
+        drop(told.send(result));
     });
     outcome.await.unwrap_or_else(|_| {
         let operation = Operation { name: "multi", path: None, index: None };
         Err(crate::Error::Closed { operation }.into())
     })
+}
+
+/// Nodes that were made for somebody who has not taken charge of them yet. Dropped, they are deleted:
+/// whoever waited for them may be gone when they come.
+pub(super) struct Claimed {
+    place: Place,
+    stakes: Vec<Stake>,
+}
+
+impl Claimed {
+    /// The nodes, which are the caller's to look after now.
+    pub(super) fn take(mut self) -> Vec<Stake> {
+        std::mem::take(&mut self.stakes)
+    }
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        if !self.stakes.is_empty() {
+            drop(Owned::new(&self.place, std::mem::take(&mut self.stakes)));
+        }
+    }
 }
 
 fn created(replies: Vec<Reply>) -> Vec<Stake> {
@@ -390,7 +463,8 @@ pub(super) async fn forget(place: Place, tag: u64) {
             Ok(None) => return,
             Err(error) => error,
         };
-        if error.code() == Some(ErrorCode::NoNode) || patience(&place.client, error).await.is_err()
+        if error.code() == Some(ErrorCode::NoNode)
+            || patience(&place.client, error, NOT_DELETED).await.is_err()
         {
             return;
         }

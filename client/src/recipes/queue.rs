@@ -57,8 +57,10 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use conclave_proto::request::Entry;
 use conclave_proto::{Acl, CreateMode, ErrorCode, EventKind, WatchKind, ZPath, Zxid};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use super::owned::delete_in_background;
 use super::support::{child, ensure};
 use super::{Error, Loss, NameError, Token};
 use crate::chroot::IntoPath;
@@ -539,7 +541,8 @@ impl Consumer {
         let create =
             multi.create_with(&path_of_lock, tag.clone(), CreateMode::EPHEMERAL, Acl::open());
         // From here on the lock is given back when this is dropped.
-        let lock = Lock { client: self.client.clone(), path: path_of_lock, tag, is_held: true };
+        let (client, runtime) = (self.client.clone(), Handle::current());
+        let lock = Lock { client, runtime, path: path_of_lock, tag, is_held: true };
         let outcome = create.send().await?;
         if !outcome.held {
             lock.forget();
@@ -603,6 +606,7 @@ async fn wakes(watch: &mut Watch) -> Result<(), Error> {
 #[derive(Debug)]
 struct Lock {
     client: Client,
+    runtime: Handle,
     path: ZPath,
     /// What it holds, so that nobody else's is given back.
     tag: Bytes,
@@ -618,11 +622,9 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         if self.is_held {
-            let Lock { client, path, tag, .. } = self;
-            // It takes its place behind what was sent before. If it does not arrive, the lock goes
-            // with the session.
-            let mine = client.multi().when(&*path, Test::Data(tag.clone()));
-            drop(mine.delete(&*path, None).send());
+            let (client, path) = (self.client.clone(), self.path.clone());
+            let mine = Test::Data(self.tag.clone());
+            delete_in_background(&self.runtime, client, path, mine);
         }
     }
 }

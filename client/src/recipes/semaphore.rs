@@ -208,8 +208,9 @@ impl Semaphore {
                 .delete(path, None)
                 .send();
             match claim(vec![self.permits.clone()], multi, body.tag).await {
-                Ok(Some(stakes)) => {
-                    return Ok(Taken::Permit(Hold::new(waiter.replaced_by(&self.permits, stakes))));
+                Ok(Some(permit)) => {
+                    let owned = waiter.replaced_by(&self.permits, permit.take());
+                    return Ok(Taken::Permit(Hold::new(owned)));
                 }
                 Err(error) if error.code() == Some(ErrorCode::ConditionFailed) => {
                     return Err(waiter.lost(Loss::Deleted));

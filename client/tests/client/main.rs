@@ -5,5 +5,6 @@
 mod failover;
 mod fake;
 mod hostile;
+mod recipes;
 mod requests;
 mod watches;

@@ -1,0 +1,129 @@
+//! What recipes do when a server does what real ones seldom do.
+
+use std::time::Duration;
+
+use conclave_client::proto::request::Entry;
+use conclave_client::proto::{Op, Zxid};
+use conclave_client::recipes::queue::Queue;
+use conclave_client::recipes::{Election, Hold, Loss, Mutex};
+use conclave_client::{Client, ErrorCode, EventKind, Reply, Stat};
+
+use crate::fake::{Asked, Fake, LIMITS, Peer, connected, event, path, soon, z};
+
+const LOCK: &str = "/locks/a";
+const NODE: &str = "/locks/a/lock-0000000000";
+const CREATED_BY: Zxid = Zxid::from_bits(5);
+
+/// A client, the server's end of its connection, and a lock that it was just given.
+async fn locked(fake: &Fake) -> (Client, Peer, Hold) {
+    let builder = Client::builder().servers(fake.address());
+    let connecting = builder.operation_timeout(Duration::from_secs(3600)).connect();
+    let serving = async {
+        let mut peer = fake.accept().await;
+        peer.connect().await;
+        peer.connected_with(false, LIMITS, 2_000).await;
+        peer
+    };
+    let (client, mut peer) = tokio::join!(soon(connecting), serving);
+    let client = client.unwrap();
+    let mut mutex = Mutex::new(&client, LOCK).unwrap();
+    let granting = async {
+        let create = peer.request().await;
+        assert!(matches!(create.op, Op::Create { .. }), "{create:?}");
+        let stat = Stat { czxid: CREATED_BY, ..Stat::default() };
+        peer.answer(create.xid, 5, Ok(Reply::Created { path: path(NODE), stat })).await;
+        let list = peer.request().await;
+        assert!(matches!(list.op, Op::Children { .. }), "{list:?}");
+        let name = path(NODE).name().to_owned();
+        let entries = vec![Entry { name, stat: None, data: None }];
+        let stat = Stat::default();
+        peer.answer(list.xid, 5, Ok(Reply::Children { entries, more: false, stat })).await;
+    };
+    let (hold, ()) = tokio::join!(soon(mutex.lock()), granting);
+    (client, peer, hold.unwrap())
+}
+
+/// The request that watches over the lock's node, and the watch's id.
+async fn watching(peer: &mut Peer) -> (u64, u64) {
+    let Asked { xid, op, .. } = soon(peer.request()).await;
+    let Op::Watch { id, path: watched, since, .. } = op else { panic!("a watch, not {op:?}") };
+    assert_eq!((watched, since), (path(NODE), Some(CREATED_BY)));
+    (xid, id.0)
+}
+
+#[tokio::test]
+async fn a_lock_is_suspected_even_if_the_connection_breaks_before_it_is_watched() {
+    let fake = Fake::start().await;
+    let (client, mut peer, hold) = locked(&fake).await;
+    watching(&mut peer).await;
+    drop((peer, fake));
+    assert_eq!(soon(hold.lost()).await, Loss::Suspected);
+    assert!(!hold.is_held());
+    drop(client);
+}
+
+#[tokio::test]
+async fn a_lock_whose_watch_is_refused_for_now_is_watched_later() {
+    let fake = Fake::start().await;
+    let (_client, mut peer, hold) = locked(&fake).await;
+    let (xid, _) = watching(&mut peer).await;
+    peer.fault(xid, 5, ErrorCode::Throttled).await;
+    let (xid, watch) = watching(&mut peer).await;
+    assert!(hold.is_held());
+    peer.answer(xid, 6, Ok(Reply::Done)).await;
+    peer.tell(watch, event(7, NODE, EventKind::Deleted)).await;
+    assert_eq!(soon(hold.lost()).await, Loss::Deleted);
+    assert!(!hold.is_held());
+    assert_eq!(z(5), hold.token().zxid());
+}
+
+#[tokio::test]
+async fn a_latch_stands_again_after_what_passes() {
+    let fake = Fake::start().await;
+    let (client, mut peer) = connected(&fake).await;
+    let _latch = Election::new(&client, "/election").unwrap().latch("me");
+    for refused_with in [ErrorCode::Throttled, ErrorCode::OutcomeUnknown] {
+        let standing = loop {
+            let asked = soon(peer.request()).await;
+            if let Op::Create { .. } = asked.op {
+                break asked;
+            }
+            peer.fault(asked.xid, 5, ErrorCode::NoNode).await;
+        };
+        peer.fault(standing.xid, 5, refused_with).await;
+    }
+}
+
+#[tokio::test]
+async fn an_item_is_given_back_however_often_that_is_refused() {
+    let fake = Fake::start().await;
+    let (client, mut peer) = connected(&fake).await;
+    let mut consumer = Queue::new(&client, "/q").unwrap().consumer();
+    let serving = async {
+        let name = "i00000000000000000000-0000000000".to_owned();
+        let (stat, data) = (Some(Stat::default()), Some(vec![0, 0].into()));
+        let item = Entry { name, stat, data };
+        for entries in [vec![item], vec![]] {
+            let asked = peer.request().await;
+            assert!(matches!(asked.op, Op::Children { .. }), "{asked:?}");
+            let stat = Stat::default();
+            let page = Reply::Children { entries, more: false, stat };
+            peer.answer(asked.xid, 5, Ok(page)).await;
+        }
+        let take = peer.request().await;
+        let lock = path("/q/taken/i00000000000000000000-0000000000");
+        let replies = vec![Reply::Created { path: lock, stat: Stat::default() }];
+        peer.answer(take.xid, 6, Ok(Reply::Multi { held: true, replies })).await;
+    };
+    let (item, ()) = tokio::join!(soon(consumer.next()), serving);
+    drop(item.unwrap());
+    let mut given_back = Vec::new();
+    for refused_with in [ErrorCode::Throttled, ErrorCode::OutcomeUnknown] {
+        let asked = soon(peer.request()).await;
+        peer.fault(asked.xid, 7, refused_with).await;
+        given_back.push(asked.op);
+    }
+    let asked = soon(peer.request()).await;
+    assert!(matches!(&asked.op, Op::Multi { then, .. } if matches!(then[..], [Op::Delete { .. }])));
+    assert!(given_back.iter().all(|before| *before == asked.op), "{given_back:?}");
+}
