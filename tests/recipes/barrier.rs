@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use conclave_client::recipes::{Barrier, DoubleBarrier, Error};
 
 use crate::harness::Cluster;
-use crate::{soon, waits};
+use crate::{soon, step, waits};
 
 #[tokio::test]
 async fn who_comes_waits_until_it_is_lowered() {
@@ -65,4 +65,39 @@ async fn one_that_dies_blocks_nobody() {
     drop(theirs);
     soon(leaving).await.unwrap();
     assert!(matches!(DoubleBarrier::new(&client, "/barriers/d", 0), Err(Error::Config(_))));
+}
+
+#[tokio::test]
+async fn nobody_enters_with_those_who_are_about_to_leave() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let barrier = DoubleBarrier::new(&client, "/barriers/d", 2).unwrap();
+    let (one, other) = soon(async { tokio::join!(barrier.enter(), barrier.enter()) }).await;
+    let (one, other) = (one.unwrap(), other.unwrap());
+    let (mut one, mut other) = (Box::pin(one.leave()), Box::pin(other.leave()));
+    // Right when their round is over, somebody comes.
+    while client.exists("/barriers/d/ready").await.unwrap().is_some() {
+        step(&client, one.as_mut()).await;
+        step(&client, other.as_mut()).await;
+    }
+    assert!(waits(&client, &mut pin!(barrier.enter())).await, "it is alone");
+}
+
+#[tokio::test]
+async fn nobody_enters_with_those_who_have_left() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let barrier = DoubleBarrier::new(&client, "/barriers/d", 2).unwrap();
+    let [mut one, mut other, mut late] = [(); 3].map(|()| Box::pin(barrier.enter()));
+    assert!(step(&client, one.as_mut()).await);
+    assert!(step(&client, other.as_mut()).await);
+    // The third one sees that there are enough, and is slow to say so.
+    assert!(step(&client, late.as_mut()).await);
+    assert!(step(&client, late.as_mut()).await);
+    let (one, other) = soon(async { tokio::join!(one, other) }).await;
+    let (one, other) = (one.unwrap().leave(), other.unwrap().leave());
+    let (one, other) = soon(async { tokio::join!(one, other) }).await;
+    one.unwrap();
+    other.unwrap();
+    assert!(waits(&client, &mut late).await, "it is alone");
 }

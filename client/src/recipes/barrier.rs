@@ -1,8 +1,9 @@
 //! Waiting for each other.
 
 use bytes::Bytes;
+use conclave_proto::limits::MULTI_OPS;
 use conclave_proto::request::Test;
-use conclave_proto::{Acl, ErrorCode, ZPath};
+use conclave_proto::{Acl, CreateMode, ErrorCode, ZPath};
 
 use super::body::Body;
 use super::error::Error;
@@ -115,6 +116,9 @@ impl Barrier {
     }
 }
 
+/// For how many a double barrier can be: a round begins with one transaction that asks after each.
+const COUNT_MAX: usize = MULTI_OPS - 1;
+
 /// The node that says that enough have come.
 const READY: &str = "ready";
 
@@ -165,10 +169,11 @@ impl DoubleBarrier {
     /// be in the directory.
     ///
     /// # Errors
-    /// If it is not a path, the count is 0, or the caller is not in a tokio runtime.
+    /// If it is not a path, the count is 0 or above 999, or the caller is not in a tokio runtime.
     pub fn new(client: &Client, path: impl IntoPath, count: usize) -> Result<Self, Error> {
-        if count == 0 {
-            return Err(Error::Config(String::from("a double barrier is for one at least")));
+        if !(1..=COUNT_MAX).contains(&count) {
+            let wrong = format!("a double barrier is for 1 to {COUNT_MAX}, and not for {count}");
+            return Err(Error::Config(wrong));
         }
         let place = Place::new(client, path, "a double barrier")?;
         let line = Line { others: &[READY], ..Line::new(place, "member") };
@@ -224,12 +229,17 @@ impl DoubleBarrier {
         Ok(Some((Round { last, stake: Stake { path, zxid: node.stat.czxid } }, watch)))
     }
 
-    /// Lets everybody in who is there.
+    /// Lets everybody in who is there, unless one of those who are needed has gone meanwhile, with
+    /// a round that somebody else began perhaps.
     async fn begin(&self, entries: &[Entry]) -> Result<(), Error> {
         let Some(last) = entries.last() else { return Ok(()) };
         let place = &self.line.place;
-        let create = place.client.create(place.child(READY)?, last.number().to_string());
-        match create.acl(place.acl.clone()).await {
+        let mut multi = place.client.multi();
+        for entry in entries.iter().take(self.count) {
+            multi = multi.when(&entry.path, Test::Exists);
+        }
+        let (ready, last) = (place.child(READY)?, last.number().to_string());
+        match multi.create_with(ready, last, CreateMode::PERSISTENT, place.acl.clone()).await {
             Err(error) if error.code() != Some(ErrorCode::NodeExists) => Err(error.into()),
             Ok(_) | Err(_) => Ok(()),
         }
@@ -288,8 +298,9 @@ impl Inside {
                 entries.iter().take_while(|entry| entry.number() <= round.last).collect();
             match inside.as_slice() {
                 [only] if only.path == *owned.path() => {
-                    barrier.end(&round).await?;
-                    return owned.release().await;
+                    // The other way round, this one would be counted among those who come next.
+                    owned.release().await?;
+                    return barrier.end(&round).await;
                 }
                 [first, .., last] if first.path == *owned.path() => {
                     barrier.gone(&owned, &last.path).await?;
