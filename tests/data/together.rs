@@ -1,9 +1,12 @@
 //! Recipes in which several work together: partitions, transactions, replicas, tasks.
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
+use conclave_client::Client;
 use conclave_client::recipes::assignment::{Order, Work};
 use conclave_client::recipes::members::Group;
 use conclave_client::recipes::partition::{Partitioner, Turn};
@@ -54,6 +57,75 @@ async fn partitions_follow_the_members_and_are_one_members_at_a_time() {
     while first.held().len() < 12 {
         timeout(DEADLINE, first.next()).await.unwrap().unwrap();
     }
+}
+
+/// Drives the future, a step at a time, until it has made the node; then drops it, which was not
+/// told of that yet.
+async fn give_up_once_made(client: &Client, path: &str, future: impl Future) {
+    let mut future = Box::pin(future);
+    while client.exists(path).await.unwrap().is_none() {
+        let pending = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await;
+        assert!(pending, "it is not there yet");
+        // What the step has asked is done before this is.
+        client.sync().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_partition_that_was_taken_while_nobody_listened_is_told_of_later() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let path = "/parts/owners/p";
+    let mut share = Partitioner::join(&client, "/parts", "a", ["p".into()]).await.unwrap();
+    give_up_once_made(&client, path, share.next()).await;
+    let turn = timeout(DEADLINE, share.next()).await.unwrap().unwrap();
+    assert!(matches!(&turn, Turn::Begin { partition, .. } if partition == "p"), "{turn:?}");
+    share.release("p").await.unwrap();
+    give_up_once_made(&client, path, share.next()).await;
+    drop(share);
+    eventually("nobody has it", async || {
+        client.exists(path).await.unwrap().is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_gives_up_joining_a_group_is_no_member() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let group = Group::new(&client, "/group").unwrap();
+    give_up_once_made(&client, "/group/a", group.join("a", "")).await;
+    eventually("nobody is a member", async || {
+        client.exists("/group/a").await.unwrap().is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_worker_of_the_same_name_has_later_tokens() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let work = Work::new(&client, "/work").unwrap();
+    work.submit("t", "").await.unwrap();
+    let election = Election::new(&client, "/work-election").unwrap();
+    let (assigner, leadership) = (work.clone(), election.campaign("").await.unwrap());
+    let assigning = tokio::spawn(async move { assigner.assign(&leadership).await });
+    let paused = cluster.client().await;
+    let mut worker = Work::new(&paused, "/work").unwrap().worker("w").await.unwrap();
+    let Order::Begin(task) = timeout(DEADLINE, worker.next()).await.unwrap().unwrap() else {
+        panic!("nothing was begun that could end")
+    };
+    // Nobody notices that it is gone for a while: a process of the same name takes its place.
+    assigning.abort();
+    drop(assigning.await);
+    paused.close().await.unwrap();
+    let mut next = work.worker("w").await.unwrap();
+    let Order::Begin(again) = timeout(DEADLINE, next.next()).await.unwrap().unwrap() else {
+        panic!("nothing was begun that could end")
+    };
+    assert_eq!(again.id, task.id);
+    assert!(again.token > task.token, "a fence could not tell them apart");
+    next.done(&again).await.unwrap();
 }
 
 #[tokio::test]

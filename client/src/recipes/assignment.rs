@@ -234,7 +234,9 @@ impl Work {
         let changes = cache.changes()?;
         let member = Group::new(&self.client, &self.workers)?.join(name, "").await?;
         let (work, name) = (self.clone(), name.to_owned());
-        Ok(Worker { work, name, member, cache, changes, begun: BTreeMap::new() })
+        let worker = Worker { work, name, member, cache, changes, begun: BTreeMap::new() };
+        worker.inherit().await?;
+        Ok(worker)
     }
 }
 
@@ -282,19 +284,33 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// What was assigned to an earlier session of the same name, and was not given to anybody else
+    /// yet, is assigned anew: its token must not be one that a process of that session may have.
+    async fn inherit(&self) -> Result<(), Error> {
+        self.cache.flush().await?;
+        for (task, czxid) in self.mine()? {
+            let path = child(&self.work.assigned, &task)?;
+            let again = self.work.client.multi().when(&path, Test::CreatedBy(czxid));
+            again.delete(&path, None).create(&path, self.name.clone()).await?;
+        }
+        // So that no assignment is shown that is not there any more.
+        self.cache.flush().await
+    }
+
+    /// The tasks that are this worker's, and the transactions of their assignments.
+    fn mine(&self) -> Result<BTreeMap<String, Zxid>, Error> {
+        let assigned = self.cache.read(owners)?.into_iter();
+        let mine = assigned.filter(|(_, (worker, _))| *worker == self.name);
+        Ok(mine.map(|(task, (_, czxid))| (task, czxid)).collect())
+    }
+
     /// What to do next, as soon as there is something.
     ///
     /// # Errors
     /// If the session is over: stop everything.
     pub async fn next(&mut self) -> Result<Order, Error> {
         loop {
-            let mine: BTreeMap<String, Zxid> = self
-                .cache
-                .read(owners)?
-                .into_iter()
-                .filter(|(_, (worker, _))| *worker == self.name)
-                .map(|(task, (_, czxid))| (task, czxid))
-                .collect();
+            let mine = self.mine()?;
             let ended = self.begun.iter().find(|(task, czxid)| mine.get(*task) != Some(czxid));
             if let Some(task) = ended.map(|(task, _)| task.clone()) {
                 self.begun.remove(&task);

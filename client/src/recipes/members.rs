@@ -53,6 +53,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Error;
 use super::cache::{Cache, CacheChanges, CacheItem};
+use super::owned::patience;
 use super::support::{child, ensure};
 use crate::chroot::IntoPath;
 use crate::{Client, Lifetime, Watch};
@@ -61,6 +62,9 @@ const RECIPE: &str = "the kept node";
 
 /// How often it is tried to create a node that others delete or create at the same time.
 const ATTEMPTS: usize = 64;
+
+/// What is wrong if a node that nobody wants any more cannot be deleted.
+const LEFT_BEHIND: &str = "a node that was kept is left to its session";
 
 /// A node that is there as long as this value and its session are: created again when somebody
 /// deletes it. Dropping it deletes the node.
@@ -182,24 +186,22 @@ impl Joining {
     /// # Errors
     /// [`Error::Taken`] if the name is another session's; [`Error::Name`] if it cannot be used.
     pub async fn create(self) -> Result<KeptNode, Error> {
-        let mut keeper = Keeper {
+        let path = self.path?;
+        let keeper = Keeper {
             client: self.client,
-            path: self.path?,
+            path: path.clone(),
             data: self.data,
             lifetime: self.lifetime,
         };
-        let watch = keeper.client.watch(&keeper.path, WatchKind::Persistent).await?;
-        keeper.create(Instant::now() + self.patience).await?;
-        let path = keeper.path.clone();
         let (orders, ordered) = mpsc::unbounded_channel();
         let (has_ended, ended) = watch::channel(None);
-        tokio::spawn(async move {
-            let why = keeper.run(watch, ordered).await;
-            let path = keeper.path.clone();
-            let why = why.map(|why| Error::Ended { path, recipe: RECIPE, why: Box::new(why) });
-            has_ended.send_replace(why);
-        });
-        Ok(KeptNode { path, orders, ended })
+        let (told, outcome) = oneshot::channel();
+        tokio::spawn(keeper.begin(Instant::now() + self.patience, ordered, told, has_ended));
+        let node = KeptNode { path, orders, ended };
+        match outcome.await {
+            Ok(outcome) => outcome.map(|()| node),
+            Err(_) => Err(node.gone()),
+        }
     }
 }
 
@@ -212,6 +214,65 @@ struct Keeper {
 }
 
 impl Keeper {
+    /// Creates the node, says so, and keeps it. If nobody listens any more, it is given up again.
+    async fn begin(
+        mut self,
+        patience: Instant,
+        orders: mpsc::UnboundedReceiver<Order>,
+        mut told: oneshot::Sender<Result<(), Error>>,
+        has_ended: watch::Sender<Option<Error>>,
+    ) {
+        let outcome = tokio::select! {
+            outcome = self.create_watched(patience) => outcome,
+            () = told.closed() => return self.withdraw().await,
+        };
+        let watch = match outcome {
+            Ok(watch) => watch,
+            Err(error) => {
+                let may_be_there = error.outcome_unknown();
+                // Who is gone needs no word.
+                told.send(Err(error)).ok();
+                if may_be_there {
+                    self.withdraw().await;
+                }
+                return;
+            }
+        };
+        // If nobody listens, nobody is there to give orders either, which ends it.
+        told.send(Ok(())).ok();
+        let why = self.run(watch, orders).await;
+        let path = self.path.clone();
+        let why = why.map(|why| Error::Ended { path, recipe: RECIPE, why: Box::new(why) });
+        has_ended.send_replace(why);
+    }
+
+    async fn create_watched(&mut self, patience: Instant) -> Result<Watch, Error> {
+        let watch = self.client.watch(&self.path, WatchKind::Persistent).await?;
+        self.create(patience).await?;
+        Ok(watch)
+    }
+
+    /// Deletes the node that an attempt to create it, whose outcome is not known, may have left, now
+    /// or later. One with a time to live may be from before, and ends by itself.
+    async fn withdraw(&self) {
+        if self.lifetime != Lifetime::Ephemeral {
+            return;
+        }
+        loop {
+            // Asked after the attempt, and so answered after it.
+            let outcome = match self.client.exists(&self.path).await {
+                Ok(Some(stat)) if self.is_own(&stat) => self.client.delete(&self.path).await,
+                Ok(_) => return,
+                Err(error) => Err(error),
+            };
+            let Err(error) = outcome else { return };
+            let is_gone = error.code() == Some(ErrorCode::NoNode);
+            if is_gone || self::patience(&self.client, error, LEFT_BEHIND).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Keeps the node until told to stop (`None`), or until that is not possible.
     async fn run(
         &mut self,
@@ -232,8 +293,12 @@ impl Keeper {
                         return None;
                     }
                     None => {
-                        // Dropped: what cannot be deleted now goes with the session.
-                        drop(self.delete().await);
+                        if self.lifetime == Lifetime::Ephemeral {
+                            self.withdraw().await;
+                        } else {
+                            // What cannot be deleted now ends by itself.
+                            drop(self.delete().await);
+                        }
                         return None;
                     }
                 },

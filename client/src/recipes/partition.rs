@@ -46,12 +46,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use conclave_proto::{ErrorCode, ZPath, Zxid};
+use tokio::runtime::Handle;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::cache::{Cache, CacheChanges};
 use super::members::{Group, KeptNode, MemberChanges, Members};
+use super::owned::delete_in_background;
 use super::support::{child, ensure};
-use super::{Error, Loss, Token};
+use super::{Error, Loss, Stake, Token};
 use crate::chroot::IntoPath;
 use crate::{Client, Multi, MultiOutcome, Test};
 
@@ -80,6 +82,7 @@ pub enum Turn {
 /// This member's share of the partitions. Dropping it leaves the group and gives them up.
 pub struct Partitioner {
     client: Client,
+    runtime: Handle,
     owners: ZPath,
     name: String,
     partitions: BTreeSet<String>,
@@ -89,6 +92,8 @@ pub struct Partitioner {
     locks: Cache,
     lock_changes: CacheChanges,
     held: BTreeMap<String, Held>,
+    /// Partitions that this member has asked for, and has not heard whether it has them.
+    unsettled: BTreeSet<String>,
     turns: VecDeque<Turn>,
 }
 
@@ -125,6 +130,7 @@ impl Partitioner {
         let locks = Cache::children(client, &owners).without_data().await?;
         Ok(Partitioner {
             client: client.clone(),
+            runtime: Handle::current(),
             owners,
             name: name.to_owned(),
             partitions,
@@ -134,11 +140,14 @@ impl Partitioner {
             lock_changes: locks.changes()?,
             locks,
             held: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
             turns: VecDeque::new(),
         })
     }
 
     /// What to do next, as soon as there is something.
+    ///
+    /// Safe to be cancelled: a partition that was taken meanwhile is told of by the next call.
     ///
     /// # Errors
     /// If the session is over: nothing is this member's any more.
@@ -162,15 +171,18 @@ impl Partitioner {
     /// Gives a partition up, after [`Turn::End`] or at any time before.
     ///
     /// # Errors
-    /// [`Error::Lost`] if it was not this member's any more.
+    /// [`Error::Lost`] if it was not this member's any more. After any other error, or if it is
+    /// cancelled, it can be released again; if it is gone after all, [`Turn::Lost`] says so.
     pub async fn release(&mut self, partition: &str) -> Result<(), Error> {
-        let Some(held) = self.held.remove(partition) else {
+        let Some(Held { czxid, .. }) = self.held.get(partition) else {
             return Err(self.lost(partition, Zxid::ZERO));
         };
+        let czxid = *czxid;
         let path = child(&self.owners, partition)?;
-        let free = self.client.multi().when(&path, Test::CreatedBy(held.czxid));
+        let free = self.client.multi().when(&path, Test::CreatedBy(czxid));
         let outcome = free.delete(&path, None).await?;
-        if outcome.held { Ok(()) } else { Err(self.lost(partition, held.czxid)) }
+        self.held.remove(partition);
+        if outcome.held { Ok(()) } else { Err(self.lost(partition, czxid)) }
     }
 
     /// Does these writes if a partition is this member's when they are done.
@@ -181,9 +193,13 @@ impl Partitioner {
         let Some(held) = self.held.get(partition) else {
             return Err(self.lost(partition, Zxid::ZERO));
         };
-        let path = child(&self.owners, partition)?;
-        let outcome = multi.when(path, Test::CreatedBy(held.czxid)).await?;
-        if outcome.held { Ok(outcome) } else { Err(self.lost(partition, held.czxid)) }
+        let stake = Stake { path: child(&self.owners, partition)?, zxid: held.czxid };
+        match multi.guarded_by(&[stake]).await {
+            Err(error) if error.code() == Some(ErrorCode::ConditionFailed) => {
+                Err(self.lost(partition, held.czxid))
+            }
+            outcome => outcome.map_err(Error::from),
+        }
     }
 
     /// The partitions that are this member's, in order.
@@ -193,11 +209,13 @@ impl Partitioner {
 
     /// Compares what is with what should be, and does what this member can do.
     async fn look(&mut self) -> Result<(), Error> {
+        self.settle().await?;
+        // A lock that is held and missing in the cache from here on was deleted.
+        self.locks.flush().await?;
         let shares = divide(&self.members.names()?, &self.partitions);
         let locks: BTreeMap<String, Zxid> = self.locks.read(|view| {
             view.iter().map(|(path, node)| (path.name().to_owned(), node.czxid)).collect()
         })?;
-        // The cache has come as far as the creation of every lock that is held.
         let is_lost = |name: &String, held: &Held| locks.get(name) != Some(&held.czxid);
         let lost: Vec<String> = self
             .held
@@ -232,21 +250,38 @@ impl Partitioner {
         Ok(())
     }
 
+    /// Finds out what has come of attempts to take partitions whose answers were not waited for, or
+    /// did not come.
+    async fn settle(&mut self) -> Result<(), Error> {
+        while let Some(partition) = self.unsettled.first().cloned() {
+            // Asked after the attempt, and so answered after it.
+            let stat = self.client.exists(child(&self.owners, &partition)?).await?;
+            let session = self.client.session();
+            if let Some(stat) = stat.filter(|stat| stat.ephemeral_owner == session) {
+                self.begin(partition.clone(), stat.czxid);
+            }
+            self.unsettled.remove(&partition);
+        }
+        Ok(())
+    }
+
     async fn take(&mut self, partition: String) -> Result<(), Error> {
         let path = child(&self.owners, &partition)?;
-        match self.client.create(path, self.name.clone()).ephemeral().await {
-            Ok(created) => {
-                let czxid = created.stat.czxid;
-                // From here on the lock's absence in the cache means that it was deleted.
-                self.locks.flush().await?;
-                self.held.insert(partition.clone(), Held { czxid, is_asked_back: false });
-                self.turns.push_back(Turn::Begin { partition, token: Token::from(czxid) });
-                Ok(())
-            }
+        self.unsettled.insert(partition.clone());
+        let created = self.client.create(path, self.name.clone()).ephemeral().await;
+        match created {
+            Ok(created) => self.begin(partition.clone(), created.stat.czxid),
             // Its owner has not released it yet, or the cache does not show it yet.
-            Err(error) if error.code() == Some(ErrorCode::NodeExists) => self.locks.flush().await,
-            Err(error) => Err(error.into()),
+            Err(error) if error.code() == Some(ErrorCode::NodeExists) => {}
+            Err(error) => return Err(error.into()),
         }
+        self.unsettled.remove(&partition);
+        Ok(())
+    }
+
+    fn begin(&mut self, partition: String, czxid: Zxid) {
+        self.held.insert(partition.clone(), Held { czxid, is_asked_back: false });
+        self.turns.push_back(Turn::Begin { partition, token: Token::from(czxid) });
     }
 
     fn lost(&self, partition: &str, czxid: Zxid) -> Error {
@@ -257,11 +292,13 @@ impl Partitioner {
 
 impl Drop for Partitioner {
     fn drop(&mut self) {
-        for (partition, held) in &self.held {
+        let held = self.held.iter().map(|(name, held)| (name, Test::CreatedBy(held.czxid)));
+        // The name is this member's as long as its session lives, so what holds it is, too.
+        let unsettled =
+            self.unsettled.iter().map(|name| (name, Test::Data(self.name.clone().into())));
+        for (partition, mine) in held.chain(unsettled) {
             if let Ok(path) = child(&self.owners, partition) {
-                // What does not arrive goes with the session.
-                let free = self.client.multi().when(&path, Test::CreatedBy(held.czxid));
-                drop(free.delete(&path, None).send());
+                delete_in_background(&self.runtime, self.client.clone(), path, mine);
             }
         }
     }
