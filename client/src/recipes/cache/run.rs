@@ -1,6 +1,9 @@
 //! The task that keeps a copy up to date.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use conclave_proto::{ErrorCode, EventKind, WatchKind};
@@ -83,17 +86,34 @@ impl Runner {
                 // What has come is applied before anybody is told that it is.
                 biased;
                 item = self.watch.next() => self.hear(item).await,
-                Some(done) = self.flushes.recv() => {
-                    // Whoever asked may have given up.
-                    done.send(()).ok();
-                    Ok(())
-                }
+                Some(done) = self.flushes.recv() => self.flush(done).await,
             };
             if let Err(error) = outcome {
                 break error;
             }
         };
         self.shared.phase.send_replace(Phase::Ended(self.shared.ended(why)));
+    }
+
+    /// Applies what has come meanwhile, since it may have come before the flush was asked for, and
+    /// says so.
+    async fn flush(&mut self, done: oneshot::Sender<()>) -> Result<(), recipes::Error> {
+        while let Some(item) = self.at_hand().await {
+            self.hear(item).await?;
+        }
+        // Whoever asked may have given up.
+        done.send(()).ok();
+        Ok(())
+    }
+
+    /// What the watch has told already; `None`: nothing more for now.
+    async fn at_hand(&mut self) -> Option<Option<Result<WatchItem, Error>>> {
+        let mut next = pin!(self.watch.next());
+        poll_fn(|cx| match next.as_mut().poll(cx) {
+            Poll::Ready(item) => Poll::Ready(Some(item)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
     }
 
     async fn hear(&mut self, item: Option<Result<WatchItem, Error>>) -> Result<(), recipes::Error> {
@@ -183,26 +203,42 @@ impl Runner {
         draft: &mut Draft,
         answer: impl Future<Output = Result<T, Error>>,
     ) -> Result<Option<Result<T, Error>>, Error> {
-        let mut answer = std::pin::pin!(answer);
-        loop {
+        let mut answer = pin!(answer);
+        let answer = loop {
             let item = tokio::select! {
                 biased;
                 item = self.watch.next() => item,
-                answer = &mut answer => return Ok(Some(answer)),
+                answer = &mut answer => break answer,
             };
-            match item {
-                Some(Ok(WatchItem::Event { zxid, path, kind, value })) => {
-                    let told = self.in_scope(Told { zxid, path, kind, value });
-                    if !told.is_none_or(|told| draft.hear(told)) {
-                        return Ok(None);
-                    }
-                }
-                Some(Ok(WatchItem::Gap { .. })) => return Ok(None),
-                Some(Err(error)) => return Err(error),
-                None => {
-                    let operation = crate::Operation { name: "watch", path: None, index: None };
-                    return Err(Error::Closed { operation });
-                }
+            if !self.note(draft, item)? {
+                return Ok(None);
+            }
+        };
+        // What the answer shows may have come between the two looks, right before it.
+        while let Some(item) = self.at_hand().await {
+            if !self.note(draft, item)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(answer))
+    }
+
+    /// Tells the draft of an event; false if some are missing.
+    fn note(
+        &self,
+        draft: &mut Draft,
+        item: Option<Result<WatchItem, Error>>,
+    ) -> Result<bool, Error> {
+        match item {
+            Some(Ok(WatchItem::Event { zxid, path, kind, value })) => {
+                let told = self.in_scope(Told { zxid, path, kind, value });
+                Ok(told.is_none_or(|told| draft.hear(told)))
+            }
+            Some(Ok(WatchItem::Gap { .. })) => Ok(false),
+            Some(Err(error)) => Err(error),
+            None => {
+                let operation = crate::Operation { name: "watch", path: None, index: None };
+                Err(Error::Closed { operation })
             }
         }
     }
