@@ -138,6 +138,8 @@ struct Connection {
     prelude_sent: VecDeque<Prelude>,
     /// How many at the front of `in_flight` have been sent on this connection.
     sent: usize,
+    /// The last number that was given before this connection: what has it may have been sent.
+    old_xid: u64,
     pulse: Pulse,
 }
 
@@ -394,7 +396,9 @@ impl<T, W: Clone> Session<T, W> {
     /// and was not sent.
     pub(crate) fn refuse_last(&mut self, bytes: usize, limit: usize) {
         let Phase::Open(connection) = &mut self.phase else { return };
-        if connection.sent == 0 || connection.sent < self.in_flight.len() {
+        // The servers may have done what was sent before, and would take its number for a repetition.
+        let is_old = self.last_xid == connection.old_xid;
+        if connection.sent == 0 || connection.sent < self.in_flight.len() || is_old {
             self.leave(Leave::Violation("its limits are below those it had before"));
             return;
         }
@@ -529,6 +533,7 @@ impl<T, W: Clone> Session<T, W> {
             prelude: identities.chain(watches).collect(),
             prelude_sent: VecDeque::new(),
             sent: 0,
+            old_xid: self.last_xid,
             pulse,
         });
         let state = if is_new { State::Connected } else { State::Resumed };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use conclave_client::proto::message::Connect;
+use conclave_client::proto::message::{Connect, ServerLimits};
 use conclave_client::proto::{Op, ServerMessage};
 use conclave_client::{Client, Error, ErrorCode, Reply, Stat, State};
 
@@ -260,4 +260,25 @@ async fn a_list_of_servers_that_is_none_is_refused() {
         let error = soon(Client::connect(servers)).await.unwrap_err();
         assert!(matches!(error, Error::Config(_)), "{servers:?}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_server_with_a_lower_limit_is_left_with_what_may_have_been_done() {
+    let fake = Fake::start().await;
+    let (client, mut peer) = connected(&fake).await;
+    let long = "x".repeat(1000).leak();
+    let first = client.set("/a", long.as_bytes()).send();
+    peer.expect(1, set("/a", long)).await;
+    drop(peer);
+
+    let mut peer = fake.accept().await;
+    peer.connect().await;
+    peer.connected_with(true, ServerLimits { frame_bytes: 500, ..LIMITS }, 10_000).await;
+    let mut peer = {
+        peer.is_closed().await;
+        fake.resume().await
+    };
+    peer.expect(1, set("/a", long)).await;
+    peer.answer(1, 5, Ok(Reply::Stat(Stat::default()))).await;
+    soon(first).await.unwrap();
 }
