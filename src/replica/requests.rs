@@ -410,7 +410,11 @@ impl<N: Nodes> Replica<N> {
             true => self.hub.missed(path, kind, since),
             false => Some(Vec::new()),
         };
-        if missed.is_none() && !kind.is_one_shot() {
+        // Where there is no node, the state does not show whether there was one: a client that waits
+        // for the end of one would wait in vain.
+        let shows_all =
+            kind.is_one_shot() && (kind != WatchKind::Exists || self.nodes.node(path).is_some());
+        if missed.is_none() && !shows_all {
             self.tell(conn, ServerMessage::Gap { watch: id, resumed_at: self.applied });
         }
         let missed = missed.unwrap_or_default();
@@ -425,8 +429,7 @@ impl<N: Nodes> Replica<N> {
             return true;
         }
         // Where the events are not remembered, or were not for this client, the state tells of
-        // changes; and where a client thinks that there is a node, and there is none, it would wait
-        // in vain.
+        // changes.
         let node = self.nodes.node(path);
         let change = tree::changed_since(&self.nodes, path, kind, since);
         let change = change.filter(|_| node.is_none_or(|node| self.may_read(conn, &node.acl)));

@@ -375,7 +375,7 @@ impl Client {
     fn response(&mut self, response: &Response, scene: &mut Scene<'_, '_>) {
         if response.xid == Xid(0) {
             let id = self.rearming.pop_front().expect("an answer to what was asked");
-            self.rearmed(id, response, scene.model);
+            self.rearmed(id, response);
             self.saw(response.zxid, scene.model);
             return;
         }

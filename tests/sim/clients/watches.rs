@@ -101,7 +101,12 @@ impl Client {
     pub(super) fn gap(&mut self, id: WatchId, resumed_at: Zxid, model: &Model) {
         let watch = self.watches.get_mut(&id).expect("a gap of a watch that is set");
         assert!(watch.rearming, "{id:?} has a gap without having been set again");
-        assert!(!watch.kind.is_one_shot(), "a one-shot watch has no gap");
+        let may_have_been =
+            watch.kind == WatchKind::Exists && model.node_at(&watch.path, resumed_at).is_none();
+        assert!(
+            !watch.kind.is_one_shot() || may_have_been,
+            "the state tells a one-shot watch what there is to tell"
+        );
         assert!(resumed_at >= watch.complete, "{id:?} goes back to {resumed_at}");
         watch.complete = resumed_at;
         watch.next = model.events_after(resumed_at);
@@ -124,16 +129,10 @@ impl Client {
     }
 
     /// A watch is set again: what it had missed came before.
-    pub(super) fn rearmed(&mut self, id: WatchId, response: &Response, model: &Model) {
+    pub(super) fn rearmed(&mut self, id: WatchId, response: &Response) {
         assert!(response.result.is_ok(), "{id:?} cannot be set again: {response:?}");
         // One that had something to tell is gone already.
         let Some(watch) = self.watches.get_mut(&id) else { return };
         watch.rearming = false;
-        let zxid = response.zxid;
-        if watch.kind == WatchKind::Exists && model.node_at(&watch.path, zxid).is_none() {
-            // That a node has come and gone again cannot be seen from the state.
-            watch.complete = watch.complete.max(zxid);
-            watch.next = watch.next.max(model.events_after(zxid));
-        }
     }
 }
