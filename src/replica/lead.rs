@@ -46,8 +46,10 @@ pub(super) struct Lead {
     /// Those who want to resume sessions unknown to this leader, and what it must have applied to
     /// be certain of that.
     pub(super) candidates: VecDeque<(Zxid, Candidate)>,
-    /// The last time stamped into a transaction.
-    pub(super) time_ms: i64,
+    /// The last time told by [`Lead::tell_time`], and when that was, by the clock that never goes
+    /// back.
+    time_ms: i64,
+    told_at_ms: u64,
     /// Who asks for a read index, since the last round.
     pub(super) asking: Vec<Asker>,
     /// Whether the broadcast begins no round for the moment.
@@ -196,6 +198,15 @@ impl Lead {
         })
     }
 
+    /// The time of history, which is the time of day but never goes back, nor stands still: if an
+    /// earlier leader's clock was ahead, what is to live for a minute still lives for a minute.
+    pub(super) fn tell_time(&mut self, now_ms: u64, at_least_ms: i64) -> i64 {
+        let passed_ms = i64::try_from(now_ms - self.told_at_ms).unwrap_or(i64::MAX);
+        self.told_at_ms = now_ms;
+        self.time_ms = self.time_ms.saturating_add(passed_ms).max(at_least_ms);
+        self.time_ms
+    }
+
     pub(super) fn has_room(&self) -> bool {
         !self.blocked
             && self.in_flight.len() < limits::UNCOMMITTED_ENTRIES
@@ -249,7 +260,8 @@ impl<N: Nodes> Replica<N> {
             low_space: BTreeSet::new(),
             moves: 0,
             candidates: VecDeque::new(),
-            time_ms: 0,
+            time_ms: self.nodes.meta().time_ms,
+            told_at_ms: self.now_ms(),
             asking: Vec::new(),
             mute: false,
             rounds: VecDeque::new(),
@@ -384,17 +396,11 @@ impl<N: Nodes> Replica<N> {
         }
         let meta = self.nodes.meta();
         let digest = (self.applied, meta.digest);
+        let (now_ms, time_of_day_ms) = (self.now_ms(), self.time_ms);
         let Part::Leading(lead) = &mut self.part else { return Some(work) };
-        lead.time_ms = lead.time_ms.max(self.time_ms).max(meta.time_ms);
+        let time_ms = lead.tell_time(now_ms, time_of_day_ms.max(meta.time_ms));
         let Work { identities, claim, request } = work;
-        let txn = Txn {
-            semantics: tree::SEMANTICS,
-            time_ms: lead.time_ms,
-            origin,
-            identities,
-            digest,
-            request,
-        };
+        let txn = Txn { semantics: tree::SEMANTICS, time_ms, origin, identities, digest, request };
         let body: Bytes = convert::encode_txn(&txn);
         let bytes = body.len();
         match self.zab.propose(body) {

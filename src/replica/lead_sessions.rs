@@ -186,13 +186,14 @@ impl<N: Nodes> Replica<N> {
 
     /// Ask for the end of container and TTL nodes that have outlived their purpose.
     fn reap(&mut self) {
+        let (clock_ms, time_of_day_ms) = (self.now_ms(), self.time_ms);
         let Part::Leading(lead) = &mut self.part else { return };
         let now_ms = lead.sessions.clock_ms();
         if !lead.waiting.is_empty() || !lead.has_room() || now_ms < lead.reap_at_ms {
             return;
         }
         lead.reap_at_ms = now_ms + limits::REAP_INTERVAL_MS;
-        let time_ms = self.time_ms.max(lead.time_ms);
+        let time_ms = lead.tell_time(clock_ms, time_of_day_ms);
         let paths = self.nodes.mortals(lead.reap_after.as_ref(), limits::REAPS);
         lead.reap_after = if paths.len() < limits::REAPS { None } else { paths.last().cloned() };
         for path in paths {

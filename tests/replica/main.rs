@@ -15,7 +15,7 @@ mod world;
 use bytes::Bytes;
 use conclave::replica::{Input, PeerMessage};
 use conclave_proto::request::ReadLevel;
-use conclave_proto::{Epoch, Identity, Op, ZPath, Zxid};
+use conclave_proto::{Acl, CreateMode, Epoch, Identity, Lifetime, Op, ZPath, Zxid};
 
 use expect_test::{ExpectFile, expect_file};
 use world::{World, server};
@@ -160,4 +160,35 @@ fn a_read_index_that_answers_an_earlier_life_answers_nothing() {
     world.hold(one, leader, false);
     world.settle();
     assert_eq!(world.log.len(), 1, "{:?}", world.log);
+}
+
+#[test]
+fn time_does_not_stand_still_after_a_clock_that_was_ahead() {
+    let mut world = World::new(1);
+    world.elect();
+    world.dial("a", server(1), 60_000);
+    world.settle();
+    let create = |path: &str, lifetime| Op::Create {
+        path: ZPath::new(path).unwrap(),
+        data: None,
+        acl: Acl::open(),
+        mode: CreateMode { lifetime, sequential: false },
+    };
+    let time_ms = 24 * 3600 * 1000;
+    world.step(server(1), Input::Tick { now_ms: world.now_ms, time_ms });
+    world.ask("a", ReadLevel::Local, create("/n", Lifetime::Persistent));
+    world.settle();
+    // Somebody puts the clock right.
+    world.pass(100);
+    world.ask("a", ReadLevel::Local, create("/lease", Lifetime::Ttl(1_000)));
+    world.pass(900);
+    let get = Op::Get { path: ZPath::new("/lease").unwrap(), watch: None };
+    world.log.clear();
+    world.ask("a", ReadLevel::Local, get.clone());
+    world.settle();
+    assert!(!world.log.concat().contains("NoNode"), "{:?}", world.log);
+    world.pass(2_000);
+    world.ask("a", ReadLevel::Local, get);
+    world.settle();
+    assert!(world.log.concat().contains("NoNode"), "{:?}", world.log);
 }

@@ -28,7 +28,7 @@ pub(crate) struct World {
     pub(crate) clients: BTreeMap<String, Client>,
     conns: u64,
     starts: u64,
-    now_ms: u64,
+    pub(crate) now_ms: u64,
     /// Whether servers without a leader serve those who are content to read.
     read_only: bool,
     /// What clients were told, and what servers noted, since this was last taken.
