@@ -80,6 +80,8 @@ pub const SESSIONS: usize = 1_000_000;
 pub const SESSION_TIMEOUT_MIN_MS: u32 = 1_000;
 /// The longest session timeout, in ms.
 pub const SESSION_TIMEOUT_MAX_MS: u32 = 600_000;
+/// The bytes of outcomes that are kept of one session's writes, for their retries.
+pub const OUTCOME_BYTES: usize = 32 << 20;
 /// The writes of one server's clients that have no answer yet; a client that asks beyond it is sent
 /// to another server.
 pub const PENDING_REQUESTS: usize = 200_000;

@@ -3,13 +3,12 @@
 //! Every value begins with the CRC-32C of its key and of the rest of itself: LMDB has no checksums
 //! of its own, and a value that is found under a wrong key is as wrong as a damaged one.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use conclave_proto::{Acl, Identity, Lifetime, Perms, Secret, SessionId, Xid, Zxid, convert};
 
-use crate::tree::{Meta, Node, Outcome, SessionRecord};
+use crate::tree::{Meta, Node, Outcome, Outcomes, SessionRecord};
 use crate::zab::Position;
 
 /// The version of the layout of values, their first byte after the checksum.
@@ -243,7 +242,7 @@ pub(super) fn encode_session(key: &[u8], record: &SessionRecord, out: &mut Vec<u
         out.put_u64_le(record.last_xid.0);
         out.put_u32_le(u32::try_from(record.outcomes.len()).expect("outcomes are bounded"));
         let mut result = BytesMut::new();
-        for outcome in &record.outcomes {
+        for outcome in record.outcomes.iter() {
             result.clear();
             convert::encode_result(&outcome.result, &mut result);
             out.put_u64_le(outcome.xid.0);
@@ -266,7 +265,7 @@ pub(super) fn decode_session(key: &[u8], value: &[u8]) -> Option<SessionRecord> 
             let result = convert::decode_result(Bytes::copy_from_slice(reader.take(len)?)).ok()?;
             Some(Outcome { xid, zxid, result })
         })
-        .collect::<Option<VecDeque<_>>>()?;
+        .collect::<Option<Outcomes>>()?;
     Some(SessionRecord { timeout_ms, secret, last_xid, outcomes })
 }
 

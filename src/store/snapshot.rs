@@ -20,7 +20,7 @@ use super::key::{HashKey, Key};
 use super::layer::{Changes, Layer};
 use super::nodes::{StoreNodes, position};
 use super::verify::verify;
-use crate::limits::SNAPSHOT_CHUNK_BYTES;
+use crate::limits::{FRAME_BYTES, OUTCOME_BYTES, SNAPSHOT_CHUNK_BYTES};
 use crate::tree::{Meta, share};
 use crate::zab::Position;
 
@@ -34,6 +34,8 @@ const RECORD_HEAD: usize = 2 + 4;
 const STREAM_TAIL: usize = 2 + 8 + 4;
 /// The longest value: a node's data and what goes with it, or a session's outcomes.
 const VALUE_BYTES: usize = 64 << 20;
+const _: () = assert!(OUTCOME_BYTES + 2 * FRAME_BYTES < VALUE_BYTES);
+
 /// How many bytes of records go to the disk in one transaction of the receiver.
 const BATCH_BYTES: usize = 8 << 20;
 

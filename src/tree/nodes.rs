@@ -1,12 +1,14 @@
 //! Where the state lives: the one trait between the rules and the storage.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use conclave_proto::names::{Names, NamesBuilder};
-use conclave_proto::{Acl, Fault, Lifetime, Reply, Secret, SessionId, Stat, Xid, ZPath, Zxid};
+use conclave_proto::{Acl, Lifetime, Secret, SessionId, Stat, Xid, ZPath, Zxid};
+
+use super::outcomes::Outcomes;
 
 /// A znode.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,18 +116,7 @@ pub struct SessionRecord {
     /// The last numbered write that was applied for it.
     pub last_xid: Xid,
     /// What came of its latest numbered writes, oldest first: the answers to retries.
-    pub outcomes: VecDeque<Outcome>,
-}
-
-/// What came of a numbered write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// The write.
-    pub xid: Xid,
-    /// The transaction that carried it out.
-    pub zxid: Zxid,
-    /// The answer.
-    pub result: Result<Reply, Fault>,
+    pub outcomes: Outcomes,
 }
 
 /// What is known of the state as a whole.

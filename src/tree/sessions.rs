@@ -6,8 +6,8 @@ use conclave_proto::{ErrorCode, Request, Secret, SessionId, Xid, Zxid};
 
 use super::apply::Applied;
 use super::digest::digest_of_session;
-use super::nodes::{Nodes, Outcome, SessionRecord};
-use crate::limits;
+use super::nodes::{Nodes, SessionRecord};
+use super::outcomes::{Outcome, Outcomes};
 
 /// The number of requests that are never sent twice.
 const UNNUMBERED: Xid = Xid(0);
@@ -28,7 +28,7 @@ pub(super) fn open(
         Some(record) if record.secret == secret => Ok(false),
         Some(_) => Err(ErrorCode::NodeExists),
         None => {
-            let outcomes = [].into();
+            let outcomes = Outcomes::default();
             let record = SessionRecord { timeout_ms, secret, last_xid: UNNUMBERED, outcomes };
             let added = digest_of_session(id, &record);
             nodes.insert_session(id, record);
@@ -51,14 +51,10 @@ pub(super) fn retry(record: &SessionRecord, zxid: Zxid, request: &Request) -> Op
     if request.xid == UNNUMBERED || request.xid > record.last_xid {
         return None;
     }
-    let mut applied =
-        match record.outcomes.binary_search_by_key(&request.xid, |outcome| outcome.xid) {
-            Ok(place) => {
-                let Outcome { zxid, result, .. } = &record.outcomes[place];
-                Applied::new(*zxid, result.clone())
-            }
-            Err(_) => Applied::new(zxid, Err(ErrorCode::OutcomeUnknown.into())),
-        };
+    let mut applied = match record.outcomes.get(request.xid) {
+        Some(Outcome { zxid, result, .. }) => Applied::new(*zxid, result.clone()),
+        None => Applied::new(zxid, Err(ErrorCode::OutcomeUnknown.into())),
+    };
     applied.duplicate = true;
     Some(applied)
 }
@@ -70,11 +66,9 @@ pub(super) fn remember(nodes: &mut impl Nodes, request: &Request, applied: &Appl
     }
     let Some(record) = nodes.session_mut(request.session) else { return };
     let before = digest_of_session(request.session, record);
-    let received = record.outcomes.partition_point(|outcome| outcome.xid <= request.acked);
-    let too_many = (record.outcomes.len() + 1).saturating_sub(limits::IN_FLIGHT);
-    record.outcomes.drain(..received.max(too_many));
+    record.outcomes.forget(request.acked);
     let (zxid, result) = (applied.zxid, applied.result.clone());
-    record.outcomes.push_back(Outcome { xid: request.xid, zxid, result });
+    record.outcomes.keep(Outcome { xid: request.xid, zxid, result });
     record.last_xid = request.xid;
     let after = digest_of_session(request.session, record);
     replace_in_digest(nodes, before, after);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use conclave::store::{self, Identity, Opened, Options, Probe, Step, StoreError};
-use conclave::tree::{Nodes, SessionRecord};
+use conclave::tree::{Nodes, Outcomes, SessionRecord};
 use conclave::zab::{Position, Write};
 use conclave_proto::{Secret, ServerId, SessionId, Xid, ZPath};
 use tempfile::tempdir;
@@ -77,7 +77,7 @@ fn a_checkpoint_holds_nodes_sessions_and_position() {
         timeout_ms: 5000,
         secret: Secret::new([7; 16]),
         last_xid: Xid(4),
-        outcomes: [].into(),
+        outcomes: Outcomes::default(),
     };
     opened.nodes.insert_session(SessionId(9), session.clone());
     let mut meta = opened.nodes.meta();
@@ -111,7 +111,7 @@ fn what_a_checkpoint_did_not_write_the_next_one_does() {
         timeout_ms: 5000,
         secret: Secret::new([7; 16]),
         last_xid: Xid(4),
-        outcomes: [].into(),
+        outcomes: Outcomes::default(),
     };
     let change = |opened: &mut Opened, id, at: Position| {
         opened.nodes.insert_session(SessionId(id), session());

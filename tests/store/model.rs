@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use conclave::store::{Frozen, Opened};
-use conclave::tree::{MemoryNodes, Meta, Node, Nodes, Outcome, SessionRecord};
+use conclave::tree::{MemoryNodes, Meta, Node, Nodes, Outcome, Outcomes, SessionRecord};
 use conclave_proto::{
     Acl, ErrorCode, Identity, Lifetime, Perms, Reply, Secret, SessionId, Xid, ZPath, Zxid,
 };
@@ -244,7 +244,7 @@ impl<N: Nodes> Target for N {
 
     fn open_session(&mut self, id: SessionId) {
         let secret = Secret::new([3; 16]);
-        let outcomes = VecDeque::new();
+        let outcomes = Outcomes::default();
         let record = SessionRecord { timeout_ms: 1000, secret, last_xid: Xid(0), outcomes };
         self.insert_session(id, record);
     }
@@ -254,8 +254,8 @@ impl<N: Nodes> Target for N {
         record.last_xid = Xid(time);
         let fault = ErrorCode::BadVersion.into();
         let result = if time.is_multiple_of(2) { Ok(Reply::Done) } else { Err(fault) };
-        record.outcomes.push_back(Outcome { xid: Xid(time), zxid: Zxid::from_bits(time), result });
-        record.outcomes.truncate(3);
+        record.outcomes.forget(Xid(time.saturating_sub(3)));
+        record.outcomes.keep(Outcome { xid: Xid(time), zxid: Zxid::from_bits(time), result });
     }
 
     fn close_session(&mut self, id: SessionId) {

@@ -1,12 +1,12 @@
 //! Every bound is a refusal, and nothing that comes from the network makes the machine panic.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use conclave::limits;
 use conclave::tree::{self, Applied, MemoryNodes, Nodes};
 use conclave_proto::request::{Entry, Page};
 use conclave_proto::{
     Acl, CreateMode, ErrorCode, Fault, Op, Perms, Reply, Secret, SessionId, WatchId, WatchKind,
-    Xid, ZPath,
+    Xid, ZPath, convert,
 };
 
 use crate::world::{World, path, txn, zxid};
@@ -256,6 +256,30 @@ fn so_many_outcomes_are_kept() {
     let kept = tree.apply(2, set());
     assert!(kept.duplicate && kept.result.is_ok());
     assert_eq!(tree.apply(1, set()).result.unwrap_err().code, ErrorCode::OutcomeUnknown);
+}
+
+#[test]
+fn so_many_bytes_of_outcomes_are_kept() {
+    let mut tree = Large::new();
+    let path = path(&format!("/{}", "x".repeat(4000)));
+    let mode = CreateMode::PERSISTENT;
+    let create = Op::Create { path: path.clone(), data: None, acl: Acl::open(), mode };
+    let pair = [create, Op::Delete { path, version: None }];
+    let then: Vec<Op> = pair.into_iter().cycle().take(limits::MULTI_OPS / 2).collect();
+    let many = Op::Multi { conditions: Vec::new(), then, otherwise: Vec::new() };
+    let last = 2 * limits::OUTCOME_BYTES as u64 / 1_000_000;
+    for xid in 1..=last {
+        tree.apply(xid, many.clone()).result.unwrap();
+    }
+    let mut value = BytesMut::new();
+    for outcome in tree.0.session(CLIENT).unwrap().outcomes.iter() {
+        convert::encode_result(&outcome.result, &mut value);
+    }
+    assert!(value.len() <= limits::OUTCOME_BYTES, "{} bytes", value.len());
+    assert!(value.len() > limits::OUTCOME_BYTES / 2, "{} bytes", value.len());
+    let kept = tree.apply(last, many.clone());
+    assert!(kept.duplicate && kept.result.is_ok());
+    assert_eq!(tree.apply(1, many).result.unwrap_err().code, ErrorCode::OutcomeUnknown);
 }
 
 #[test]

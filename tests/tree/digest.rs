@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use conclave::tree::{self, Node, SessionRecord};
+use conclave::tree::{self, Node, Outcomes, SessionRecord};
 use conclave_proto::{Acl, Lifetime, Perms, Secret, SessionId, Xid};
 
 use crate::world::{identity, path, zxid};
@@ -31,7 +31,7 @@ fn session() -> SessionRecord {
         timeout_ms: 1,
         secret: Secret::new([2; 16]),
         last_xid: Xid(3),
-        outcomes: [].into(),
+        outcomes: Outcomes::default(),
     }
 }
 
