@@ -72,6 +72,8 @@ fn the_exit_code_is_that_of_the_command_or_says_what_prevented_it() {
     assert_eq!(code(&["lock", "a", "--", "/"]), Some(126));
     assert_eq!(code(&["lock", "a/b", "--", "true"]), Some(125));
     assert_eq!(code(&["lock", "a"]), Some(125));
+    let wrong = text(&dev.run(&["lock", "a/b", "--", "true"]).stderr);
+    assert!(wrong.contains("say /a/b") && wrong.contains("has a slash in it"), "{wrong}");
     assert_eq!(code(&["elect", "a", "--", "sh", "-c", "exit 3"]), Some(3));
     assert_eq!(code(&["elect", "", "--", "true"]), Some(125));
     let nobody = ["lock", "a", "--servers", "127.0.0.1:1", "--timeout", "1", "--", "true"];
@@ -188,4 +190,19 @@ fn another_leads_when_the_leader_ends_dies_or_freezes() {
     assert_eq!(third.code(), Some(128 + 15));
     assert_eq!(observer.line(), "nobody leads");
     assert!(Path::new(&format!("/proc/{}", observer.process.id())).exists());
+}
+
+#[test]
+fn who_loses_the_servers_is_stopped_without_waiting_for_them() {
+    let dev = Dev::start();
+    let script = "trap 'echo told; exit 0' TERM; echo ready; while :; do sleep 0.1; done";
+    let args = ["lock", "a", "--session-timeout", "2", "--timeout", "3600", "--"];
+    let mut holder = Aside::start(&dev, &[&args[..], &["sh", "-c", script]].concat());
+    assert_eq!(holder.line(), "ready");
+    let server = fs::read_to_string(dev.home.path().join("data/1/pid")).unwrap();
+    send(server.trim(), "STOP");
+    assert_eq!(holder.line(), "told");
+    let code = holder.code();
+    send(server.trim(), "CONT");
+    assert_eq!(code, Some(123));
 }

@@ -32,6 +32,9 @@ fn an_instance_is_found_as_long_as_it_is_registered() {
     let dev = Dev::start();
     let none = dev.complain(&["discover", "billing"]);
     assert_eq!(none, "conclave: no instance of billing is registered\n");
+    assert_eq!(dev.run(&["discover", "a/b"]).status.code(), Some(125), "not that there is none");
+    let args = ["register", "billing", "b", "10.0.0.7:80", "--meta", "zone", "--", "true"];
+    assert_eq!(dev.run(&args).status.code(), Some(125));
     let args = ["register", "billing", "billing-7", "10.0.0.7:80", "--meta", "zone=a"];
     let mut instance = Aside::start(&dev, &args);
     assert_eq!(dev.ask(&["discover", "billing", "--wait", "30"]), "10.0.0.7:80\n");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::anyhow;
 use bytes::Bytes;
 use conclave_client::Client;
 use conclave_client::recipes::discovery::{Discovery, Instance, Strategy};
@@ -90,7 +90,7 @@ impl Register {
         let mut instance = Instance::new(&self.id, &self.address);
         for meta in &self.meta {
             let Some((name, value)) = meta.split_once('=') else {
-                bail!("--meta {meta}: say NAME=VALUE");
+                return Ok(failed(&anyhow!("--meta {meta}: say NAME=VALUE")));
             };
             instance = instance.meta(name, value);
         }
@@ -255,7 +255,8 @@ impl Members {
 
 /// Say where an instance of a service is
 ///
-/// Chooses one at random of those that are registered. The exit code is 1 if there is none.
+/// Chooses one at random of those that are registered. The exit code is 1 if there is none, and 125 if
+/// Conclave failed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -277,7 +278,9 @@ pub(in crate::cli) struct Discover {
 
 impl Discover {
     pub(in crate::cli) async fn run(self) -> anyhow::Result<ExitCode> {
-        self.common.with(async |client| self.work(client).await).await
+        let found = self.common.with(async |client| self.work(client).await).await;
+        // That nobody knows is not that there is none.
+        found.or_else(|error| Ok(failed(&error)))
     }
 
     async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
@@ -297,7 +300,8 @@ impl Discover {
                 Ok(ExitCode::SUCCESS)
             }
             Err(Error::Deadline { .. }) => {
-                bail!("no instance of {} is registered", self.service)
+                tell(&format!("conclave: no instance of {} is registered", self.service));
+                Ok(ExitCode::FAILURE)
             }
             Err(error) => Err(error.into()),
         }

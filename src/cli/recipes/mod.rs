@@ -15,9 +15,10 @@ use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use conclave_client::Client;
 use conclave_client::recipes::{self, Token};
+use tokio::time::timeout;
 
 use super::connect::Servers;
 use super::tell;
@@ -48,6 +49,9 @@ mod code {
 
 /// How long to wait before another session is tried for, after one has ended.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long the end of a session is waited for.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// Explains the exit codes of the commands that run another one.
 const EXIT_CODES: &str = "\
@@ -98,7 +102,11 @@ fn path_of(area: &str, name: &str) -> anyhow::Result<String> {
     if name.starts_with('/') {
         return Ok(name.to_owned());
     }
-    Ok(recipes::place(area, name)?.to_string())
+    match recipes::place(area, name) {
+        Ok(path) => Ok(path.to_string()),
+        Err(error) if name.contains('/') => bail!("{error}; if it is a path, say /{name}"),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What a command that runs under a hold finds in its environment.
@@ -116,9 +124,10 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code::FAILED)
 }
 
-/// Ends a session. One that cannot be ended expires.
+/// Ends a session. One that cannot be ended soon expires: nobody is kept waiting for servers that
+/// are away, least of all when that is why COMMAND was stopped.
 async fn part(client: Client) {
-    client.close().await.ok();
+    timeout(PARTING, client.close()).await.ok();
 }
 
 /// The command and its arguments.
