@@ -181,8 +181,8 @@ async fn follow(client: &Client, name: &str, file: &Path, group: Option<&str>) -
             // The latest value comes next.
             Some(Ok(LiveItem::Gap)) => continue,
             Some(Err(error)) if follower.has_ended() => return Err(error.into()),
-            // What it runs stays.
-            Some(Err(error)) => report.trouble = Some(error.to_string()),
+            // Its workers go on. What can be used next is applied, even if they run it already.
+            Some(Err(error)) => (report.runs, report.trouble) = (None, Some(error.to_string())),
             None => bail!("the configuration has ended"),
         }
         member.set(encode(&report)?).await?;

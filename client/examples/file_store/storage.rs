@@ -22,7 +22,7 @@ use crate::files::Files;
 use crate::{SESSION_TIMEOUT, connect};
 
 /// The longest contents.
-const LONGEST: usize = 1 << 30;
+const LONGEST: usize = 64 << 20;
 
 /// What is kept of a file.
 pub(crate) struct Stored {
@@ -223,6 +223,7 @@ pub(crate) struct Storage {
 
 impl Storage {
     pub(crate) async fn put(&self, name: &str, token: Token, contents: &[u8]) -> Result<()> {
+        ensure!(contents.len() <= LONGEST, "{name} would be longer than {LONGEST} bytes");
         let request = format!("PUT {name} {token} {}\n", contents.len());
         self.change(name, token, &[request.as_bytes(), contents]).await
     }
