@@ -74,7 +74,8 @@ async fn run(given: &[&str]) -> Result<()> {
 
 /// Two storages, and three writers of one file at once.
 async fn demo() -> Result<()> {
-    let dir = std::env::temp_dir();
+    // What another ensemble's tokens were, these storages must not know.
+    let dir = std::env::temp_dir().join(format!("file_store-{}", std::process::id()));
     let storage = |id, port: u16| storage::serve(id, dir.join(id), format!("127.0.0.1:{port}"));
     let story = async {
         let client = connect().await?;
