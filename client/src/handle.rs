@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use conclave_proto::request::Reply;
 use conclave_proto::{
-    Acl, CreateMode, Identity, Op, ServerId, SessionId, Stat, WatchId, WatchKind, ZPath, Zxid,
+    Acl, CreateMode, Credentials, Identity, Op, ServerId, SessionId, Stat, WatchId, WatchKind,
+    ZPath, Zxid,
 };
 use tokio::sync::oneshot;
 
@@ -572,7 +573,8 @@ impl Client {
     /// # }
     /// ```
     pub fn authenticate(&self, scheme: &str, credentials: impl Into<Bytes>) -> Pending<()> {
-        let op = Op::Authenticate { scheme: scheme.to_owned(), credentials: credentials.into() };
+        let credentials = Credentials::from(credentials.into());
+        let op = Op::Authenticate { scheme: scheme.to_owned(), credentials };
         let operation = Operation::new("authenticate", None);
         Call::of(operation, Ok(op), |reply, _, _| (reply == Reply::Done).then_some(())).send(self)
     }

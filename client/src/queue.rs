@@ -180,7 +180,7 @@ pub(crate) fn op_bytes(op: &Op) -> usize {
                 + then.iter().chain(otherwise).map(op_bytes).sum::<usize>()
         }
         Op::MultiRead(ops) => ops.iter().map(op_bytes).sum(),
-        Op::Authenticate { credentials, .. } => FIXED + credentials.len(),
+        Op::Authenticate { credentials, .. } => FIXED + credentials.expose().len(),
         Op::Delete { path, .. }
         | Op::DeleteRecursive { path, .. }
         | Op::SetAcl { path, .. }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use bytes::Bytes;
+
 /// The reign of one leader: 24 bits, so that it fits the upper part of a [`Zxid`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(u32);
@@ -172,6 +174,48 @@ impl PartialEq for Secret {
 }
 
 impl Eq for Secret {}
+
+/// What somebody shows to prove who they are: a user and a password, for instance. It is never
+/// printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials(Bytes);
+
+impl Credentials {
+    /// The bytes themselves, for the wire and for those who check them.
+    pub const fn expose(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+impl From<Bytes> for Credentials {
+    fn from(bytes: Bytes) -> Credentials {
+        Credentials(bytes)
+    }
+}
+
+impl From<Vec<u8>> for Credentials {
+    fn from(bytes: Vec<u8>) -> Credentials {
+        Credentials(bytes.into())
+    }
+}
+
+impl From<String> for Credentials {
+    fn from(text: String) -> Credentials {
+        Credentials(text.into())
+    }
+}
+
+impl From<&'static str> for Credentials {
+    fn from(text: &'static str) -> Credentials {
+        Credentials(text.into())
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

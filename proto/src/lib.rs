@@ -23,7 +23,7 @@ mod generated {
 
 pub use error::{ErrorCode, Fault};
 pub use event::{Event, EventKind, WatchKind};
-pub use ids::{Epoch, Secret, ServerId, SessionId, WatchId, Xid, Zxid};
+pub use ids::{Credentials, Epoch, Secret, ServerId, SessionId, WatchId, Xid, Zxid};
 pub use message::{ClientMessage, ServerMessage};
 pub use names::Names;
 pub use node::{Acl, CreateMode, Identity, Lifetime, Perms, Stat};

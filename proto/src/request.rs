@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::error::Fault;
 use crate::event::WatchKind;
-use crate::ids::{Secret, ServerId, SessionId, WatchId, Xid, Zxid};
+use crate::ids::{Credentials, Secret, ServerId, SessionId, WatchId, Xid, Zxid};
 use crate::names::Names;
 use crate::node::{Acl, CreateMode, Identity, Stat};
 use crate::path::ZPath;
@@ -222,7 +222,7 @@ pub enum Op {
         /// The scheme, `digest` for instance.
         scheme: String,
         /// The credentials.
-        credentials: Bytes,
+        credentials: Credentials,
     },
     /// The connection's identities. Answer: [`Reply::Identities`].
     WhoAmI,

@@ -145,7 +145,7 @@ impl<N: Nodes> Replica<N> {
         if let Op::Authenticate { scheme, credentials } = &op {
             // At once, since whatever comes after it is done in the new name: a write may leave
             // before the requests that came before it are answered.
-            let result = self.authenticate(conn, scheme, credentials);
+            let result = self.authenticate(conn, scheme, credentials.expose());
             if let Some(client) = self.clients.get_mut(&conn) {
                 client.queue.push(xid, SlotState::Answered(Answer { zxid: None, result }));
             }

@@ -18,7 +18,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use conclave_proto::message::Refused;
-use conclave_proto::{ClientMessage, ErrorCode, Fault, Identity, Op, ServerMessage, Xid};
+use conclave_proto::{
+    ClientMessage, Credentials, ErrorCode, Fault, Identity, Op, ServerMessage, Xid,
+};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
@@ -454,7 +456,7 @@ fn credentials(inbound: &Inbound) -> Option<(Xid, Bytes)> {
             xid,
             op: Op::Authenticate { scheme, credentials },
             ..
-        }) if scheme == passwords::SCHEME => Some((*xid, credentials.clone())),
+        }) if scheme == passwords::SCHEME => Some((*xid, credentials.expose().clone())),
         Inbound::Message(_) | Inbound::Invalid { .. } | Inbound::Known | Inbound::Word(_) => None,
     }
 }
@@ -463,7 +465,8 @@ fn credentials(inbound: &Inbound) -> Option<(Xid, Bytes)> {
 /// asked in the new name. If too many wait for that, the client is sent away: what it has asked behind
 /// it must not be carried out in another name.
 async fn check(clients: &Rc<Clients>, client: &Rc<Client>, xid: Xid, credentials: &Bytes) {
-    let kind = Kind::of(&Op::Authenticate { scheme: String::new(), credentials: Bytes::new() });
+    let kind =
+        Kind::of(&Op::Authenticate { scheme: String::new(), credentials: Credentials::default() });
     let at_us = clients.clock.micros();
     client.state.borrow_mut().asked.push_back(Asked { kind: Some(kind), at_us });
     let (id, result) = clients.passwords.check(client.address, credentials).await;

@@ -169,3 +169,10 @@ fn is_private(file: &Path) {
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
 }
+
+/// What is printed of a request, in a log or by a test that fails, has no password in it.
+#[test]
+fn credentials_are_not_printed() {
+    let printed = format!("{:?}", auth("alice:wonder:land"));
+    assert!(printed.contains("***") && !printed.contains("wonder"), "{printed}");
+}

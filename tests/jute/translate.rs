@@ -83,7 +83,7 @@ fn table() -> Vec<(i32, Body, Op)> {
         (
             100,
             Body::new().int(0).text("digest").text("u:p"),
-            Op::Authenticate { scheme: "digest".into(), credentials: Bytes::from_static(b"u:p") },
+            Op::Authenticate { scheme: "digest".into(), credentials: "u:p".into() },
         ),
     ]
 }

@@ -289,7 +289,7 @@ fn what_is_not_a_write_is_not_applied_and_what_is_not_a_read_is_not_read() {
     let no_reads = [
         Op::Sync { path: root() },
         Op::Unwatch { id: WatchId(1) },
-        Op::Authenticate { scheme: "digest".to_owned(), credentials: Bytes::new() },
+        Op::Authenticate { scheme: "digest".to_owned(), credentials: Bytes::new().into() },
         Op::WhoAmI,
         Op::Watch {
             id: WatchId(1),

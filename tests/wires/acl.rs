@@ -184,7 +184,7 @@ fn open(server: &Server, authority: &Authority, wire: Wire, who: Subject) -> Box
 }
 
 fn authenticate(client: &mut dyn Client, scheme: &str, credentials: &str) {
-    let credentials = bytes::Bytes::copy_from_slice(credentials.as_bytes());
+    let credentials = credentials.to_owned().into();
     let op = Op::Authenticate { scheme: scheme.into(), credentials };
     client.ask(&op).result.unwrap();
 }

@@ -181,7 +181,7 @@ pub(crate) fn op(words: &mut Words<'_>, since: Option<Zxid>) -> Op {
         }
         () if words.is("auth") => {
             let (scheme, credentials) = (words.next().to_owned(), words.next());
-            let credentials = Bytes::copy_from_slice(credentials.as_bytes());
+            let credentials = Bytes::copy_from_slice(credentials.as_bytes()).into();
             Op::Authenticate { scheme, credentials }
         }
         () if words.is("whoami") => Op::WhoAmI,

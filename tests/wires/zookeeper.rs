@@ -132,7 +132,7 @@ impl ZooKeeper {
             Op::WhoAmI => (107, out),
             Op::CloseSession => (-11, out),
             Op::Authenticate { scheme, credentials } => {
-                (100, out.int(0).text(scheme).buffer(Some(credentials)))
+                (100, out.int(0).text(scheme).buffer(Some(credentials.expose())))
             }
             Op::MultiRead(ops) => (22, self.parts(ops)),
             Op::Multi { then, .. } => (14, self.parts(then)),

@@ -21,8 +21,8 @@ use bytes::Bytes;
 use conclave_proto::message::{Connect, Connected, PROTOCOL_VERSION, Refused, ServerLimits};
 use conclave_proto::request::{ReadLevel, Reply, Response};
 use conclave_proto::{
-    ClientMessage, ErrorCode, Event, Fault, Op, Secret, ServerId, ServerMessage, SessionId,
-    WatchId, Xid, Zxid,
+    ClientMessage, Credentials, ErrorCode, Event, Fault, Op, Secret, ServerId, ServerMessage,
+    SessionId, WatchId, Xid, Zxid,
 };
 
 use crate::queue::op_bytes;
@@ -109,7 +109,7 @@ pub(crate) struct Session<T, W> {
     timed_out: usize,
     watches: Watches<W>,
     /// The identities to present on every connection.
-    identities: Vec<(String, Bytes)>,
+    identities: Vec<(String, Credentials)>,
     /// A message that is not kept in `in_flight`, while it is being sent.
     scratch: ClientMessage,
     effects: Vec<Effect<T, W>>,

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use conclave_client::proto::message::{Connect, ServerLimits};
 use conclave_client::proto::{Op, ServerMessage};
 use conclave_client::{Client, Error, ErrorCode, Reply, Stat, State};
@@ -193,7 +192,7 @@ async fn identities_are_presented_again_on_every_connection() {
     let fake = Fake::start().await;
     let builder = Client::builder().servers(fake.address()).identity("digest", "user:password");
     let authenticate =
-        Op::Authenticate { scheme: "digest".into(), credentials: Bytes::from("user:password") };
+        Op::Authenticate { scheme: "digest".into(), credentials: "user:password".into() };
     let script = async {
         let mut peer = fake.open().await;
         peer.expect(1, authenticate.clone()).await;

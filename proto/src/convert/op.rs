@@ -163,7 +163,7 @@ pub(super) fn op_to_wire(op: &Op) -> wire::Op {
         }
         Op::Unwatch { id } => Kind::Unwatch(wire::Unwatch { watch: id.0 }),
         Op::Authenticate { scheme, credentials } => {
-            let (scheme, credentials) = (text_to_wire(scheme), credentials.clone());
+            let (scheme, credentials) = (text_to_wire(scheme), credentials.expose().clone());
             Kind::Authenticate(wire::Authenticate { scheme, credentials })
         }
         Op::WhoAmI => Kind::WhoAmI(wire::Empty {}),
@@ -238,7 +238,7 @@ pub(super) fn op(op: wire::Op) -> Result<Op, Invalid> {
         Kind::Authenticate(wire::Authenticate { scheme, credentials }) => {
             at_most("a credential", credentials.len(), limits::CREDENTIAL_BYTES, "bytes")?;
             let scheme = text("a scheme", &scheme, limits::IDENTITY_BYTES)?.into();
-            Op::Authenticate { scheme, credentials }
+            Op::Authenticate { scheme, credentials: credentials.into() }
         }
         Kind::WhoAmI(wire::Empty {}) => Op::WhoAmI,
     })

@@ -291,7 +291,8 @@ fn authenticate(body: &mut Body) -> Result<Asked, Code> {
     body.int()?;
     let (scheme, credentials) = (body.text()?, body.buffer()?.unwrap_or_default());
     let scheme = scheme.as_str().to_owned();
-    Ok(Asked::Op(Op::Authenticate { scheme, credentials }, Answer::Authenticated))
+    let op = Op::Authenticate { scheme, credentials: credentials.into() };
+    Ok(Asked::Op(op, Answer::Authenticated))
 }
 
 /// What stands before each operation of a multi.
