@@ -126,19 +126,21 @@ impl<'a> Multi<'a> {
     }
 
     /// Sends it with guards in whichever branch will be done; the answer is as without them.
+    ///
+    /// They come first: who does not hold it any more is told so, and not what else is in the way.
     pub(crate) async fn guarded_by(mut self, stakes: &[Stake]) -> Result<MultiOutcome, Error> {
-        // A multi whose conditions do not hold does nothing, but not without being guarded.
-        let otherwise = self.otherwise.get_or_insert_default().len();
-        let then = self.then.len();
+        let mut guards = Vec::with_capacity(stakes.len());
         for stake in stakes {
             if let Some((_, path)) = self.path(&stake.path) {
-                let guard = Op::Guard { path, token: stake.zxid };
-                self.otherwise.get_or_insert_default().push(guard.clone());
-                self.then.push(guard);
+                guards.push(Op::Guard { path, token: stake.zxid });
             }
         }
+        let count = guards.len();
+        // A multi whose conditions do not hold does nothing, but not without being guarded.
+        self.otherwise.get_or_insert_default().splice(..0, guards.iter().cloned());
+        self.then.splice(..0, guards);
         let mut outcome = self.send().await?;
-        outcome.replies.truncate(if outcome.held { then } else { otherwise });
+        outcome.replies.drain(..count.min(outcome.replies.len()));
         Ok(outcome)
     }
 

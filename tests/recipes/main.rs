@@ -6,6 +6,7 @@
     reason = "a test that cannot go on fails, and says what the servers said"
 )]
 
+mod bad_input;
 mod barrier;
 #[path = "../data/chaos.rs"]
 #[allow(dead_code, reason = "each test program uses a part of it")]

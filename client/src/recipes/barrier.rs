@@ -30,8 +30,10 @@ use crate::{Client, IntoPath, Node, Watch};
 /// # Guarantees
 ///
 /// It stays raised until somebody lowers it, whoever raised it and whatever becomes of that one.
-/// Whoever waits passes after it was lowered, also if its connection was lost meanwhile, and even
-/// if it is raised again at once. A wait ends with an error if the session does.
+/// Whoever waits passes after it was lowered, also if its connection was lost or a leader of the
+/// servers died meanwhile, and even if it is raised again at once. A wait ends with an error if the
+/// session expires. A process that was paused passes late; nothing is held, so that nobody can hold
+/// it twice. What was asked to raise or lower it is done once, however often it had to be sent.
 ///
 /// # Cost
 ///
@@ -47,11 +49,10 @@ impl Barrier {
     /// The barrier that the node at `path` stands for.
     ///
     /// # Errors
-    /// If it is not a path, or the caller is not in a tokio runtime.
+    /// If it is not a path, or is the root, or the caller is not in a tokio runtime.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<Barrier, Error> {
-        let path = path.into_path()?;
-        let above = path.parent().unwrap_or_else(ZPath::root);
-        Ok(Barrier { place: Place::below(client, above, "a barrier")?, path })
+        let (place, path) = Place::of_node(client, path, "a barrier")?;
+        Ok(Barrier { place, path })
     }
 
     /// Who may do what with the node; everybody everything unless said.
@@ -143,8 +144,15 @@ const READY: &str = "ready";
 /// # Guarantees
 ///
 /// Nobody enters before `count` have come whose sessions live; nobody leaves before each of those
-/// who entered has asked to, or its session has ended. One whose session ends does not block the
-/// others. If more than `count` come at once, all of them are in.
+/// who entered has asked to, or its session has ended. If more than `count` come at once, all of
+/// them are in.
+///
+/// | when | what happens |
+/// |---|---|
+/// | the connection is lost, a leader dies | who has come counts, who is inside stays inside |
+/// | the session expires | it has not come, or has left, and does not block the others; [`enter`](DoubleBarrier::enter) and [`leave`](Inside::leave) fail |
+/// | the process is paused | the others wait for it for as long as its session lives, and go on without it afterwards |
+/// | two think it is their round | only after the end of a session: one that was paused may believe to be inside when the others are a round further; its `leave` fails |
 ///
 /// # Cost
 ///

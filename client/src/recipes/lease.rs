@@ -52,7 +52,8 @@ use crate::{Client, IntoPath, Multi, MultiOutcome};
 ///
 /// # Cost
 ///
-/// One round trip and one write to get, renew or release it. One node, no watches.
+/// One round trip and one write to get, renew or release it; one round trip more if somebody else
+/// has it. One node, no watches.
 #[derive(Clone)]
 pub struct Lease {
     /// The directory that the lease is in.
@@ -65,12 +66,10 @@ impl Lease {
     /// The lease that the node at `path` stands for.
     ///
     /// # Errors
-    /// If it is not a path, the time is less than a millisecond, or the caller is not in a tokio
-    /// runtime.
+    /// If it is not a path, or is the root, the time is less than a millisecond, or the caller is not
+    /// in a tokio runtime.
     pub fn new(client: &Client, path: impl IntoPath, time: Duration) -> Result<Lease, Error> {
-        let path = path.into_path()?;
-        let above = path.parent().unwrap_or_else(ZPath::root);
-        let place = Place::below(client, above, "a lease")?;
+        let (place, path) = Place::of_node(client, path, "a lease")?;
         if time < Duration::from_millis(1) {
             return Err(Error::Config(format!("a lease of {time:?} is over before it begins")));
         }
@@ -90,7 +89,8 @@ impl Lease {
     /// its time is over.
     ///
     /// # Errors
-    /// If the servers refuse, or cannot be reached. After one whose [outcome is
+    /// [`Error::Malformed`] if what is there is no lease, or was edited by hand: it has no end. If the
+    /// servers refuse, or cannot be reached. After one whose [outcome is
     /// unknown](Error::outcome_unknown), too, the lease may be taken.
     pub async fn acquire(&self, holder: impl Into<Bytes>) -> Result<Option<LeaseHold>, Error> {
         let data = Body::new("", holder.into()).encode();
@@ -106,7 +106,11 @@ impl Lease {
                     let (time, until) = (self.time, asked + self.time);
                     return Ok(Some(LeaseHold { place, stake, data, time, until }));
                 }
-                Err(error) if error.code() == Some(ErrorCode::NodeExists) => return Ok(None),
+                Err(error) if error.code() == Some(ErrorCode::NodeExists) => {
+                    // What is no lease would never be over.
+                    self.holder().await?;
+                    return Ok(None);
+                }
                 Err(error) if error.code() == Some(ErrorCode::NoNode) => {
                     self.place.make_persistent().await?;
                 }
@@ -276,7 +280,10 @@ impl MultiLease {
             Err(error) if error.code() == Some(ErrorCode::NoNode) => Vec::new(),
             Err(error) => return Err(error.into()),
         };
-        if let Some(name) = taken.iter().find(|name| !name.starts_with("slot-")) {
+        let is_slot = |name: &String| {
+            name.strip_prefix("slot-").is_some_and(|slot| slot.parse::<u16>().is_ok())
+        };
+        if let Some(name) = taken.iter().find(|name| !is_slot(name)) {
             return Err(self.place.foreign(name));
         }
         for lease in &self.slots {

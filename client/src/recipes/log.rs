@@ -189,7 +189,9 @@ impl Follower {
     /// The next operation, as soon as there is one.
     ///
     /// # Errors
-    /// If the session has ended, or somebody edited the log by hand.
+    /// If the session has ended. If somebody edited the log by hand: [`Error::Gone`] for an operation
+    /// that was deleted, [`Error::Malformed`] for one that was changed, [`Error::Foreign`] for a node
+    /// that is none, once.
     pub async fn next(&mut self) -> Result<Entry, Error> {
         loop {
             if let Some(operation) = self.ready.remove(&self.next) {
@@ -201,6 +203,10 @@ impl Follower {
                 self.next = number + 1;
                 self.ready = self.ready.split_off(&self.next);
                 return Ok(Entry::State { number, state });
+            }
+            if self.ready.keys().next().is_some_and(|&first| first > self.next) {
+                // Operations come in order, and a state comes before what it stands for goes.
+                return Err(Error::Gone { path: self.log.operation(self.next)? });
             }
             match self.changes.next().await {
                 Some(Ok(CacheItem::Changed { path, after: Some(node), .. })) => {
@@ -225,12 +231,19 @@ impl Follower {
 
     fn take(&mut self, path: &ZPath, node: &CachedNode) -> Result<(), Error> {
         match self.log.number(path) {
+            Some(_) if node.version > 0 => {
+                let why = String::from("it was changed after it had been appended");
+                return Err(Error::Malformed { path: path.clone(), recipe: NAME, why });
+            }
             Some(number) if number >= self.next => {
                 self.ready.insert(number, node.data.clone().unwrap_or_default());
             }
             Some(_) => {}
             None if *path == child(&self.log.path, STATE)? => {
                 self.state = self.log.state(Some(node))?;
+            }
+            None if *path != self.log.path && *path != child(&self.log.path, OPERATIONS)? => {
+                return Err(Error::Foreign { path: path.clone(), recipe: NAME });
             }
             None => {}
         }

@@ -447,8 +447,24 @@ impl Group {
     /// Who is there, kept up to date.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If it cannot be read; [`Error::Foreign`] if there is a node that is no session's, which would
+    /// be a member for ever.
     pub async fn members(&self) -> Result<Members, Error> {
+        let mut entries = self.client.list(&self.path).with_stat().stream();
+        while let Some(entry) = entries.next().await {
+            let entry = match entry {
+                Err(error) if error.code() == Some(ErrorCode::NoNode) => break,
+                entry => entry?,
+            };
+            if entry.stat.is_some_and(|stat| stat.ephemeral_owner == SessionId::NONE) {
+                let path = child(&self.path, &entry.name)?;
+                return Err(Error::Foreign { path, recipe: "a group" });
+            }
+        }
+        self.look().await
+    }
+
+    async fn look(&self) -> Result<Members, Error> {
         Ok(Members { cache: Cache::children(&self.client, &self.path).await? })
     }
 }
@@ -638,6 +654,6 @@ impl Names {
     /// # Errors
     /// If they cannot be read.
     pub async fn all(&self) -> Result<Members, Error> {
-        self.group.members().await
+        self.group.look().await
     }
 }

@@ -39,7 +39,15 @@ use crate::{Client, IntoPath};
 /// # Guarantees
 ///
 /// Those of [`Mutex`](super::Mutex), for each of the locks; the [`Token`](super::Token) is the same
-/// for all. If one of the nodes is deleted by hand, all is lost.
+/// for all.
+///
+/// | when | what happens |
+/// |---|---|
+/// | the connection is lost, a leader dies | all locks, or all places in the queues, are kept |
+/// | the session expires | all are lost at once; [`Hold::lost`](super::Hold::lost) has resolved before |
+/// | the process is paused | if for longer than the session timeout, others have them when it wakes up: [`Hold::guard`](super::Hold::guard) fails unless it still holds all of them |
+/// | two think they hold one of them | only after the end of a session; the later one's token is greater |
+/// | one of the nodes is deleted by hand | all is lost |
 ///
 /// # Cost
 ///

@@ -45,7 +45,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use conclave_proto::{ErrorCode, ZPath, Zxid};
+use conclave_proto::{ErrorCode, SessionId, ZPath, Zxid};
 use tokio::runtime::Handle;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -56,6 +56,8 @@ use super::support::{child, ensure};
 use super::{Error, Loss, Stake, Token};
 use crate::chroot::IntoPath;
 use crate::{Client, Multi, MultiOutcome, Test};
+
+const RECIPE: &str = "a set of partitions";
 
 /// What a member is told to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,7 +152,8 @@ impl Partitioner {
     /// Safe to be cancelled: a partition that was taken meanwhile is told of by the next call.
     ///
     /// # Errors
-    /// If the session is over: nothing is this member's any more.
+    /// If the session is over: nothing is this member's any more. [`Error::Foreign`] if a node that no
+    /// member has made stands in the place of a partition's owner.
     pub async fn next(&mut self) -> Result<Turn, Error> {
         loop {
             if let Some(turn) = self.turns.pop_front() {
@@ -244,6 +247,7 @@ impl Partitioner {
                 None if is_mine && !locks.contains_key(&partition) => {
                     self.take(partition).await?;
                 }
+                None if is_mine => self.check_owner(&partition).await?,
                 None => {}
             }
         }
@@ -263,6 +267,17 @@ impl Partitioner {
             self.unsettled.remove(&partition);
         }
         Ok(())
+    }
+
+    /// Makes sure that who has a partition can give it up: it is a session's.
+    async fn check_owner(&self, partition: &str) -> Result<(), Error> {
+        let path = child(&self.owners, partition)?;
+        match self.client.exists(&path).await? {
+            Some(stat) if stat.ephemeral_owner == SessionId::NONE => {
+                Err(Error::Foreign { path, recipe: RECIPE })
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     async fn take(&mut self, partition: String) -> Result<(), Error> {

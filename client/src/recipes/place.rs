@@ -67,12 +67,21 @@ impl Place {
             .map_err(|why| Error::Name { name: name.to_owned(), why: NameError::Path(why) })
     }
 
-    /// The same for a recipe of one node, whose directory is not the recipe's own.
-    pub(super) fn below(
+    /// The directory of a recipe of one node at that path, which is not the recipe's own, and the
+    /// path.
+    pub(super) fn of_node(
         client: &Client,
-        path: ZPath,
+        path: impl IntoPath,
         recipe: &'static str,
-    ) -> Result<Place, Error> {
+    ) -> Result<(Place, ZPath), Error> {
+        let path = path.into_path()?;
+        match path.parent() {
+            Some(above) => Ok((Place::below(client, above, recipe)?, path)),
+            None => Err(Error::Config(format!("{recipe} needs a node of its own, not /"))),
+        }
+    }
+
+    fn below(client: &Client, path: ZPath, recipe: &'static str) -> Result<Place, Error> {
         let runtime = runtime(recipe)?;
         let (client, acl, lock_delay) = (client.clone(), Acl::open(), Duration::ZERO);
         Ok(Place { client, path, recipe, acl, runtime, lock_delay })

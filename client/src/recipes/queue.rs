@@ -73,6 +73,12 @@ const RECIPE: &str = "a queue";
 /// The items that a consumer looks at in one go, unless said.
 const AHEAD: u32 = 64;
 
+/// How many times as many items are looked at as there are in work, beside those.
+const SPREAD: u32 = 4;
+
+/// The most items that are looked at in one go, unless more were asked for.
+const PAGE: u32 = 1000;
+
 /// The directories of a shard.
 const ITEMS: &str = "items";
 const TAKEN: &str = "taken";
@@ -267,7 +273,8 @@ impl Queue {
     pub fn consumer(&self) -> Consumer {
         let mut dice = Dice::default();
         let first = dice.below(self.shards.len());
-        let shelf = |shard| Shelf { shard, seen: VecDeque::new(), foreign: BTreeSet::new() };
+        let shelf =
+            |shard| Shelf { shard, seen: VecDeque::new(), malformed: BTreeSet::new(), in_work: 0 };
         let shelves = self.shards.iter().cloned().map(shelf).collect();
         let client = self.client.clone();
         Consumer { client, shelves, next: first, ahead: AHEAD, now_ms: None, is_made: false, dice }
@@ -339,8 +346,10 @@ struct Shelf {
     shard: Shard,
     /// Items that were seen and have not been tried yet.
     seen: VecDeque<Entry>,
-    /// Nodes that are no items, which were told of.
-    foreign: BTreeSet<String>,
+    /// Nodes that are no items, or do not hold what items do, which were told of.
+    malformed: BTreeSet<String>,
+    /// How many items were in work when that was last seen.
+    in_work: u32,
 }
 
 /// Takes items from a queue.
@@ -355,6 +364,17 @@ pub struct Consumer {
     /// Whether the directories are there.
     is_made: bool,
     dice: Dice,
+}
+
+/// What came of trying what was seen.
+enum Tried {
+    Item(Item),
+    /// All of it is for later: for that time.
+    Later(u64),
+    /// Somebody else was faster to have the item of this name.
+    Beaten(String),
+    /// There was nothing, or nothing is left.
+    Nothing,
 }
 
 /// What came of looking at a shelf.
@@ -372,8 +392,8 @@ impl Consumer {
         self
     }
 
-    /// How many items it looks at in one go; 64 unless said. An item of a lower number than these
-    /// that comes meanwhile waits until they are tried.
+    /// How many items it looks at in one go; 64 unless said, and more if many are in work. An item of
+    /// a lower number than these that comes meanwhile waits until they are tried.
     pub fn ahead(mut self, items: u32) -> Consumer {
         self.ahead = items.max(1);
         self
@@ -443,19 +463,27 @@ impl Consumer {
 
     /// Tries what was seen of a shard, and then, from its front, what is there now.
     async fn look_at(&mut self, place: usize) -> Result<Look, Error> {
-        let mut look = self.try_seen(place).await?;
-        let mut after = None;
-        while matches!(look, Look::Nothing(None)) {
-            after = self.fill(place, after).await?;
-            look = self.try_seen(place).await?;
-            if after.is_none() {
-                break;
+        // The page to read next; each begins behind a name, and the first one behind none.
+        let mut next = Some(None);
+        // What others had, whether or not the servers still list their locks.
+        let mut beaten = BTreeSet::new();
+        loop {
+            match self.try_seen(place).await? {
+                Tried::Item(item) => return Ok(Look::Item(item)),
+                Tried::Later(due) => return Ok(Look::Nothing(Some(due))),
+                // The rest was seen at the same time, and others are at that, too.
+                Tried::Beaten(name) => {
+                    beaten.insert(name);
+                    next = Some(None);
+                }
+                Tried::Nothing => {}
             }
+            let Some(after) = next else { return Ok(Look::Nothing(None)) };
+            next = self.fill(place, after, &beaten).await?.map(Some);
         }
-        Ok(look)
     }
 
-    async fn try_seen(&mut self, place: usize) -> Result<Look, Error> {
+    async fn try_seen(&mut self, place: usize) -> Result<Tried, Error> {
         while let Some(entry) = self.shelves[place].seen.pop_front() {
             let Some(key) = self.item_key(place, &entry.name)? else { continue };
             if let Some(now_ms) = self.now_ms
@@ -463,35 +491,43 @@ impl Consumer {
             {
                 // All behind it are later still.
                 self.shelves[place].seen.clear();
-                return Ok(Look::Nothing(Some(key)));
+                return Ok(Tried::Later(key));
             }
+            let name = entry.name.clone();
             if let Some(item) = self.take(place, entry).await? {
-                return Ok(Look::Item(item));
+                return Ok(Tried::Item(item));
             }
-            let seen = &mut self.shelves[place].seen;
-            if self.now_ms.is_none() && !seen.is_empty() {
-                // Others are at the same place: not all of them shall try the same one next.
-                seen.rotate_left(self.dice.below(seen.len().min(4)));
-            }
+            self.shelves[place].seen.clear();
+            return Ok(Tried::Beaten(name));
         }
-        Ok(Look::Nothing(None))
+        Ok(Tried::Nothing)
     }
 
     /// Whether the node is an item, and of which key. One that is none is told of once.
     fn item_key(&mut self, place: usize, name: &str) -> Result<Option<u64>, Error> {
         let key = key(name);
         let shelf = &mut self.shelves[place];
-        if key.is_none() && shelf.foreign.insert(name.to_owned()) {
+        if key.is_none() && shelf.malformed.insert(name.to_owned()) {
             return Err(Error::Foreign { path: child(&shelf.shard.items, name)?, recipe: RECIPE });
         }
         Ok(key)
     }
 
     /// Reads a page; tells where the next one begins.
-    async fn fill(&mut self, place: usize, after: Option<String>) -> Result<Option<String>, Error> {
+    ///
+    /// Consumers that are at it at the same time shall not all try the same items. So the page is
+    /// some times as long as there are items in work, and what it has of the lowest key, which may
+    /// be handed out in any order, is tried from a random place on.
+    async fn fill(
+        &mut self,
+        place: usize,
+        after: Option<String>,
+        beaten: &BTreeSet<String>,
+    ) -> Result<Option<String>, Error> {
         let shelf = &mut self.shelves[place];
+        let spread = shelf.in_work.saturating_mul(SPREAD);
         let mut list = self.client.list(&shelf.shard.items).with_stat().with_data();
-        list = list.page_size(self.ahead);
+        list = list.page_size(self.ahead.saturating_add(spread).min(PAGE.max(self.ahead)));
         if let Some(after) = after {
             list = list.after(after);
         }
@@ -502,13 +538,27 @@ impl Consumer {
             Err(error) if error.code() == Some(ErrorCode::NoNode) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let taken: BTreeSet<String> =
-            taken.await?.entries.into_iter().map(|entry| entry.name).collect();
+        let taken: BTreeSet<String> = match taken.await {
+            Ok(taken) => taken.entries.into_iter().map(|entry| entry.name).collect(),
+            // Items by hand, or a directory that was deleted: it is needed to take them.
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => {
+                shelf.shard.make(&self.client).await?;
+                BTreeSet::new()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        shelf.in_work = u32::try_from(taken.len()).unwrap_or(u32::MAX);
         let next = page.entries.last().filter(|_| page.more).map(|entry| entry.name.clone());
-        shelf.seen = page.entries.into_iter().filter(|e| !taken.contains(&e.name)).collect();
-        if self.now_ms.is_none() && !taken.is_empty() && !shelf.seen.is_empty() {
-            // Others are at it: who begins somewhere else is not in their way.
-            shelf.seen.rotate_left(self.dice.below(shelf.seen.len()));
+        let is_unfit =
+            |name: &String| [&taken, beaten, &shelf.malformed].iter().any(|all| all.contains(name));
+        shelf.seen = page.entries.into_iter().filter(|e| !is_unfit(&e.name)).collect();
+        if self.now_ms.is_none() && !taken.is_empty() {
+            let first = shelf.seen.front().and_then(|entry| key(&entry.name));
+            let alike = shelf.seen.iter().take_while(|entry| key(&entry.name) == first).count();
+            if alike > 1 {
+                let lowest = &mut shelf.seen.make_contiguous()[..alike];
+                lowest.rotate_left(self.dice.below(alike));
+            }
         }
         Ok(next)
     }
@@ -519,9 +569,7 @@ impl Consumer {
         let path = child(&shelf.shard.items, &entry.name)?;
         let made_by = entry.stat.unwrap_or_default().czxid;
         let Some((id, data)) = entry.data.and_then(decode) else {
-            if !shelf.foreign.insert(entry.name) {
-                return Ok(None);
-            }
+            shelf.malformed.insert(entry.name);
             let why = "it has no id in front of its data".into();
             return Err(Error::Malformed { path, recipe: RECIPE, why });
         };

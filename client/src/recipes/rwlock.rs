@@ -51,6 +51,14 @@ const WRITE: &str = "write";
 /// tokens of readers who hold the lock together are in no order that matters, so a storage lets only
 /// writes through its [`Fence`](super::Fence). A writer that becomes a reader keeps its token.
 ///
+/// | when | what happens |
+/// |---|---|
+/// | the connection is lost, a leader dies | the lock, or the place in the queue, is kept |
+/// | the session expires | it is lost; [`Hold::lost`] has resolved before |
+/// | the process is paused | if for longer than the session timeout, a writer may be at it when a reader or another writer wakes up: [`Hold::guard`] fails, and what was read may be old |
+/// | two think they write | only after the end of a session; the later one's token is greater |
+/// | a node is deleted by hand | its holder loses the lock, who waits is told so |
+///
 /// # Cost
 ///
 /// That of [`Mutex`](super::Mutex). When a writer releases the lock, all readers up to the next

@@ -44,6 +44,14 @@ const LIMIT: &str = "limit";
 /// transaction that gives a permit that the limit is still the one that was read. If the limit is
 /// lowered, who has a permit keeps it, and nobody gets one until enough are released.
 ///
+/// | when | what happens |
+/// |---|---|
+/// | the connection is lost, a leader dies | permits, and places in the queue, are kept |
+/// | the session expires | its permits go to others; [`Hold::lost`] has resolved before |
+/// | the process is paused | if for longer than the session timeout, others have its permits when it wakes up, so that more than the limit may be at work: [`Hold::guard`] fails |
+/// | more than the limit think they have one | only after the end of a session; those who came later have greater tokens |
+/// | a node is deleted by hand | its holder loses the permit, who waits is told so |
+///
 /// # Cost
 ///
 /// Two round trips and two writes for a free permit: one to be first in the queue, one to go from
@@ -139,12 +147,20 @@ impl Semaphore {
     /// How many permits are held.
     ///
     /// # Errors
-    /// As a read.
+    /// If there are other nodes among them; otherwise as a read.
     pub async fn held(&self) -> Result<usize, Error> {
         match self.place.client.children(&self.permits.path).await {
-            Ok(permits) => Ok(permits.len()),
+            Ok(permits) => self.count(&permits),
             Err(error) if error.code() == Some(ErrorCode::NoNode) => Ok(0),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The number of these permits, if that is what they are.
+    fn count(&self, permits: &[String]) -> Result<usize, Error> {
+        match permits.iter().find(|name| !name.starts_with("permit-")) {
+            Some(name) => Err(self.permits.foreign(name)),
+            None => Ok(permits.len()),
         }
     }
 
@@ -229,12 +245,7 @@ impl Semaphore {
     /// How many permits are held, and a watch on that; `None` if the directory is missing.
     async fn look(&self) -> Result<Option<(u64, Watch)>, Error> {
         match self.place.client.children_and_watch(&self.permits.path).await {
-            Ok((names, watch)) => {
-                if let Some(name) = names.iter().find(|name| !name.starts_with("permit-")) {
-                    return Err(self.permits.foreign(name));
-                }
-                Ok(Some((names.len() as u64, watch)))
-            }
+            Ok((permits, watch)) => Ok(Some((self.count(&permits)? as u64, watch))),
             Err(error) if error.code() == Some(ErrorCode::NoNode) => Ok(None),
             Err(error) => Err(error.into()),
         }
