@@ -1,8 +1,5 @@
 //! Queues, counters, members and service discovery.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use conclave_client::recipes::counter::{Counter, IdBlocks, SharedValue};
@@ -10,9 +7,9 @@ use conclave_client::recipes::discovery::{Discovery, DownPolicy, Instance, Strat
 use conclave_client::recipes::members::{Group, KeptNode, MemberChange, Names};
 use conclave_client::recipes::queue::{Push, Queue};
 use conclave_client::recipes::{Error, Loss};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use crate::chaos::{Dice, Wire, rounds, strike};
+use crate::chaos::Wire;
 use crate::harness::{Cluster, DEADLINE, eventually};
 
 #[tokio::test]
@@ -122,114 +119,6 @@ async fn what_is_no_item_is_told_once_and_an_item_of_a_dead_session_goes_on() {
     let lost = again.done().await.unwrap_err();
     assert!(matches!(lost, Error::Lost { loss: Loss::Deleted, .. }), "{lost}");
     consumer.next().await.unwrap().done().await.unwrap();
-}
-
-#[tokio::test]
-async fn no_item_is_lost_while_leaders_die_and_consumers_vanish() {
-    let mut cluster = Cluster::start(3).await;
-    let mut dice = Dice::new();
-    let (producers, each) = (3, 100 * rounds());
-    let admin = cluster.client().await;
-    let queue = Queue::sharded(&admin, "/q", 2).unwrap();
-    queue.make().await.unwrap();
-    let mut pushing = Vec::new();
-    for producer in 0..producers {
-        let queue = Queue::sharded(&cluster.client().await, "/q", 2).unwrap();
-        pushing.push(tokio::spawn(async move {
-            for number in 0..each {
-                queue.push(format!("{producer}-{number}")).await.unwrap();
-            }
-        }));
-    }
-    let wire = Arc::new(Wire::to(&cluster.addresses()).await);
-    let stop = Arc::new(AtomicBool::new(false));
-    let done = Arc::new(std::sync::Mutex::new(BTreeMap::<String, u32>::new()));
-    let mut consuming = Vec::new();
-    for _ in 0..4 {
-        let (wire, stop, done) = (Arc::clone(&wire), Arc::clone(&stop), Arc::clone(&done));
-        let mut dice = dice.split();
-        consuming.push(tokio::spawn(async move {
-            // One session after the other: some expire with items in hand.
-            'sessions: while !stop.load(Ordering::Relaxed) {
-                let client = wire.client(Duration::from_secs(2)).await;
-                let mut consumer = Queue::sharded(&client, "/q", 2).unwrap().consumer();
-                while !stop.load(Ordering::Relaxed) {
-                    let item = match timeout(Duration::from_millis(300), consumer.next()).await {
-                        Ok(Ok(item)) => item,
-                        Ok(Err(error)) if error.is_final() => continue 'sessions,
-                        Ok(Err(error)) => panic!("{error}"),
-                        Err(_) => continue,
-                    };
-                    let text = String::from_utf8(item.data().to_vec()).unwrap();
-                    match dice.below(20) {
-                        0 => drop(item),
-                        1 => drop(item.release().await),
-                        _ => {
-                            if item.done().await.is_ok() {
-                                *done.lock().unwrap().entry(text).or_default() += 1;
-                            }
-                        }
-                    }
-                }
-            }
-        }));
-    }
-    for round in 0..rounds() {
-        wire.cut();
-        strike(&mut cluster, &mut dice).await;
-        // Sometimes for longer than the sessions live.
-        sleep(Duration::from_millis(if round % 2 == 0 { 2500 } else { 100 })).await;
-        wire.mend();
-    }
-    for producer in pushing {
-        producer.await.unwrap();
-    }
-    eventually("the queue is empty", async || queue.is_empty().await.unwrap().then_some(())).await;
-    stop.store(true, Ordering::Relaxed);
-    for consumer in consuming {
-        consumer.await.unwrap();
-    }
-    // Whether an item whose answer was lost with its session was done is known by its absence only.
-    let done = done.lock().unwrap();
-    assert!(done.values().all(|times| *times == 1), "an item was done twice: {done:?}");
-    let total = u64::try_from(done.len()).unwrap();
-    assert!(total <= producers * each && total + 8 * rounds() >= producers * each, "{total}");
-}
-
-#[tokio::test]
-async fn counters_are_exact_and_ids_unique_while_leaders_die() {
-    let mut cluster = Cluster::start(3).await;
-    let mut dice = Dice::new();
-    let (clients, each) = (4_u8, 60 * i64::try_from(rounds()).unwrap());
-    let mut counting = Vec::new();
-    for _ in 0..clients {
-        let client = cluster.client().await;
-        counting.push(tokio::spawn(async move {
-            let counter = Counter::new(&client, "/counters/n").unwrap();
-            let ids = IdBlocks::new(&client, "/counters/ids", 7).unwrap();
-            let (mut own, mut last) = (Vec::new(), 0);
-            for _ in 0..each {
-                let now = counter.add(1).await.unwrap();
-                assert!(now > last);
-                last = now;
-                own.push(ids.next().await.unwrap());
-            }
-            own
-        }));
-    }
-    for _ in 0..rounds() {
-        strike(&mut cluster, &mut dice).await;
-    }
-    let mut ids = Vec::new();
-    for client in counting {
-        ids.extend(client.await.unwrap());
-    }
-    let counter = Counter::new(&cluster.client().await, "/counters/n").unwrap();
-    assert_eq!(counter.get().await.unwrap(), i64::from(clients) * each);
-    let given = ids.len();
-    ids.sort_unstable();
-    ids.dedup();
-    assert_eq!(ids.len(), given);
 }
 
 #[tokio::test]

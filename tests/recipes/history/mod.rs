@@ -5,6 +5,8 @@
 
 mod broken;
 mod checker;
+mod goods;
+mod rounds;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
