@@ -312,6 +312,11 @@ async fn nothing_is_lost_or_given_twice() {
         .await;
     }
     goods.phase.store(STOP, Ordering::Relaxed);
+    // Who waits here must not keep the client from its heartbeats.
+    eventually("all programs end", async || {
+        programs.iter().all(|program| program.is_finished()).then_some(())
+    })
+    .await;
     for program in programs {
         program.join().unwrap();
     }
