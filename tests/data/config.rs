@@ -192,6 +192,11 @@ async fn a_value_edited_by_hand_is_told_and_the_next_one_follows() {
     assert_eq!(value(&mut live).await, None);
     assert_eq!(setting.set(&Layer::Default, &2).await.unwrap(), Revision(2));
     assert_eq!(value(&mut live).await, Some(2));
+    client.delete(path).await.unwrap();
+    assert_eq!(value(&mut live).await, None);
+    let edited = setting.edit(&Layer::Default, |now| now.is_none().then_some(3)).await;
+    assert_eq!(edited.unwrap(), Some(Revision(3)));
+    assert_eq!(value(&mut live).await, Some(3));
     client.close().await.unwrap();
     assert!(matches!(live.next().await, Some(Err(Error::Ended { .. }))));
     assert!(live.next().await.is_none() && follower.has_ended());

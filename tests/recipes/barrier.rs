@@ -101,3 +101,19 @@ async fn nobody_enters_with_those_who_have_left() {
     other.unwrap();
     assert!(waits(&client, &mut late).await, "it is alone");
 }
+
+#[tokio::test]
+async fn who_leaves_does_not_wait_for_those_who_come_to_the_next_directory() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let barrier = DoubleBarrier::new(&client, "/barriers/d", 2).unwrap();
+    let (oldest, other) = soon(async { tokio::join!(barrier.enter(), barrier.enter()) }).await;
+    let mut leaving = pin!(other.unwrap().leave());
+    assert!(waits(&client, &mut leaving).await);
+    soon(oldest.unwrap().leave()).await.unwrap();
+    // The servers do that with a directory that nobody is in; the next one begins to count again.
+    client.delete("/barriers/d").await.unwrap();
+    let mut next = pin!(barrier.enter());
+    assert!(waits(&client, &mut next).await, "it is alone");
+    soon(leaving).await.unwrap();
+}

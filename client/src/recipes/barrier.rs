@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use conclave_proto::limits::MULTI_OPS;
 use conclave_proto::request::Test;
-use conclave_proto::{Acl, CreateMode, ErrorCode, ZPath};
+use conclave_proto::{Acl, CreateMode, ErrorCode, ZPath, Zxid};
 
 use super::body::Body;
 use super::error::Error;
 use super::line::{Entry, Line};
 use super::owned::{Owned, Stake};
 use super::place::Place;
-use crate::{Client, IntoPath, Node, Watch};
+use crate::{Client, IntoPath, Watch};
 
 /// A barrier: while it is raised, everybody who comes to it waits.
 ///
@@ -165,11 +165,18 @@ pub struct DoubleBarrier {
     count: usize,
 }
 
-/// What is known of those who have entered.
+/// A round.
 struct Round {
-    /// The numbers up to this one are in.
-    last: u64,
+    /// Those who were there when this happened are in. Their numbers would not tell: the directory is
+    /// gone when nobody is in it, and the next one counts from the beginning.
+    last: Zxid,
     stake: Stake,
+}
+
+impl Round {
+    fn has(&self, entry: &Entry) -> bool {
+        entry.made_by.is_some_and(|zxid| zxid <= self.last)
+    }
 }
 
 impl DoubleBarrier {
@@ -184,7 +191,7 @@ impl DoubleBarrier {
             return Err(Error::Config(wrong));
         }
         let place = Place::new(client, path, "a double barrier")?;
-        let line = Line { others: &[READY], ..Line::new(place, "member") };
+        let line = Line { others: &[READY], with_stat: true, ..Line::new(place, "member") };
         Ok(DoubleBarrier { line, count })
     }
 
@@ -203,11 +210,11 @@ impl DoubleBarrier {
         loop {
             let mine = self.mine(&owned, &entries)?;
             match self.round().await? {
-                Some((round, _)) if mine <= round.last => {
+                Some(round) if round.has(mine) => {
                     return Ok(Inside { barrier: self.clone(), owned, round });
                 }
                 // Others have not left, or nobody was left to end their round.
-                Some((round, _)) => match entries.first().filter(|e| e.number() <= round.last) {
+                Some(round) => match entries.first().filter(|entry| round.has(entry)) {
                     Some(oldest) => self.gone(&owned, &oldest.path).await?,
                     None => self.end(&round).await?,
                 },
@@ -218,35 +225,36 @@ impl DoubleBarrier {
         }
     }
 
-    fn mine(&self, owned: &Owned, entries: &[Entry]) -> Result<u64, Error> {
+    fn mine<'a>(&self, owned: &Owned, entries: &'a [Entry]) -> Result<&'a Entry, Error> {
         let mine = entries.iter().find(|entry| entry.path == *owned.path());
-        mine.map(Entry::number).ok_or_else(|| owned.lost(super::Loss::Deleted))
+        mine.ok_or_else(|| owned.lost(super::Loss::Deleted))
     }
 
-    /// The round that goes on, and a watch on its end.
-    async fn round(&self) -> Result<Option<(Round, Watch)>, Error> {
+    /// The round that goes on.
+    async fn round(&self) -> Result<Option<Round>, Error> {
         let place = &self.line.place;
         let path = place.child(READY)?;
-        let (node, watch): (Node, Watch) = match place.client.get_and_watch(&path).await {
-            Ok(found) => found,
+        let node = match place.client.get(&path).await {
+            Ok(node) => node,
             Err(error) if error.code() == Some(ErrorCode::NoNode) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         let last = node.text().ok().and_then(|text| text.parse().ok());
         let last = last.ok_or_else(|| place.malformed(&path, "it is no number"))?;
-        Ok(Some((Round { last, stake: Stake { path, zxid: node.stat.czxid } }, watch)))
+        let stake = Stake { path, zxid: node.stat.czxid };
+        Ok(Some(Round { last: Zxid::from_bits(last), stake }))
     }
 
     /// Lets everybody in who is there, unless one of those who are needed has gone meanwhile, with
     /// a round that somebody else began perhaps.
     async fn begin(&self, entries: &[Entry]) -> Result<(), Error> {
-        let Some(last) = entries.last() else { return Ok(()) };
+        let Some(last) = entries.last().and_then(|last| last.made_by) else { return Ok(()) };
         let place = &self.line.place;
         let mut multi = place.client.multi();
-        for entry in entries.iter().take(self.count) {
-            multi = multi.when(&entry.path, Test::Exists);
+        for Entry { path, made_by, .. } in entries.iter().take(self.count) {
+            multi = multi.when(path, Test::CreatedBy(made_by.unwrap_or_default()));
         }
-        let (ready, last) = (place.child(READY)?, last.number().to_string());
+        let (ready, last) = (place.child(READY)?, last.bits().to_string());
         match multi.create_with(ready, last, CreateMode::PERSISTENT, place.acl.clone()).await {
             Err(error) if error.code() != Some(ErrorCode::NodeExists) => Err(error.into()),
             Ok(_) | Err(_) => Ok(()),
@@ -302,8 +310,7 @@ impl Inside {
         loop {
             let entries = barrier.line.list().await?;
             barrier.mine(&owned, &entries)?;
-            let inside: Vec<_> =
-                entries.iter().take_while(|entry| entry.number() <= round.last).collect();
+            let inside: Vec<_> = entries.iter().take_while(|entry| round.has(entry)).collect();
             match inside.as_slice() {
                 [only] if only.path == *owned.path() => {
                     // The other way round, this one would be counted among those who come next.
@@ -319,7 +326,7 @@ impl Inside {
         owned.release().await?;
         loop {
             let entries = barrier.line.list().await?;
-            let Some(oldest) = entries.first().filter(|e| e.number() <= round.last) else {
+            let Some(oldest) = entries.first().filter(|entry| round.has(entry)) else {
                 return Ok(());
             };
             let client = &barrier.line.place.client;

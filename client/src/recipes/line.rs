@@ -1,7 +1,7 @@
 //! A queue: nodes in the order in which they were made, each waiting for one before it.
 
 use bytes::Bytes;
-use conclave_proto::{ErrorCode, ZPath};
+use conclave_proto::{ErrorCode, ZPath, Zxid};
 use tokio::sync::oneshot;
 
 use super::body::Body;
@@ -26,6 +26,8 @@ pub(super) struct Line {
     pub(super) random: bool,
     /// Whether the recipe goes by what the nodes hold.
     pub(super) with_data: bool,
+    /// Whether it goes by when they were made.
+    pub(super) with_stat: bool,
 }
 
 /// One who waits in the queue, or is served.
@@ -36,19 +38,14 @@ pub(super) struct Entry {
     pub(super) path: ZPath,
     /// What its node holds, if the recipe goes by that.
     pub(super) data: Option<Bytes>,
-}
-
-impl Entry {
-    /// Its number, in the order of arrival.
-    pub(super) fn number(&self) -> u64 {
-        self.key.1
-    }
+    /// What made its node, if the recipe goes by that.
+    pub(super) made_by: Option<Zxid>,
 }
 
 impl Line {
     /// The queue of those who want what is in `place`, in the order of arrival.
     pub(super) fn new(place: Place, kind: &'static str) -> Line {
-        Line { place, kind, others: &[], random: false, with_data: false }
+        Line { place, kind, others: &[], random: false, with_data: false, with_stat: false }
     }
 
     /// Joins the queue at its end, and gives those who are in it.
@@ -158,8 +155,14 @@ impl Line {
     }
 
     fn pages(&self) -> List<'_> {
-        let pages = self.place.client.list(&self.place.path);
-        if self.with_data { pages.with_data() } else { pages }
+        let mut pages = self.place.client.list(&self.place.path);
+        if self.with_data {
+            pages = pages.with_data();
+        }
+        if self.with_stat {
+            pages = pages.with_stat();
+        }
+        pages
     }
 
     async fn rest(&self, mut page: Page) -> Result<Vec<Entry>, Error> {
@@ -172,7 +175,8 @@ impl Line {
                 }
                 let key = self.key(&entry.name).ok_or_else(|| self.place.foreign(&entry.name))?;
                 let path = self.place.child(&entry.name)?;
-                entries.push(Entry { key, path, data: entry.data });
+                let made_by = entry.stat.map(|stat| stat.czxid);
+                entries.push(Entry { key, path, data: entry.data, made_by });
             }
             let Some(last) = last.filter(|_| page.more) else { break };
             page = self.pages().after(last).await?;

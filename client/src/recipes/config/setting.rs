@@ -153,7 +153,7 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
     }
 
     /// Sets the value of a layer if the layer is at that revision; [`Revision::NONE`] if it never
-    /// had a value.
+    /// had a value, or its value was deleted by hand.
     ///
     /// # Errors
     /// [`Error::Conflict`] if it is at another revision; as [`set`](Setting::set).

@@ -153,9 +153,13 @@ impl Registry {
         let current = self.seen(&nodes.live).await?;
         let base = match &current {
             Some(seen) => seen.record.head.revision,
-            None => self.latest(nodes).await?,
+            None => match self.latest_without_value(nodes).await? {
+                Some(latest) => latest,
+                None => return Ok(Attempt::Overtaken),
+            },
         };
-        if draft.on.is_some_and(|on| on.0 != base) {
+        let is_first = current.is_none() && draft.on == Some(Revision::NONE);
+        if !is_first && draft.on.is_some_and(|on| on.0 != base) {
             // Perhaps this server is behind the one that told of the revision.
             return self.conflict_unless_behind(nodes, draft, base).await;
         }
@@ -170,6 +174,12 @@ impl Registry {
             value: draft.value.clone(),
         };
         let data = record.encode()?;
+        if current.is_none()
+            && let Some(parent) = nodes.live.parent()
+        {
+            // A proposal is to be enacted at once.
+            ensure(&self.client, &parent).await?;
+        }
         let schema = schema.map(|(_, stat)| stat);
         let on = On { nodes, current: current.map(|seen| seen.stat), schema };
         let Some(proposed) = self.propose(&on, base + 1, data.clone()).await? else {
@@ -203,14 +213,19 @@ impl Registry {
         Err(Error::Conflict { path: nodes.live.clone() })
     }
 
-    /// The latest revision of the history: what counts where the value itself was deleted by hand.
-    async fn latest(&self, nodes: &Nodes) -> Result<u64, Error> {
+    /// The latest revision of the history where there is no value: the value was deleted by hand, or
+    /// whoever proposed it first has died, or is at it, and has its time. `None` if it has come.
+    async fn latest_without_value(&self, nodes: &Nodes) -> Result<Option<u64>, Error> {
         let names = self.names(&nodes.history).await?;
-        let Some(last) = names.last() else { return Ok(0) };
-        last.parse().map_err(|_| Error::Foreign {
+        let Some(last) = names.last() else { return Ok(Some(0)) };
+        let latest = last.parse().map_err(|_| Error::Foreign {
             path: child(&nodes.history, last).unwrap_or_else(|_| nodes.history.clone()),
             recipe: RECIPE,
-        })
+        })?;
+        let (live, mut changed) = self.client.exists_and_watch(&nodes.live).await?;
+        let has_come =
+            live.is_some() || tokio::time::timeout(PATIENCE, changed.next()).await.is_ok();
+        Ok((!has_come).then_some(latest))
     }
 
     /// Puts the revision into the history; `None` if something came in between.
@@ -225,10 +240,7 @@ impl Registry {
         match create.await {
             Ok(outcome) => return Ok(outcome.held.then(|| Proposed::new(path, outcome.zxid))),
             Err(error) if error.code() == Some(ErrorCode::NoNode) => {
-                let layer = on.nodes.live.parent();
-                for parent in [Some(on.nodes.history.clone()), layer].iter().flatten() {
-                    ensure(&self.client, parent).await?;
-                }
+                ensure(&self.client, &on.nodes.history).await?;
                 return Ok(None);
             }
             Err(error) if error.code() == Some(ErrorCode::NodeExists) => {}
@@ -275,7 +287,12 @@ impl Registry {
         }
         match multi.await {
             Ok(outcome) => Ok(outcome.held),
-            Err(error) if error.code() == Some(ErrorCode::BadVersion) => Ok(false),
+            // NoNode: the directory was deleted by hand; the next attempt makes it again.
+            Err(error)
+                if matches!(error.code(), Some(ErrorCode::BadVersion | ErrorCode::NoNode)) =>
+            {
+                Ok(false)
+            }
             Err(error) => Err(error.into()),
         }
     }
