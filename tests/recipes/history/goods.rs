@@ -13,7 +13,7 @@ use conclave_client::recipes::queue::{Consumer, Item, Queue};
 use conclave_client::recipes::{Error, Token};
 use tokio::time::{sleep, timeout};
 
-use super::{SESSION_TIMEOUT, operations};
+use super::{SESSION_TIMEOUT, operations, trouble};
 use crate::chaos::{Dice, Wire, strike};
 use crate::harness::{Cluster, eventually};
 
@@ -165,19 +165,10 @@ impl Program {
 
     /// The process is paused, or its network is cut.
     async fn trouble(&mut self) {
-        match self.dice.below(300) {
-            0 => std::thread::sleep(Duration::from_millis(500 + self.dice.below(2000))),
-            1 | 2 => {
-                self.wire.cut();
-                // The network comes back while something is on its way.
-                sleep(Duration::from_millis(self.dice.below(2000))).await;
-                self.wire.mend();
-            }
-            3..=6 => {
-                self.wire.cut();
-                self.wire.mend();
-            }
-            _ => {}
+        let shown = trouble(&self.wire, &mut self.dice, 300).await;
+        if (3..=6).contains(&shown) {
+            self.wire.cut();
+            self.wire.mend();
         }
     }
 

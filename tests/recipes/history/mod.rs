@@ -233,16 +233,7 @@ impl Contender {
         };
         self.record.acquired.fetch_add(1, Ordering::Relaxed);
         let start = Instant::now();
-        match self.dice.below(150) {
-            // The whole process stops: its runtime does nothing meanwhile.
-            0 => std::thread::sleep(Duration::from_millis(500 + self.dice.below(2000))),
-            1 | 2 => {
-                self.wire.cut();
-                sleep(Duration::from_millis(self.dice.below(2000))).await;
-                self.wire.mend();
-            }
-            _ => {}
-        }
+        trouble(&self.wire, &mut self.dice, 150).await;
         let written = self.write(client, &held, at_once).await;
         let end = Instant::now();
         if held.is_held() {
@@ -481,4 +472,22 @@ async fn broken_locks_are_caught() {
 
 fn acquired(records: &BTreeMap<Recipe, Arc<Record>>) -> Vec<u64> {
     records.values().map(|record| record.acquired.load(Ordering::Relaxed)).collect()
+}
+
+/// A fault of one contender, three times in so many: its process is paused, or its network is cut. What
+/// the dice showed.
+async fn trouble(wire: &Wire, dice: &mut Dice, odds: u64) -> u64 {
+    let shown = dice.below(odds);
+    match shown {
+        // The whole process stops: its runtime does nothing meanwhile.
+        0 => std::thread::sleep(Duration::from_millis(500 + dice.below(2000))),
+        1 | 2 => {
+            wire.cut();
+            // The network comes back while something is on its way.
+            sleep(Duration::from_millis(dice.below(2000))).await;
+            wire.mend();
+        }
+        _ => {}
+    }
+    shown
 }

@@ -8,7 +8,7 @@ use conclave_client::Client;
 use conclave_client::recipes::{DoubleBarrier, Error};
 use tokio::time::{Instant, sleep};
 
-use super::{SESSION_TIMEOUT, operations};
+use super::{SESSION_TIMEOUT, operations, trouble};
 use crate::chaos::{Dice, Wire, strike};
 use crate::harness::{Cluster, eventually};
 
@@ -117,15 +117,7 @@ impl Member {
             }
         };
         let entered = Instant::now();
-        match self.dice.below(200) {
-            0 => std::thread::sleep(Duration::from_millis(500 + self.dice.below(2000))),
-            1 | 2 => {
-                self.wire.cut();
-                sleep(Duration::from_millis(self.dice.below(2000))).await;
-                self.wire.mend();
-            }
-            _ => {}
-        }
+        trouble(&self.wire, &mut self.dice, 200).await;
         let asked = Instant::now();
         let outcome = inside.leave().await;
         let left = outcome.is_ok().then(Instant::now);
