@@ -1,10 +1,10 @@
 //! What a mutex promises.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use conclave_client::Client;
-use conclave_client::recipes::{Error, Loss, Mutex};
+use conclave_client::recipes::{Error, Hold, Loss, Mutex};
 
 use crate::harness::Cluster;
 use crate::{soon, waits};
@@ -79,6 +79,40 @@ async fn who_gives_up_leaves_nothing_behind() {
     .await;
     hold.release().await.unwrap();
     assert_eq!(nodes(&client).await, 0);
+}
+
+/// Whoever leaves first: the one behind waits for as long as anybody is before it, and no longer.
+#[tokio::test]
+async fn those_before_leave_in_any_order() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let mut handles = [mutex(&client), mutex(&client), mutex(&client), mutex(&client)];
+        let [holder, before, nearest, last] = &mut handles;
+        let hold = soon(holder.lock()).await.unwrap();
+        // The holder drops its hold, those who wait drop what they wait for.
+        let mut leaving: [Option<Pin<Box<dyn Future<Output = Hold>>>>; 3] = [
+            Some(Box::pin(async move { hold })),
+            Some(Box::pin(async { before.lock().await.unwrap() })),
+            Some(Box::pin(async { nearest.lock().await.unwrap() })),
+        ];
+        for waiting in leaving.iter_mut().flatten().skip(1) {
+            assert!(waits(&client, waiting).await);
+        }
+        let mut last = pin!(last.lock());
+        assert!(waits(&client, &mut last).await);
+        for (place, left) in order.into_iter().zip(1..) {
+            drop(leaving[place].take());
+            crate::harness::eventually("it has left", async || {
+                (nodes(&client).await == 4 - left).then_some(())
+            })
+            .await;
+            if left < 3 {
+                assert!(waits(&client, &mut last).await, "{left} of {order:?} have left");
+            }
+        }
+        soon(last).await.unwrap().release().await.unwrap();
+    }
 }
 
 #[tokio::test]

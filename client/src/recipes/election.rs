@@ -68,10 +68,11 @@ const LEADER: &str = "leader";
 ///
 /// # Cost
 ///
-/// A campaign takes two round trips and two writes, and one round trip for each change right before
-/// it. A leader that resigns is followed after one write for its end and one for its successor. A
-/// candidate has one node, a watch on it, and one on the node before it; the leader one node more.
-/// When the leader ends, one candidate is told and no other; each observer has one watch.
+/// A campaign takes two round trips and two writes, and at most three more round trips to get ready
+/// for its turn. A leader that resigns is followed after one write for its end and one for its successor. A
+/// candidate has one node, a watch on it, and one on a node before it; the leader one node more. When
+/// the leader ends, two candidates are told and no other: the next one, and the one behind it, which
+/// gets ready; each observer has one watch.
 #[derive(Clone)]
 pub struct Election {
     line: Line,

@@ -1,7 +1,7 @@
-//! A queue: nodes in the order in which they were made, each waiting for one before it.
+//! A queue: nodes in the order in which they were made, each waiting for those before it.
 
 use bytes::Bytes;
-use conclave_proto::{ErrorCode, ZPath, Zxid};
+use conclave_proto::{ErrorCode, EventKind, Stat, ZPath, Zxid};
 use tokio::sync::oneshot;
 
 use super::body::Body;
@@ -9,7 +9,7 @@ use super::error::{Error, Loss};
 use super::owned::{Owned, Stake, forget};
 use super::place::Place;
 use crate::dice::Dice;
-use crate::{List, Page, Pending};
+use crate::{List, Page, Pending, Watch, WatchItem};
 
 /// Numbers below this have ten digits, so that the order of their names is that of the numbers.
 const TEN_DIGITS: u64 = 10_000_000_000;
@@ -40,6 +40,21 @@ pub(super) struct Entry {
     pub(super) data: Option<Bytes>,
     /// What made its node, if the recipe goes by that.
     pub(super) made_by: Option<Zxid>,
+}
+
+/// Those who block a place.
+struct Blockers {
+    nearest: Entry,
+    /// The one before the nearest. Nothing changes for the place while it is there.
+    other: Option<Entry>,
+    /// How many there are from the nearest to the place, these two included.
+    length: u32,
+}
+
+impl Blockers {
+    fn is_only(&self, entry: &Entry) -> bool {
+        self.other.is_none() && self.nearest.path == entry.path
+    }
 }
 
 impl Line {
@@ -87,8 +102,26 @@ impl Line {
         }
     }
 
-    /// Waits until nobody blocks this place: the nearest one before it that does is waited for,
-    /// and nobody else, so that one who leaves wakes one.
+    /// Waits until nobody blocks this place. One who leaves wakes two and no more: the next one, and
+    /// the one behind it, which then makes sure that nobody else is left before it.
+    ///
+    /// # Why the departure of the last one is enough
+    ///
+    /// When only one blocks this place by a listing that was read after this place was taken, and
+    /// that one's node is deleted later, nobody blocks it, and nothing needs to be read:
+    ///
+    /// - Nobody can have come in between. The servers number nodes in the order of history and never
+    ///   give a number of a directory twice, so that whoever comes after this place is behind it. (The
+    ///   numbers begin again if the directory is deleted; then this place was deleted with it. And
+    ///   the order must be that of the numbers: a random one is always read again.)
+    /// - Nobody who does not block begins to: a writer may become a reader, but not the other way.
+    /// - This place was not deleted with its session, for the session is certain to be alive when the
+    ///   departure is told. If it is not, the line is read again, which the servers refuse to
+    ///   sessions that are over. If it was deleted by hand at the same time, that is as if it had been
+    ///   its turn before: `owned` is told as any holder is.
+    ///
+    /// What was lost or late is no danger: a watch that may have missed something says so, and then
+    /// the line is read again.
     pub(super) async fn wait(
         &self,
         owned: &Owned,
@@ -96,49 +129,95 @@ impl Line {
         mut entries: Vec<Entry>,
         blocks: impl Fn(&Entry) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        while let Some(blocker) = self.blocker(owned, mine, &entries, &blocks)? {
-            let (stat, mut watch) = self.place.client.exists_and_watch(&blocker.path).await?;
-            if stat.is_some() {
-                tokio::select! {
-                    item = watch.next() => drop(item.transpose()?),
-                    error = owned.ended() => return Err(error),
+        while let Some(blockers) = self.blockers(owned, mine, &entries, &blocks)? {
+            if let Some(other) = &blockers.other {
+                self.departure(owned, self.watch(other)).await?;
+            }
+            let last = self.watch(&blockers.nearest);
+            if blockers.other.is_some() {
+                entries = self.front(mine, blockers.length).await?;
+                let left = self.blockers(owned, mine, &entries, &blocks)?;
+                if left.is_none_or(|left| !left.is_only(&blockers.nearest)) {
+                    continue;
                 }
             }
-            if self.is_first(mine).await? {
+            if self.departure(owned, last).await? && !self.random && owned.is_held() {
                 return Ok(());
             }
-            entries = self.list().await?;
+            entries = self.front(mine, blockers.length).await?;
         }
         Ok(())
     }
 
-    /// The nearest one before this place that blocks it.
-    fn blocker<'a>(
+    fn watch(&self, entry: &Entry) -> Pending<(Option<Stat>, Watch)> {
+        self.place.client.exists_and_watch(&entry.path).send()
+    }
+
+    /// Waits until something happens to a node; whether it is certain that it was deleted.
+    async fn departure(
+        &self,
+        owned: &Owned,
+        watch: Pending<(Option<Stat>, Watch)>,
+    ) -> Result<bool, Error> {
+        let (stat, mut watch) = watch.await?;
+        if stat.is_none() {
+            return Ok(true);
+        }
+        tokio::select! {
+            item = watch.next() => {
+                let item = item.transpose()?;
+                Ok(matches!(item, Some(WatchItem::Event { kind: EventKind::Deleted, .. })))
+            }
+            error = owned.ended() => Err(error),
+        }
+    }
+
+    /// Those who block this place; `None` if nobody does.
+    fn blockers(
         &self,
         owned: &Owned,
         mine: &ZPath,
-        entries: &'a [Entry],
+        entries: &[Entry],
         blocks: impl Fn(&Entry) -> Result<bool, Error>,
-    ) -> Result<Option<&'a Entry>, Error> {
+    ) -> Result<Option<Blockers>, Error> {
         let Some(place) = entries.iter().position(|entry| entry.path == *mine) else {
             return Err(owned.lost(Loss::Deleted));
         };
-        for entry in entries[..place].iter().rev() {
-            if blocks(entry)? {
-                return Ok(Some(entry));
+        let mut found: Option<Blockers> = None;
+        for (index, entry) in entries[..place].iter().enumerate().rev() {
+            if !blocks(entry)? {
+                continue;
             }
+            let Some(blockers) = &mut found else {
+                let length = u32::try_from(place - index + 1).unwrap_or(u32::MAX);
+                found = Some(Blockers { nearest: entry.clone(), other: None, length });
+                // In a random order others may come in between.
+                if self.random {
+                    break;
+                }
+                continue;
+            };
+            blockers.other = Some(entry.clone());
+            break;
         }
-        Ok(None)
+        Ok(found)
     }
 
-    /// Whether this place is plainly the first, which is told from the first name alone.
-    async fn is_first(&self, mine: &ZPath) -> Result<bool, Error> {
+    /// The queue from its front, up to this place at least: so many names if they are enough, and
+    /// everybody if not.
+    async fn front(&self, mine: &ZPath, length: u32) -> Result<Vec<Entry>, Error> {
         let has_ten_digits = self.key(mine.name()).is_some_and(|(_, number)| number < TEN_DIGITS);
-        if self.random || !has_ten_digits {
-            return Ok(false);
+        // Then the names before it are those of all lower numbers, and perhaps of some greater ones.
+        if has_ten_digits && !self.random {
+            match self.pages().page_size(length).await {
+                Ok(page) if page.entries.iter().any(|entry| entry.name == mine.name()) => {
+                    return self.rest(Page { more: false, ..page }).await;
+                }
+                Err(error) if error.code() != Some(ErrorCode::NoNode) => return Err(error.into()),
+                Ok(_) | Err(_) => {}
+            }
         }
-        let page = self.place.client.list(&self.place.path).page_size(1).await?;
-        Ok(page.entries.first().is_some_and(|first| first.name == mine.name()))
+        self.list().await
     }
 
     /// Everybody in the queue, in order.

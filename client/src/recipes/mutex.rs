@@ -61,10 +61,11 @@ pub(super) const LOCK: &str = "lock";
 ///
 /// # Cost
 ///
-/// To lock a free one: one round trip and one write. To wait: one round trip more, and one for each
-/// time that the one before leaves. To release: one round trip and one write. A contender has one
-/// node, one watch on it, and one on the node before it: when the lock is released, one contender is
-/// told and no other.
+/// To lock a free one: one round trip and one write. To wait: three round trips more, at most, before
+/// it is one's turn; when the one before leaves, word of it is all that it takes. To release: one round
+/// trip and one write. A contender has one node, one watch on it, and one on a node before it: when the
+/// lock is released two contenders are told and no other, the next one and the one behind it, which
+/// gets ready.
 pub struct Mutex {
     line: Line,
     description: Bytes,

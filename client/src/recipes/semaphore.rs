@@ -56,7 +56,7 @@ const LIMIT: &str = "limit";
 ///
 /// Two round trips and two writes for a free permit: one to be first in the queue, one to go from
 /// there to the permits. One to release it. Only the first in the queue watches the permits; everybody
-/// else watches the one before. The node that holds the limit stays.
+/// else watches one of the two before. The node that holds the limit stays.
 #[derive(Clone)]
 pub struct Semaphore {
     /// Of those who wait.
