@@ -143,6 +143,40 @@ fn a_setting_has_layers_a_history_and_a_way_back() {
 }
 
 #[test]
+fn a_field_is_overridden_for_one_instance_alone() {
+    let dev = Dev::start();
+    dev.ask(&["config", "set", "pool", r#"{"size": 10, "host": "a"}"#]);
+    let one = ["pool", "--instance", "billing-7"];
+    let asked = |command: &str| dev.ask(&[&["config", command], &one[..]].concat());
+    let mut watch = Aside::start(&dev, &[&["config", "watch"], &one[..]].concat());
+    assert_eq!(watch.line(), r#"{"host":"a","size":10}"#);
+    dev.ask(&[&["config", "set"], &one[..], &[r#"{"size": 30}"#, "--overlay"]].concat());
+    assert_eq!(watch.line(), r#"{"host":"a","size":30}"#);
+    dev.ask(&["config", "set", "pool", r#"{"size": 11, "host": "b"}"#]);
+    assert_eq!(watch.line(), r#"{"host":"b","size":30}"#);
+    let seen = dev.json(&[&["config", "get"], &one[..]].concat());
+    let layers = (&seen["layer"], &seen["beneath"][0]["layer"]);
+    assert_eq!(layers, (&"instance billing-7".into(), &"default".into()));
+
+    // It is edited, staged and shown as what it is.
+    let mut edit = dev.command(&[&["config", "edit"], &one[..]].concat());
+    edit.env_remove("VISUAL").env("EDITOR", "sed -i s/30/40/");
+    assert!(edit.output().unwrap().status.success());
+    assert_eq!(watch.line(), r#"{"host":"b","size":40}"#);
+    let history = asked("history");
+    assert!(history.lines().all(|line| line.contains("  merged")), "{history}");
+    let stage = [r#"{"host": null}"#, "--overlay", "--group", "canary"];
+    dev.ask(&[&["config", "stage"], &one[..], &stage].concat());
+    assert_eq!(dev.json(&[&["config", "staged"], &one[..]].concat())["overlay"], true);
+    asked("promote");
+    assert_eq!(watch.line(), r#"{"size":11}"#);
+    for wrong in [&[r#"{"size": 1}"#][..], &["7", "--instance", "billing-7"]] {
+        let refused = dev.complain(&[&["config", "set", "pool", "--overlay"], wrong].concat());
+        assert!(refused.contains("overlay"), "{refused}");
+    }
+}
+
+#[test]
 fn a_value_is_edited_or_left_as_it_is() {
     let dev = Dev::start();
     dev.ask(&["config", "set", "greeting", "hello"]);

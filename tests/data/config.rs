@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use conclave_client::recipes::Error;
 use conclave_client::recipes::config::{
-    Change, Kind, Layer, Live, LiveItem, Place, Registry, Revision, SETTING_BYTES, Schema, Secret,
+    Change, Kind, Layer, Live, LiveItem, Origin, Place, Registry, Revision, SETTING_BYTES, Schema,
+    Secret,
 };
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
@@ -153,11 +154,12 @@ async fn a_group_sees_a_change_first() {
     setting.stage(&layer, &["canary"], &3).await.unwrap();
     setting.widen(&layer, &["eu"]).await.unwrap();
     assert_eq!((value(&mut early).await, value(&mut late).await), (Some(3), Some(3)));
-    assert!(other.get(&setting).unwrap().unwrap().is_staged);
+    assert!(other.get(&setting).unwrap().unwrap().origin.is_staged);
     let promoted = setting.promote(&layer).await.unwrap();
     other.sync().await.unwrap();
     let seen = other.get(&setting).unwrap().unwrap();
-    assert_eq!((seen.value, seen.revision, seen.is_staged), (3, promoted, false));
+    let origin = Origin { layer: layer.clone(), revision: promoted, is_staged: false };
+    assert_eq!((seen.value, seen.origin, seen.beneath), (3, origin, vec![]));
     assert_eq!(setting.staged(&layer).await.unwrap(), None);
 
     // What was staged on an old revision is not promoted.

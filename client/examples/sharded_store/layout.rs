@@ -75,7 +75,7 @@ impl Views {
     pub(crate) async fn sync(&self) -> Result<(), Error> {
         self.follower.sync().await?;
         if let Some(seen) = self.follower.get(&self.setting)? {
-            self.take(seen.revision, seen.value);
+            self.take(seen.origin.revision, seen.value);
         }
         Ok(())
     }
@@ -85,7 +85,9 @@ impl Views {
         let mut live = self.follower.live(&self.setting)?;
         loop {
             match live.next().await {
-                Some(Ok(LiveItem::Value(Some(seen)))) => self.take(seen.revision, seen.value),
+                Some(Ok(LiveItem::Value(Some(seen)))) => {
+                    self.take(seen.origin.revision, seen.value)
+                }
                 Some(Ok(LiveItem::Value(None) | LiveItem::Gap)) => {}
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::record::Record;
 use super::write::{Nodes, Revision};
-use super::{Layer, Place, Registry, Setting};
+use super::{Layer, Overlay, Place, Registry, Setting};
 use crate::recipes::Error;
 use crate::recipes::cache::{Cache, CacheChanges, CacheItem, CacheStatus, CachedNode, View};
 
@@ -28,13 +28,23 @@ pub struct Follower {
 pub struct Resolved<T> {
     /// The value.
     pub value: T,
-    /// The layer it comes from.
+    /// The strongest layer that says something.
+    pub origin: Origin,
+    /// If that is an overlay, what it is merged into, the strongest first: other overlays, and the
+    /// first layer that has a whole value, if one has.
+    pub beneath: Vec<Origin>,
+    secret: bool,
+}
+
+/// Where a value, or a part of it, comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The layer.
     pub layer: Layer,
     /// The change that made it. Of a staged value: the one that it is to follow.
     pub revision: Revision,
     /// Whether this place sees it before others do.
     pub is_staged: bool,
-    secret: bool,
 }
 
 impl<T: fmt::Debug> fmt::Debug for Resolved<T> {
@@ -45,11 +55,7 @@ impl<T: fmt::Debug> fmt::Debug for Resolved<T> {
         } else {
             debug.field("value", &self.value);
         }
-        debug
-            .field("layer", &self.layer)
-            .field("revision", &self.revision)
-            .field("is_staged", &self.is_staged)
-            .finish()
+        debug.field("origin", &self.origin).field("beneath", &self.beneath).finish()
     }
 }
 
@@ -80,8 +86,8 @@ impl Follower {
     /// The value of a setting, as far as is known here; `None` if it is not set.
     ///
     /// # Errors
-    /// [`Error::Invalid`] or [`Error::Malformed`] if what is set is not usable: the layers below
-    /// are not asked then. [`Error::Ended`] if the session is over.
+    /// [`Error::Invalid`] or [`Error::Malformed`] if what is set is not usable, or overlays make
+    /// nothing usable of it: the layers below are not asked then. [`Error::Ended`] if the session is over.
     pub fn get<T>(&self, setting: &Setting<T>) -> Result<Option<Resolved<T>>, Error>
     where
         T: Serialize + DeserializeOwned,
@@ -202,38 +208,61 @@ impl State {
     }
 }
 
-/// The value that counts: the staged one of the strongest layer if the place is in its groups, else
-/// that layer's own, else the next layer's.
+/// What a layer says to somebody at that place: what is staged if the place is in its groups, else
+/// what holds.
+fn said(place: &Place, nodes: &Nodes, state: &State) -> Result<Option<(Record, bool)>, Error> {
+    if let Some(staged) = &state.staged {
+        let record = Record::decode(&nodes.staged, staged.data.as_ref())?;
+        if place.is_in(&record.head.groups) {
+            return Ok(Some((record, true)));
+        }
+    }
+    let Some(live) = &state.live else { return Ok(None) };
+    let record = Record::decode(&nodes.live, live.data.as_ref())?;
+    Ok((!record.is_removal()).then_some((record, false)))
+}
+
+/// The value that counts: that of the strongest layer that has one, with the overlays of those
+/// above it merged in.
 fn resolve<T: Serialize + DeserializeOwned>(
     place: &Place,
     layers: &[(Layer, Cache)],
     setting: &Setting<T>,
     shown: &[(Source, State)],
 ) -> Result<Option<Resolved<T>>, Error> {
-    for (source, state) in shown.iter().rev() {
-        for (node, path, is_staged) in
-            [(&state.staged, &source.nodes.staged, true), (&state.live, &source.nodes.live, false)]
-        {
-            let Some(node) = node else { continue };
-            let record = Record::decode(path, node.data.as_ref())?;
-            let counts =
-                if is_staged { place.is_in(&record.head.groups) } else { !record.is_removal() };
-            if counts {
-                return Ok(Some(Resolved {
-                    value: setting.decode(path, &record.value)?,
-                    layer: layers[source.layer].0.clone(),
-                    revision: Revision(record.head.revision),
-                    is_staged,
-                    secret: setting.is_secret(),
-                }));
-            }
+    let (mut beneath, mut overlays, mut whole) = (Vec::new(), Vec::new(), None);
+    let mut strongest = None;
+    for (Source { layer, nodes }, state) in shown.iter().rev() {
+        let Some((record, is_staged)) = said(place, nodes, state)? else { continue };
+        let path = if is_staged { &nodes.staged } else { &nodes.live };
+        let (layer, revision) = (layers[*layer].0.clone(), Revision(record.head.revision));
+        let origin = Origin { layer, revision, is_staged };
+        if strongest.is_none() {
+            strongest = Some((origin, path));
+        } else {
+            beneath.push(origin);
         }
+        let Some(overlay) = record.overlay(path)? else {
+            whole = Some((record, path));
+            break;
+        };
+        overlays.push(overlay);
     }
-    Ok(None)
+    let Some((origin, strongest)) = strongest else { return Ok(None) };
+    let value = match whole {
+        Some((record, path)) if overlays.is_empty() => setting.decode(path, &record.value)?,
+        whole => {
+            let whole = whole.map(|(record, path)| record.json(path)).transpose()?;
+            let merge = |beneath, overlay: Overlay| Some(overlay.over(beneath));
+            let merged = overlays.into_iter().rev().fold(whole, merge);
+            setting.decode_json(strongest, &merged.unwrap_or_default())?
+        }
+    };
+    Ok(Some(Resolved { value, origin, beneath, secret: setting.is_secret() }))
 }
 
-/// What identifies what was told: the layer, its transaction, whether it was staged.
-type Told = Result<Option<(Layer, Revision, bool, Vec<u8>)>, Error>;
+/// What identifies what was told: where it comes from, and what it is.
+type Told = Result<Option<(Origin, Vec<Origin>, Vec<u8>)>, Error>;
 
 /// The value of a setting as a stream.
 pub struct Live<T> {
@@ -308,7 +337,7 @@ impl<T: Serialize + DeserializeOwned> Live<T> {
             Ok(Some(value)) => {
                 // What was written can be written again.
                 let json = serde_json::to_vec(&value.value).unwrap_or_default();
-                Ok(Some((value.layer.clone(), value.revision, value.is_staged, json)))
+                Ok(Some((value.origin.clone(), value.beneath.clone(), json)))
             }
             Err(error) => Err(error.clone()),
         };

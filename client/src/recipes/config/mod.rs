@@ -3,7 +3,8 @@
 //!
 //! ```no_run
 //! use conclave_client::Client;
-//! use conclave_client::recipes::config::{Layer, LiveItem, Place, Registry, Secret};
+//! use conclave_client::recipes::config::{Layer, LiveItem, Overlay, Place, Registry, Secret};
+//! use serde_json::json;
 //!
 //! #[derive(Debug, serde::Serialize, serde::Deserialize)]
 //! struct Pool {
@@ -29,6 +30,8 @@
 //!     Some(pool)
 //! })
 //! .await?;
+//! let one = Layer::instance("billing-7")?;
+//! pool.set_overlay(&one, None, &Overlay::new(&json!({"size": 30}))?).await?;
 //! pool.rollback(&Layer::Default, first).await?;
 //!
 //! // Whoever follows it.
@@ -52,8 +55,14 @@
 //!
 //! A setting can have a value of its own in each [`Layer`]. A [`Place`] sees the one of its instance,
 //! else of its service, else of its environment, else the default. A value replaces that of the
-//! layers below as a whole, so that each is valid by itself; what is to be overridden alone is a
-//! setting of its own.
+//! layers beneath as a whole, so that each is valid by itself.
+//!
+//! What overrides some fields only is an [`Overlay`] ([`Setting::set_overlay`]). It is merged into
+//! what the layers beneath say: objects field by field, at every depth; everything else, arrays too,
+//! as a whole; `null` removes a field. Nothing is merged unless it was set as an overlay: a map that
+//! is set as a value has the keys that were set, and no others. An overlay must make a valid value of
+//! the default, if there is one; what several layers make together is checked by who sees it, and
+//! told as an error if it is not of the type or does not pass the validation.
 //!
 //! # Staged roll-out
 //!
@@ -65,7 +74,8 @@
 //! # Guarantees
 //!
 //! - A value is written only if it is of the setting's type, passes its validation, and fits the
-//!   [`Schema`] that is stored for the setting at that very moment, if one is.
+//!   [`Schema`] that is stored for the setting at that very moment, if one is; an overlay only if
+//!   what it makes of the default of that very moment does.
 //! - Each change is made on the revision that its writer saw, or fails with
 //!   [`Error::Conflict`]; each one has a number, and is in the history before it takes effect.
 //! - A follower's stream shows the latest value, sooner or later, whatever happens. It shows every
@@ -82,12 +92,13 @@
 //! # Cost
 //!
 //! A change takes three round trips and two writes of the value: first to the history, then where it
-//! takes effect. Reading a layer is one round trip, for a follower none. A follower keeps one cache,
+//! takes effect; an overlay one more, to read the default. Reading a layer is one round trip, for a follower none. A follower keeps one cache,
 //! and so one watch, for each layer of its place. On the servers there are two nodes for each value
 //! and one for each revision of its history, of which [`Registry::keep`] says how many there are.
 
 mod diff;
 mod live;
+mod overlay;
 mod record;
 mod schema;
 mod secret;
@@ -97,7 +108,8 @@ mod write;
 use conclave_proto::ZPath;
 
 pub use self::diff::Difference;
-pub use self::live::{Follower, Live, LiveItem, Resolved};
+pub use self::live::{Follower, Live, LiveItem, Origin, Resolved};
+pub use self::overlay::Overlay;
 pub use self::record::{Change, SETTING_BYTES};
 pub use self::schema::{Kind, Schema};
 pub use self::secret::Secret;

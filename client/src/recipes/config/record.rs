@@ -4,8 +4,9 @@ use bytes::Bytes;
 use conclave_proto::ZPath;
 use conclave_proto::limits::VALUE_BYTES;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::RECIPE;
+use super::{Overlay, RECIPE};
 use crate::recipes::Error;
 
 /// The longest head of a record, in bytes.
@@ -40,6 +41,9 @@ pub(super) struct Head {
     pub(super) author: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) note: String,
+    /// Whether the value has some fields only, to be merged into what the layers beneath say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) overlay: bool,
     /// The groups that see it first; only of a staged value.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) groups: Vec<String>,
@@ -87,5 +91,28 @@ impl Record {
 
     pub(super) fn is_removal(&self) -> bool {
         self.head.change == Change::Remove
+    }
+
+    /// The value, as JSON.
+    pub(super) fn json(&self, path: &ZPath) -> Result<Value, Error> {
+        // The message of the parser could tell what is in it.
+        serde_json::from_slice(&self.value).map_err(|_| Error::Malformed {
+            path: path.clone(),
+            recipe: RECIPE,
+            why: "a value is not JSON".into(),
+        })
+    }
+
+    /// The overlay that it is, if it is one.
+    pub(super) fn overlay(&self, path: &ZPath) -> Result<Option<Overlay>, Error> {
+        if !self.head.overlay || self.is_removal() {
+            return Ok(None);
+        }
+        let overlay = Overlay::decode(&self.value).ok_or_else(|| Error::Malformed {
+            path: path.clone(),
+            recipe: RECIPE,
+            why: "an overlay is not an object of JSON".into(),
+        })?;
+        Ok(Some(overlay))
     }
 }

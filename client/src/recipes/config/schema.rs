@@ -101,17 +101,24 @@ impl Schema {
     /// # Errors
     /// What is wrong first, with the place as a JSON pointer, and without the value.
     pub fn check(&self, value: &Value) -> Result<(), String> {
-        self.check_at(value, "")
+        self.check_at(value, "", false)
     }
 
-    fn check_at(&self, value: &Value, at: &str) -> Result<(), String> {
+    /// Whether the fields of an overlay fit: a value that fits still does when it is merged in.
+    pub(super) fn check_overlay(&self, overlay: &Value) -> Result<(), String> {
+        self.check_at(overlay, "", true)
+    }
+
+    /// With `is_part`, an object may lack fields, and say `null` for those that are to be removed.
+    fn check_at(&self, value: &Value, at: &str, is_part: bool) -> Result<(), String> {
         let place = if at.is_empty() { "the value" } else { at };
         if let Some(kind) = self.kind
             && !kind.fits(value)
         {
             return Err(format!("{place} is no {}", kind.name()));
         }
-        if self.one_of.as_ref().is_some_and(|allowed| !allowed.contains(value)) {
+        let is_part = is_part && value.is_object();
+        if !is_part && self.one_of.as_ref().is_some_and(|allowed| !allowed.contains(value)) {
             return Err(format!("{place} is none of the values allowed"));
         }
         match value {
@@ -122,12 +129,11 @@ impl Schema {
             Value::Array(items) => {
                 within(items.len(), self.min_items, self.max_items, place, "items")?;
                 let Some(schema) = &self.items else { return Ok(()) };
-                items
-                    .iter()
-                    .enumerate()
-                    .try_for_each(|(index, item)| schema.check_at(item, &format!("{at}/{index}")))
+                items.iter().enumerate().try_for_each(|(index, item)| {
+                    schema.check_at(item, &format!("{at}/{index}"), false)
+                })
             }
-            Value::Object(fields) => self.check_fields(fields, at, place),
+            Value::Object(fields) => self.check_fields(fields, at, place, is_part),
             Value::Null | Value::Bool(_) => Ok(()),
         }
     }
@@ -146,12 +152,18 @@ impl Schema {
         fields: &serde_json::Map<String, Value>,
         at: &str,
         place: &str,
+        is_part: bool,
     ) -> Result<(), String> {
-        if let Some(missing) = self.required.iter().find(|name| !fields.contains_key(*name)) {
+        let is_removed = |name: &String| is_part && fields.get(name).is_some_and(Value::is_null);
+        let is_missing = |name: &String| {
+            if is_part { is_removed(name) } else { !fields.contains_key(name) }
+        };
+        if let Some(missing) = self.required.iter().find(|name| is_missing(name)) {
             return Err(format!("{place} lacks the field {missing:?}"));
         }
         fields.iter().try_for_each(|(name, value)| match self.properties.get(name) {
-            Some(schema) => schema.check_at(value, &format!("{at}/{}", escape(name))),
+            Some(_) if is_removed(name) => Ok(()),
+            Some(schema) => schema.check_at(value, &format!("{at}/{}", escape(name)), is_part),
             None if self.additional_properties == Some(false) => {
                 Err(format!("{place} has the unknown field {name:?}"))
             }

@@ -12,8 +12,8 @@ use serde_json::Value;
 use super::diff::{Difference, diff};
 use super::record::{Change, Head, Record};
 use super::schema::Schema;
-use super::write::{Draft, Nodes, Revision, Seen, unchanged};
-use super::{Layer, RECIPE, Registry};
+use super::write::{Check, Draft, Nodes, Revision, Seen, unchanged};
+use super::{Layer, Overlay, Registry};
 use crate::recipes::Error;
 use crate::recipes::support::{child, ensure};
 
@@ -52,8 +52,10 @@ impl<T> fmt::Debug for Setting<T> {
 /// A value and the change that made it.
 #[derive(Clone, PartialEq)]
 pub struct Versioned<T> {
-    /// The value; `None` if the change removed it.
+    /// The value; `None` if the change removed it, or set an overlay.
     pub value: Option<T>,
+    /// The overlay, if the change set one.
+    pub overlay: Option<Overlay>,
     /// The change's number.
     pub revision: Revision,
     /// What the change did.
@@ -76,6 +78,7 @@ impl<T: fmt::Debug> fmt::Debug for Versioned<T> {
             debug.field("value", &self.value);
         }
         debug
+            .field("overlay", &self.overlay)
             .field("revision", &self.revision)
             .field("change", &self.change)
             .field("author", &self.author)
@@ -166,11 +169,37 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
         self.change(layer, value, Change::Set, Some(on)).await
     }
 
+    /// Makes a layer override some fields only, whatever it said: those who see the layer see the
+    /// overlay merged into what the layers beneath say, and what becomes of it as these change.
+    ///
+    /// What the layers beneath are is known to who sees them alone. Here it is checked that the
+    /// overlay's fields fit the schema, and, if the default layer has a value, that the overlay makes
+    /// a valid one of that. Who sees a value that is not valid in spite of it gets
+    /// [`Error::Invalid`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if that is not so; [`Error::Config`] in the default layer, which has none
+    /// beneath it; [`Error::Conflict`] if the layer is not at that revision, if one is given.
+    pub async fn set_overlay(
+        &self,
+        layer: &Layer,
+        on: Option<Revision>,
+        overlay: &Overlay,
+    ) -> Result<Revision, Error> {
+        let nodes = self.nodes(layer)?;
+        let value = self.encode_overlay(&nodes.live, overlay)?;
+        let (change, note) = (Change::Set, self.note.clone());
+        let check = self.checks(&nodes);
+        let draft = Draft { change, value, overlay: Some(&check), note, on, uses: None };
+        self.registry.commit(&nodes, &draft).await
+    }
+
     /// Changes the value of a layer from what it is to what `edit` makes of it, which is called
     /// again if somebody else is faster. If it gives `None`, nothing is changed.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if somebody is always faster; as [`set`](Setting::set).
+    /// [`Error::Conflict`] if somebody is always faster; [`Error::Config`] if the layer has an
+    /// overlay; as [`set`](Setting::set).
     pub async fn edit(
         &self,
         layer: &Layer,
@@ -179,6 +208,10 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
         for _ in 0..EDITS {
             let current = self.get(layer).await?;
             let on = current.as_ref().map_or(Revision::NONE, |current| current.revision);
+            if current.as_ref().is_some_and(|current| current.overlay.is_some()) {
+                let name = self.name();
+                return Err(Error::Config(format!("{name} has an overlay, no value, for {layer}")));
+            }
             let Some(value) = edit(current.and_then(|current| current.value)) else {
                 return Ok(None);
             };
@@ -197,7 +230,7 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
     /// [`Error::Conflict`] if the layer is not at that revision, if one is given.
     pub async fn remove(&self, layer: &Layer, on: Option<Revision>) -> Result<Revision, Error> {
         let (value, note) = (Bytes::new(), self.note.clone());
-        let draft = Draft { change: Change::Remove, value, note, on, uses: None };
+        let draft = Draft { change: Change::Remove, value, overlay: None, note, on, uses: None };
         self.registry.commit(&self.nodes(layer)?, &draft).await
     }
 
@@ -210,7 +243,8 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
     ) -> Result<Revision, Error> {
         let nodes = self.nodes(layer)?;
         let value = self.encode(&nodes.live, value)?;
-        let draft = Draft { change, value, note: self.note.clone(), on, uses: None };
+        let note = self.note.clone();
+        let draft = Draft { change, value, overlay: None, note, on, uses: None };
         self.registry.commit(&nodes, &draft).await
     }
 }
@@ -266,8 +300,11 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
         after: Revision,
     ) -> Result<Vec<Difference>, Error> {
         let nodes = self.nodes(layer)?;
-        let before = self.json(&nodes, self.past(layer, before).await?)?;
-        let after = self.json(&nodes, self.past(layer, after).await?)?;
+        let json = |Seen { record, .. }: Seen| {
+            if record.is_removal() { Ok(None) } else { record.json(&nodes.history).map(Some) }
+        };
+        let before = json(self.past(layer, before).await?)?;
+        let after = json(self.past(layer, after).await?)?;
         let schema = self.registry.schema(&nodes.schema).await?.map(|(schema, _)| schema);
         let secret = Schema { secret: true, ..Schema::default() };
         let schema = if self.secret { Some(&secret) } else { schema.as_ref() };
@@ -286,9 +323,18 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
         if past.is_removal() {
             return self.remove(layer, None).await;
         }
-        self.decode(&nodes.live, &past.value)?;
-        let (change, note) = (Change::Rollback { to: to.0 }, self.note.clone());
-        let draft = Draft { change, value: past.value, note, on: None, uses: None };
+        if !past.head.overlay {
+            self.decode(&nodes.live, &past.value)?;
+        }
+        let check = self.checks(&nodes);
+        let draft = Draft {
+            change: Change::Rollback { to: to.0 },
+            value: past.value,
+            overlay: past.head.overlay.then_some(&check),
+            note: self.note.clone(),
+            on: None,
+            uses: None,
+        };
         self.registry.commit(&nodes, &draft).await
     }
 
@@ -311,11 +357,33 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
     pub async fn stage(&self, layer: &Layer, groups: &[&str], value: &T) -> Result<(), Error> {
         let nodes = self.nodes(layer)?;
         let value = self.encode(&nodes.live, value)?;
-        if let Some((schema, _)) = self.registry.schema(&nodes.schema).await? {
-            schema
-                .check(&serde_json::from_slice(&value).unwrap_or_default())
-                .map_err(|why| Error::Invalid { path: nodes.staged.clone(), why })?;
-        }
+        self.registry.check(&nodes, &value, None).await?;
+        self.show_to(groups, &nodes, value, false).await
+    }
+
+    /// Shows an overlay to the instances of these groups only, in place of what the layer has.
+    ///
+    /// # Errors
+    /// As [`set_overlay`](Setting::set_overlay).
+    pub async fn stage_overlay(
+        &self,
+        layer: &Layer,
+        groups: &[&str],
+        overlay: &Overlay,
+    ) -> Result<(), Error> {
+        let nodes = self.nodes(layer)?;
+        let value = self.encode_overlay(&nodes.live, overlay)?;
+        self.registry.check(&nodes, &value, Some(&self.checks(&nodes))).await?;
+        self.show_to(groups, &nodes, value, true).await
+    }
+
+    async fn show_to(
+        &self,
+        groups: &[&str],
+        nodes: &Nodes,
+        value: Bytes,
+        overlay: bool,
+    ) -> Result<(), Error> {
         let current = self.registry.seen(&nodes.live).await?;
         let revision = current.map_or(0, |seen| seen.record.head.revision);
         let head = Head {
@@ -323,9 +391,10 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
             change: Change::Set,
             author: self.registry.author.clone(),
             note: self.note.clone(),
+            overlay,
             groups: named(groups)?,
         };
-        self.put_staged(&nodes, &Record { head, value }).await
+        self.put_staged(nodes, &Record { head, value }).await
     }
 
     /// Shows the staged value of a layer to the instances of these groups, too.
@@ -364,9 +433,11 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
     pub async fn promote(&self, layer: &Layer) -> Result<Revision, Error> {
         let nodes = self.nodes(layer)?;
         let Seen { record, stat } = self.staged_record(&nodes).await?;
+        let check = self.checks(&nodes);
         let draft = Draft {
             change: Change::Promote,
             value: record.value,
+            overlay: record.head.overlay.then_some(&check),
             note: if self.note.is_empty() { record.head.note } else { self.note.clone() },
             on: Some(Revision(record.head.revision)),
             uses: Some(stat),
@@ -460,11 +531,27 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
         Ok(data.into())
     }
 
+    fn encode_overlay(&self, path: &ZPath, overlay: &Overlay) -> Result<Bytes, Error> {
+        let data = serde_json::to_vec(&overlay.to_json());
+        Ok(data.map_err(|error| self.invalid(path, &error))?.into())
+    }
+
+    /// Whether what becomes of the default is valid.
+    fn checks<'a>(&'a self, nodes: &'a Nodes) -> Box<Check<'a>> {
+        Box::new(|merged| self.decode_json(&nodes.live, merged).map(drop))
+    }
+
     /// The value of that JSON, if it is valid.
     pub(super) fn decode(&self, path: &ZPath, json: &[u8]) -> Result<T, Error> {
         let value = serde_json::from_slice(json).map_err(|error| self.invalid(path, &error))?;
         self.check(path, &value)?;
         Ok(value)
+    }
+
+    /// As [`decode`](Setting::decode), of JSON that is made of several values.
+    pub(super) fn decode_json(&self, path: &ZPath, json: &Value) -> Result<T, Error> {
+        let data = serde_json::to_vec(json).map_err(|error| self.invalid(path, &error))?;
+        self.decode(path, &data)
     }
 
     pub(super) fn is_secret(&self) -> bool {
@@ -495,29 +582,19 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
 
     fn versioned(&self, path: &ZPath, seen: Seen) -> Result<Versioned<T>, Error> {
         let Seen { record, stat: Stat { mtime_ms, .. } } = seen;
-        let is_removal = record.is_removal();
-        let value = if is_removal { None } else { Some(self.decode(path, &record.value)?) };
+        let overlay = record.overlay(path)?;
+        let has_value = !record.is_removal() && overlay.is_none();
+        let value = has_value.then(|| self.decode(path, &record.value)).transpose()?;
         let Head { revision, change, author, note, .. } = record.head;
         Ok(Versioned {
             value,
+            overlay,
             revision: Revision(revision),
             change,
             author,
             note,
             time_ms: mtime_ms,
             secret: self.secret,
-        })
-    }
-
-    fn json(&self, nodes: &Nodes, seen: Seen) -> Result<Option<Value>, Error> {
-        if seen.record.is_removal() {
-            return Ok(None);
-        }
-        let value = serde_json::from_slice(&seen.record.value);
-        value.map(Some).map_err(|_| Error::Malformed {
-            path: nodes.history.clone(),
-            recipe: RECIPE,
-            why: "a value is not JSON".into(),
         })
     }
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use conclave_proto::request::Test;
 use conclave_proto::{ErrorCode, Stat, ZPath, Zxid};
+use serde_json::Value;
 
 use super::record::{Change, Head, Record, SETTING_BYTES};
 use super::schema::Schema;
-use super::{Layer, RECIPE, Registry, STAGED, VALUES};
+use super::{Layer, Overlay, RECIPE, Registry, STAGED, VALUES};
 use crate::recipes::Error;
 use crate::recipes::support::{child, ensure};
 use crate::{Multi, Node};
@@ -44,16 +45,18 @@ pub(super) struct Nodes {
     /// The directory of the revisions.
     pub(super) history: ZPath,
     pub(super) schema: ZPath,
+    /// What holds in the layer that is beneath all others.
+    pub(super) default: ZPath,
 }
 
 impl Nodes {
     pub(super) fn of(registry: &Registry, layer: &Layer, name: &str) -> Result<Nodes, Error> {
-        let layer_node = registry.live_layer(layer)?;
-        let live = child(&child(&layer_node, VALUES)?, name)?;
-        let staged = child(&child(&layer_node, STAGED)?, name)?;
+        let values = |layer| child(&child(&registry.live_layer(layer)?, VALUES)?, name);
+        let (live, default) = (values(layer)?, values(&Layer::Default)?);
+        let staged = child(&child(&registry.live_layer(layer)?, STAGED)?, name)?;
         let history = child(&child(&registry.child("history")?, &layer.directory()?)?, name)?;
         let schema = child(&registry.child("schemas")?, name)?;
-        Ok(Nodes { live, staged, history, schema })
+        Ok(Nodes { live, staged, history, schema, default })
     }
 
     pub(super) fn revision(&self, revision: u64) -> Result<ZPath, Error> {
@@ -67,10 +70,15 @@ pub(super) struct Seen {
     pub(super) stat: Stat,
 }
 
+/// Whether a value is valid, beside fitting the schema.
+pub(super) type Check<'a> = dyn Fn(&Value) -> Result<(), Error> + Send + Sync + 'a;
+
 /// What a change is to be.
-pub(super) struct Draft {
+pub(super) struct Draft<'a> {
     pub(super) change: Change,
     pub(super) value: Bytes,
+    /// If it is an overlay: whether what that makes of the default is valid.
+    pub(super) overlay: Option<&'a Check<'a>>,
     pub(super) note: String,
     /// Fail unless it is made on this revision.
     pub(super) on: Option<Revision>,
@@ -113,7 +121,7 @@ impl Registry {
     }
 
     /// Makes a change, on the revision that is given, or else on whichever there is.
-    pub(super) async fn commit(&self, nodes: &Nodes, draft: &Draft) -> Result<Revision, Error> {
+    pub(super) async fn commit(&self, nodes: &Nodes, draft: &Draft<'_>) -> Result<Revision, Error> {
         if draft.value.len() > SETTING_BYTES {
             return Err(Error::Invalid {
                 path: nodes.live.clone(),
@@ -135,15 +143,46 @@ impl Registry {
         Err(Error::Conflict { path: nodes.live.clone() })
     }
 
-    async fn attempt(&self, nodes: &Nodes, draft: &Draft) -> Result<Attempt, Error> {
-        let schema = self.schema(&nodes.schema).await?;
-        if let (Some((schema, _)), false) = (&schema, draft.change == Change::Remove) {
-            let value = serde_json::from_slice(&draft.value).map_err(|_| Error::Invalid {
-                path: nodes.live.clone(),
-                why: "it is not JSON".into(),
-            })?;
-            schema.check(&value).map_err(|why| Error::Invalid { path: nodes.live.clone(), why })?;
+    /// Whether a value may be written, as far as can be seen now; and what was seen.
+    pub(super) async fn check(
+        &self,
+        nodes: &Nodes,
+        value: &[u8],
+        overlay: Option<&Check<'_>>,
+    ) -> Result<Checked, Error> {
+        let invalid = |why| Error::Invalid { path: nodes.live.clone(), why };
+        let (schema, stat) = self.schema(&nodes.schema).await?.unzip();
+        let schema = schema.unwrap_or_default();
+        let mut checked = Checked { schema: stat, default: None };
+        let value = serde_json::from_slice(value).map_err(|_| invalid("it is not JSON".into()))?;
+        let Some(check) = overlay else {
+            schema.check(&value).map_err(invalid)?;
+            return Ok(checked);
+        };
+        if nodes.live == nodes.default {
+            let why = "an overlay needs a layer beneath it, and there is none beneath the default";
+            return Err(Error::Config(why.into()));
         }
+        schema.check_overlay(&value).map_err(invalid)?;
+        let default = self.seen(&nodes.default).await?;
+        checked.default = Some(default.as_ref().map(|seen| seen.stat));
+        if let Some(Seen { record, .. }) = default.filter(|seen| !seen.record.is_removal()) {
+            let beneath = record.json(&nodes.default)?;
+            let merged = Overlay::new(&value)?.over(Some(beneath));
+            let over_default = |why| invalid(format!("over the default, {why}"));
+            schema.check(&merged).map_err(over_default)?;
+            check(&merged)?;
+        }
+        Ok(checked)
+    }
+
+    async fn attempt(&self, nodes: &Nodes, draft: &Draft<'_>) -> Result<Attempt, Error> {
+        let checked = if draft.change == Change::Remove {
+            let schema = self.schema(&nodes.schema).await?;
+            Checked { schema: schema.map(|(_, stat)| stat), default: None }
+        } else {
+            self.check(nodes, &draft.value, draft.overlay).await?
+        };
         if let Some(staged) = &draft.uses {
             let now = self.client.exists(&nodes.staged).await?;
             if now.map(|now| (now.czxid, now.version)) != Some((staged.czxid, staged.version)) {
@@ -169,6 +208,7 @@ impl Registry {
                 change: draft.change.clone(),
                 author: self.author.clone(),
                 note: draft.note.clone(),
+                overlay: draft.overlay.is_some(),
                 groups: Vec::new(),
             },
             value: draft.value.clone(),
@@ -180,8 +220,7 @@ impl Registry {
             // A proposal is to be enacted at once.
             ensure(&self.client, &parent).await?;
         }
-        let schema = schema.map(|(_, stat)| stat);
-        let on = On { nodes, current: current.map(|seen| seen.stat), schema };
+        let on = On { nodes, current: current.map(|seen| seen.stat), checked };
         let Some(proposed) = self.propose(&on, base + 1, data.clone()).await? else {
             return Ok(Attempt::Overtaken);
         };
@@ -198,7 +237,7 @@ impl Registry {
     async fn conflict_unless_behind(
         &self,
         nodes: &Nodes,
-        draft: &Draft,
+        draft: &Draft<'_>,
         base: u64,
     ) -> Result<Attempt, Error> {
         let latest = self.client.get(&nodes.live).linearizable().await;
@@ -270,7 +309,7 @@ impl Registry {
     async fn enact(
         &self,
         on: &On<'_>,
-        draft: &Draft,
+        draft: &Draft<'_>,
         proposed: &Proposed,
         data: Bytes,
     ) -> Result<bool, Error> {
@@ -310,17 +349,28 @@ impl Proposed {
     }
 }
 
+/// In which state what a value was checked against was seen.
+pub(super) struct Checked {
+    schema: Option<Stat>,
+    /// The default's, if it was checked against that.
+    default: Option<Option<Stat>>,
+}
+
 /// What a change is made on.
 struct On<'a> {
     nodes: &'a Nodes,
     current: Option<Stat>,
-    schema: Option<Stat>,
+    checked: Checked,
 }
 
 impl On<'_> {
     fn conditions<'m>(&self, multi: Multi<'m>) -> Multi<'m> {
         let multi = unchanged(multi, &self.nodes.live, self.current.as_ref());
-        unchanged(multi, &self.nodes.schema, self.schema.as_ref())
+        let multi = unchanged(multi, &self.nodes.schema, self.checked.schema.as_ref());
+        match &self.checked.default {
+            Some(default) => unchanged(multi, &self.nodes.default, default.as_ref()),
+            None => multi,
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
 use conclave_client::Client;
 use conclave_client::recipes::config::{
-    Change, Layer, LiveItem, Place, Registry, Resolved, Revision, Schema, Setting, Versioned,
+    Change, Follower, Layer, LiveItem, Origin, Overlay, Place, Registry, Resolved, Revision,
+    Schema, Setting, Versioned,
 };
 use serde_json::{Value as Json, json};
 
@@ -20,15 +21,16 @@ use crate::cli::{say, until_stopped};
 /// Keep a configuration, and follow it
 ///
 /// A setting has a name and a JSON value, for everybody or for an environment, a service or an
-/// instance alone; who reads it sees the value of the most special of its layers. Every change is
-/// checked against the setting's schema, if it has one, and kept in its history. What the schema
+/// instance alone; who reads it sees the value of the most special of its layers, with the fields
+/// that are set with --overlay alone merged into what the layers beneath say. Every change is checked against the setting's schema, if it has one, and kept in its history. What the schema
 /// calls a secret is printed as ***, unless --show-secrets asks for it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   conclave config set db.pool '{\"size\": 10}'
   conclave config set db.pool '{\"size\": 20}' --service billing
-  conclave config get db.pool --environment prod --service billing
+  conclave config set db.pool '{\"size\": 30}' --overlay --instance billing-7
+  conclave config get db.pool --environment prod --service billing --instance billing-7
   conclave config history db.pool
   conclave config rollback db.pool 1
   conclave config watch db.pool --service billing
@@ -61,14 +63,16 @@ enum Command {
 impl Config {
     pub(in crate::cli) async fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Get(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Get(it) => it.seen.of.common.with(async |client| it.work(client).await).await,
             Command::Set(it) => it.of.common.with(async |client| it.work(client).await).await,
             Command::Edit(it) => it.of.common.with(async |client| it.work(client).await).await,
             Command::Remove(it) => it.of.common.with(async |client| it.work(client).await).await,
             Command::History(it) => it.of.common.with(async |client| it.work(client).await).await,
             Command::Diff(it) => it.of.common.with(async |client| it.work(client).await).await,
             Command::Rollback(it) => it.of.common.with(async |client| it.work(client).await).await,
-            Command::Watch(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Watch(it) => {
+                it.seen.of.common.with(async |client| it.work(client).await).await
+            }
             Command::Stage(it) => it.of.common.with(async |client| it.work(client).await).await,
             Command::Staged(it) => it.of.common.with(async |client| it.work(client).await).await,
             Command::Widen(it) => it.of.common.with(async |client| it.work(client).await).await,
@@ -120,7 +124,7 @@ impl Of {
         }
     }
 
-    /// From where it is looked at.
+    /// From where it is looked at, by nobody's group.
     fn place(&self) -> anyhow::Result<Place> {
         let mut place = Place::new();
         if let Some(name) = &self.environment {
@@ -140,24 +144,6 @@ impl Of {
             say!("{}", json!({ "name": self.name, "revision": revision.0 }));
         } else {
             say!("{} is at revision {revision}", self.name);
-        }
-    }
-
-    fn print_resolved(&self, resolved: &Resolved<Json>, schema: Option<&Schema>) {
-        let value = redacted(&resolved.value, schema);
-        if self.common.output.json {
-            say!(
-                "{}",
-                json!({
-                    "name": self.name,
-                    "value": value,
-                    "layer": resolved.layer.to_string(),
-                    "revision": resolved.revision.0,
-                    "staged": resolved.is_staged,
-                })
-            );
-        } else {
-            say!("{}", plain(&value));
         }
     }
 }
@@ -181,21 +167,66 @@ fn redacted(value: &Json, schema: Option<&Schema>) -> Json {
     schema.map_or_else(|| value.clone(), |schema| schema.redact(value))
 }
 
-/// The groups from which a value is looked at.
+/// A setting as it is seen from somewhere.
 #[derive(Debug, clap::Args)]
-struct Seeing {
+struct Seen {
+    #[command(flatten)]
+    of: Of,
     /// See the values that are staged for this group; any number of times
     #[arg(long, short, value_name = "NAME")]
     group: Vec<String>,
+    #[command(flatten)]
+    secrets: Secrets,
 }
 
-impl Seeing {
-    fn place(&self, mut place: Place) -> anyhow::Result<Place> {
+impl Seen {
+    async fn follow(&self, client: &Client) -> anyhow::Result<Follower> {
+        let mut place = self.of.place()?;
         for group in &self.group {
             place = place.group(group)?;
         }
-        Ok(place)
+        Ok(self.of.registry(client)?.follow(place).await?)
     }
+
+    fn print(&self, resolved: &Resolved<Json>, schema: Option<&Schema>) {
+        let value = redacted(&resolved.value, schema);
+        if !self.of.common.output.json {
+            say!("{}", plain(&value));
+            return;
+        }
+        let told = |Origin { layer, revision, is_staged }: &Origin| {
+            json!({
+                "layer": layer.to_string(),
+                "revision": revision.0,
+                "staged": is_staged,
+            })
+        };
+        let mut line = told(&resolved.origin);
+        line["name"] = self.of.name.as_str().into();
+        line["value"] = value;
+        line["beneath"] = resolved.beneath.iter().map(told).collect();
+        say!("{line}");
+    }
+}
+
+/// Whether a value is to be merged into others.
+#[derive(Debug, clap::Args)]
+struct Merging {
+    /// Override these fields alone: merge them into what the layers beneath say. null removes one
+    #[arg(long)]
+    overlay: bool,
+}
+
+impl Merging {
+    /// The overlay, if it is to be one.
+    fn overlay(&self, value: &Json) -> anyhow::Result<Option<Overlay>> {
+        Ok(if self.overlay { Some(Overlay::new(value)?) } else { None })
+    }
+}
+
+/// What a change set, be it a value or an overlay.
+fn content(versioned: Versioned<Json>) -> Option<Json> {
+    versioned.value.or_else(|| Some(versioned.overlay?.to_json()))
 }
 
 /// What is given as a setting's value: JSON, or text.
@@ -223,27 +254,23 @@ fn plain(value: &Json) -> String {
 ///
 /// With --environment, --service and --instance: as it is seen from there, the most special layer
 /// first. Includes everything that was acknowledged to anybody before. The exit code is 1 if the
-/// setting has no value.
+/// setting has no value. With --json it tells of each layer from which a part of it comes.
 #[derive(Debug, clap::Args)]
 struct Get {
     #[command(flatten)]
-    of: Of,
-    #[command(flatten)]
-    seeing: Seeing,
-    #[command(flatten)]
-    secrets: Secrets,
+    seen: Seen,
 }
 
 impl Get {
     async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
-        let place = self.seeing.place(self.of.place()?)?;
-        let follower = self.of.registry(client)?.follow(place).await?;
+        let Seen { of, secrets, .. } = &self.seen;
+        let follower = self.seen.follow(client).await?;
         follower.sync().await?;
-        let setting = self.of.setting(client)?;
-        let schema = self.secrets.schema(&setting).await?;
+        let setting = of.setting(client)?;
+        let schema = secrets.schema(&setting).await?;
         let value = follower.get(&setting)?;
-        let value = value.with_context(|| format!("{} has no value", self.of.name))?;
-        self.of.print_resolved(&value, schema.as_ref());
+        let value = value.with_context(|| format!("{} has no value", of.name))?;
+        self.seen.print(&value, schema.as_ref());
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -256,8 +283,10 @@ struct Set {
     #[command(flatten)]
     value: Value,
     /// The value is text, even if it looks like JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "overlay")]
     text: bool,
+    #[command(flatten)]
+    merging: Merging,
     /// Only if the layer is at this revision; 0: only if it never had a value
     #[arg(long, value_name = "N")]
     revision: Option<u64>,
@@ -271,9 +300,11 @@ impl Set {
         let layer = self.of.layer()?;
         let setting = self.of.setting(client)?.note(&self.note);
         let value = value_of(&self.value, self.text)?;
-        let revision = match self.revision {
-            Some(revision) => setting.compare_and_set(&layer, Revision(revision), &value).await?,
-            None => setting.set(&layer, &value).await?,
+        let on = self.revision.map(Revision);
+        let revision = match (self.merging.overlay(&value)?, on) {
+            (Some(overlay), on) => setting.set_overlay(&layer, on, &overlay).await?,
+            (None, Some(on)) => setting.compare_and_set(&layer, on, &value).await?,
+            (None, None) => setting.set(&layer, &value).await?,
         };
         self.of.print_revision(revision);
         Ok(ExitCode::SUCCESS)
@@ -282,7 +313,8 @@ impl Set {
 
 /// Edit a value in one layer with $EDITOR
 ///
-/// Nothing is changed if somebody else has changed it meanwhile.
+/// Nothing is changed if somebody else has changed it meanwhile. What was set with --overlay is
+/// edited, and set again, as such.
 #[derive(Debug, clap::Args)]
 struct Edit {
     #[command(flatten)]
@@ -298,7 +330,8 @@ impl Edit {
         let setting = self.of.setting(client)?.note(&self.note);
         let current = setting.get(&layer).await?;
         let revision = current.as_ref().map_or(Revision::NONE, |current| current.revision);
-        let before = current.and_then(|current| current.value);
+        let is_overlay = current.as_ref().is_some_and(|current| current.overlay.is_some());
+        let before = current.and_then(content);
         let text = serde_json::to_string_pretty(&before)? + "\n";
         let file = tempfile::Builder::new().prefix("conclave-").suffix(".json").tempfile()?;
         fs::write(file.path(), text)?;
@@ -318,7 +351,12 @@ impl Edit {
             say!("nothing is changed");
             return Ok(ExitCode::SUCCESS);
         }
-        self.of.print_revision(setting.compare_and_set(&layer, revision, &value).await?);
+        let revision = if is_overlay {
+            setting.set_overlay(&layer, Some(revision), &Overlay::new(&value)?).await?
+        } else {
+            setting.compare_and_set(&layer, revision, &value).await?
+        };
+        self.of.print_revision(revision);
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -352,22 +390,21 @@ impl History {
         let setting = self.of.setting(client)?;
         let schema = self.secrets.schema(&setting).await?;
         for versioned in setting.history(&self.of.layer()?).await? {
-            let mut versioned = versioned?;
-            if let Some(value) = &mut versioned.value {
-                *value = redacted(value, schema.as_ref());
-            }
-            self.print(&versioned);
+            self.print(versioned?, schema.as_ref());
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    fn print(&self, versioned: &Versioned<Json>) {
-        let Versioned { value, revision, change, author, note, time_ms, .. } = versioned;
+    fn print(&self, versioned: Versioned<Json>, schema: Option<&Schema>) {
+        let is_overlay = versioned.overlay.is_some();
+        let Versioned { revision, change, author, note, time_ms, .. } = versioned.clone();
+        let value = content(versioned).map(|value| redacted(&value, schema));
         if self.of.common.output.json {
             let line = json!({
                 "revision": revision.0,
                 "change": change,
                 "value": value,
+                "overlay": is_overlay,
                 "author": author,
                 "note": note,
                 "time_ms": time_ms,
@@ -375,6 +412,7 @@ impl History {
             say!("{line}");
             return;
         }
+        let merged = if is_overlay { "  merged" } else { "" };
         let what = match change {
             Change::Set | Change::Remove => String::new(),
             Change::Rollback { to } => format!("  as it was at {to}"),
@@ -383,9 +421,9 @@ impl History {
         let value = value.as_ref().map_or_else(|| "(removed)".into(), plain);
         let note = if note.is_empty() { String::new() } else { format!("  # {note}") };
         say!(
-            "{:>4}  {}  {author}  {value}{what}{note}",
+            "{:>4}  {}  {author}  {value}{merged}{what}{note}",
             revision.0,
-            crate::cli::show::time(*time_ms)
+            crate::cli::show::time(time_ms)
         );
     }
 }
@@ -442,24 +480,20 @@ impl Rollback {
 #[derive(Debug, clap::Args)]
 struct Watch {
     #[command(flatten)]
-    of: Of,
-    #[command(flatten)]
-    seeing: Seeing,
-    #[command(flatten)]
-    secrets: Secrets,
+    seen: Seen,
 }
 
 impl Watch {
     async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
-        let place = self.seeing.place(self.of.place()?)?;
-        let follower = self.of.registry(client)?.follow(place).await?;
-        let setting = self.of.setting(client)?;
+        let Seen { of, secrets, .. } = &self.seen;
+        let follower = self.seen.follow(client).await?;
+        let setting = of.setting(client)?;
         let mut live = follower.live(&setting)?;
         let watch = async {
             while let Some(item) = live.next().await {
                 match item {
                     // Asked each time, since what is secret may be said at any time.
-                    Ok(item) => self.print(&item, self.secrets.schema(&setting).await?.as_ref()),
+                    Ok(item) => self.print(&item, secrets.schema(&setting).await?.as_ref()),
                     Err(error) if follower.has_ended() => return Err(error.into()),
                     Err(error) => crate::cli::tell(&format!("conclave: {error}")),
                 }
@@ -471,10 +505,11 @@ impl Watch {
     }
 
     fn print(&self, item: &LiveItem<Json>, schema: Option<&Schema>) {
-        match (item, self.of.common.output.json) {
-            (LiveItem::Value(Some(resolved)), _) => self.of.print_resolved(resolved, schema),
+        let of = &self.seen.of;
+        match (item, of.common.output.json) {
+            (LiveItem::Value(Some(resolved)), _) => self.seen.print(resolved, schema),
             (LiveItem::Value(None), true) => {
-                say!("{}", json!({ "name": self.of.name, "value": null }))
+                say!("{}", json!({ "name": of.name, "value": null }))
             }
             (LiveItem::Value(None), false) => say!("(no value)"),
             (LiveItem::Gap, true) => say!("{}", json!({ "gap": true })),

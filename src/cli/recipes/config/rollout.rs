@@ -8,7 +8,7 @@ use conclave_client::recipes::Error;
 use conclave_client::recipes::config::{Schema, Setting, Staged};
 use serde_json::{Value as Json, json};
 
-use super::{Of, Secrets, plain, redacted, value_of};
+use super::{Merging, Of, Secrets, content, plain, redacted, value_of};
 use crate::cli::nodes::Value;
 use crate::cli::say;
 
@@ -43,8 +43,10 @@ pub(super) struct Stage {
     #[command(flatten)]
     value: Value,
     /// The value is text, even if it looks like JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "overlay")]
     text: bool,
+    #[command(flatten)]
+    merging: Merging,
     #[command(flatten)]
     groups: Groups,
     /// Why, for the history
@@ -57,7 +59,11 @@ impl Stage {
         let setting = self.of.setting(client)?.note(&self.note);
         let value = value_of(&self.value, self.text)?;
         let layer = self.of.layer()?;
-        setting.stage(&layer, &self.groups.names(), &value).await?;
+        let groups = self.groups.names();
+        match self.merging.overlay(&value)? {
+            Some(overlay) => setting.stage_overlay(&layer, &groups, &overlay).await?,
+            None => setting.stage(&layer, &groups, &value).await?,
+        }
         print_groups(&self.of, &setting).await
     }
 }
@@ -79,16 +85,18 @@ impl ShowStaged {
         let schema = self.secrets.schema(&setting).await?;
         let staged = setting.staged(&self.of.layer()?).await?;
         let staged = staged.with_context(|| none_staged(&self.of))?;
-        self.print(&staged, schema.as_ref());
+        self.print(staged, schema.as_ref());
         Ok(ExitCode::SUCCESS)
     }
 
-    fn print(&self, Staged { value, groups }: &Staged<Json>, schema: Option<&Schema>) {
-        let shown = value.value.as_ref().map(|value| redacted(value, schema));
+    fn print(&self, Staged { value, groups }: Staged<Json>, schema: Option<&Schema>) {
+        let is_overlay = value.overlay.is_some();
+        let shown = content(value.clone()).map(|value| redacted(&value, schema));
         if self.of.common.output.json {
             let line = json!({
                 "name": self.of.name,
                 "value": shown,
+                "overlay": is_overlay,
                 "groups": groups,
                 "on": value.revision.0,
                 "author": value.author,
