@@ -289,6 +289,55 @@ pub enum Test {
     CreatedBy(Zxid),
     /// Its data is this.
     Data(Bytes),
+    /// Its statistics are these.
+    Stat(Box<StatTest>),
+}
+
+/// What a node's statistics must be: each field that is given is equal to the one of [`Stat`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatTest {
+    /// The transaction that created it.
+    pub czxid: Option<Zxid>,
+    /// The transaction that last changed its data.
+    pub mzxid: Option<Zxid>,
+    /// The transaction that last created or deleted a child.
+    pub pzxid: Option<Zxid>,
+    /// When it was created, ms since 1970.
+    pub ctime_ms: Option<i64>,
+    /// When its data was last changed, ms since 1970.
+    pub mtime_ms: Option<i64>,
+    /// The number of changes of its data.
+    pub version: Option<i32>,
+    /// The number of child changes.
+    pub cversion: Option<i32>,
+    /// The number of changes of its ACL.
+    pub aversion: Option<i32>,
+    /// The session it dies with, [`SessionId::NONE`] if there is none.
+    pub ephemeral_owner: Option<SessionId>,
+    /// The length of its data in bytes.
+    pub data_length: Option<u32>,
+    /// The number of its children.
+    pub num_children: Option<u32>,
+}
+
+impl StatTest {
+    /// Whether these statistics pass.
+    pub fn holds(&self, stat: &Stat) -> bool {
+        fn is<T: PartialEq>(expected: Option<T>, actual: T) -> bool {
+            expected.is_none_or(|expected| expected == actual)
+        }
+        is(self.czxid, stat.czxid)
+            && is(self.mzxid, stat.mzxid)
+            && is(self.pzxid, stat.pzxid)
+            && is(self.ctime_ms, stat.ctime_ms)
+            && is(self.mtime_ms, stat.mtime_ms)
+            && is(self.version, stat.version)
+            && is(self.cversion, stat.cversion)
+            && is(self.aversion, stat.aversion)
+            && is(self.ephemeral_owner, stat.ephemeral_owner)
+            && is(self.data_length, stat.data_length)
+            && is(self.num_children, stat.num_children)
+    }
 }
 
 /// A page of a listing.

@@ -67,8 +67,16 @@ fn op_bytes(op: &Op) -> usize {
         acl.iter().map(line).sum::<usize>()
     };
     let condition_bytes = |condition: &Condition| {
-        let data = if let Test::Data(data) = &condition.test { data.len() } else { 8 };
-        condition.path.as_str().len() + data
+        let test = match &condition.test {
+            Test::Data(data) => data.len(),
+            Test::Stat(stat) => size_of_val(&**stat),
+            Test::Exists
+            | Test::Missing
+            | Test::Version(_)
+            | Test::ChildVersion(_)
+            | Test::CreatedBy(_) => 8,
+        };
+        condition.path.as_str().len() + test
     };
     if let Op::Create { path, data, acl, .. } | Op::CreateIfMissing { path, data, acl, .. } = op {
         path.as_str().len() + data_bytes(data) + acl_bytes(acl)

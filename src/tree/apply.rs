@@ -360,7 +360,7 @@ impl<N: Nodes> Work<'_, N> {
         Err(match (&condition.test, self.draft.node(&condition.path)) {
             (Test::Missing, _) => ErrorCode::NodeExists,
             (_, None) => ErrorCode::NoNode,
-            (Test::Version(_) | Test::ChildVersion(_), _) => ErrorCode::BadVersion,
+            (Test::Version(_) | Test::ChildVersion(_) | Test::Stat(_), _) => ErrorCode::BadVersion,
             (Test::Exists | Test::CreatedBy(_) | Test::Data(_), _) => ErrorCode::ConditionFailed,
         })
     }
@@ -465,6 +465,7 @@ impl<N: Nodes> Work<'_, N> {
             Test::ChildVersion(version) => node.stat().cversion == *version,
             Test::CreatedBy(zxid) => node.czxid == *zxid,
             Test::Data(data) => node.data.as_ref() == Some(data),
+            Test::Stat(stat) => stat.holds(&node.stat()),
         })
     }
 

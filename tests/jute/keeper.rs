@@ -2,9 +2,9 @@
 
 use bytes::{Buf, Bytes};
 use conclave::wire::Inbound;
-use conclave_proto::request::{Condition, Entry, Page, Test};
+use conclave_proto::request::{Condition, Entry, Page, StatTest, Test};
 use conclave_proto::{
-    Acl, CreateMode, ErrorCode, Fault, Op, Reply, SessionId, Stat, WatchKind, ZPath,
+    Acl, CreateMode, ErrorCode, Fault, Op, Reply, SessionId, Stat, WatchKind, ZPath, Zxid,
 };
 
 use crate::speech::{Body, Talk, path};
@@ -57,8 +57,8 @@ fn a_server_says_what_it_knows() {
     assert!(matches!(talk.asks(1, 4, get), Some(Inbound::Known)));
     let (_, _, code, mut body) = talk.answer(Err(ErrorCode::BadArguments.into()));
     assert_eq!((code, body.get_i32()), (0, 2));
-    // The first addition is the highest bit: 0 to 4, and 8 to 10.
-    assert_eq!(body.split_to(2)[..], [0b1111_1000, 0b1110_0000]);
+    // The first addition is the highest bit: 0 to 4, 6, and 8 to 10.
+    assert_eq!(body.split_to(2)[..], [0b1111_1010, 0b1110_0000]);
     assert_eq!(body.len(), STAT_BYTES);
 
     let exists = Body::new().text("/keeper/api_version").bool(false);
@@ -209,6 +209,75 @@ fn they_may_be_in_a_multi() {
     assert_eq!((body.get_i32(), body.get_u8(), body.get_i32(), body.len()), (-1, 1, -1, 0));
 }
 
+/// Statistics of which some are left open.
+fn stat_body(czxid: i64, version: i32, owner: i64, children: i32) -> Body {
+    let times = Body::new().long(czxid).long(-1).long(-1).long(-1).int(version).int(-1).int(-1);
+    times.long(owner).int(-1).int(children).long(-1)
+}
+
+fn check_stat(version: i32, stat: &Body) -> Body {
+    let mut body = Body::new().text("/a").int(version);
+    body.0.extend_from_slice(&stat.0);
+    body
+}
+
+#[test]
+fn statistics_are_checked() {
+    let open = StatTest::default();
+    let versioned = StatTest { version: Some(3), ..StatTest::default() };
+    let some = StatTest {
+        czxid: Some(Zxid::from_bits(7)),
+        version: Some(0),
+        ephemeral_owner: Some(SessionId::NONE),
+        num_children: Some(2),
+        ..StatTest::default()
+    };
+    for (version, body, test) in [
+        (-1, stat_body(-1, -1, -1, -1), open),
+        (3, stat_body(-1, -1, -1, -1), versioned.clone()),
+        (3, stat_body(-1, 3, -1, -1), versioned),
+        (-1, stat_body(7, 0, 0, 2), some),
+    ] {
+        let mut talk = Talk::open();
+        let expected = Condition { path: path("/a"), test: Test::Stat(Box::new(test)) };
+        assert_eq!(talk.op(504, check_stat(version, &body)), Op::Require(expected));
+        let (_, _, code, body) = talk.answer(Ok(Reply::Done));
+        assert_eq!((code, body.len()), (0, 0));
+    }
+    // All eleven numbers, each in its place.
+    let all = Body::new().long(1).long(2).long(3).long(4).int(5).int(6).int(7);
+    let all = all.long(8).int(9).int(10).long(11);
+    let Op::Require(Condition { test: Test::Stat(test), .. }) =
+        Talk::open().op(504, check_stat(-1, &all))
+    else {
+        panic!("no check")
+    };
+    let zxid = |bits| Some(Zxid::from_bits(bits));
+    let expected = StatTest {
+        czxid: zxid(1),
+        mzxid: zxid(2),
+        ctime_ms: Some(3),
+        mtime_ms: Some(4),
+        version: Some(5),
+        cversion: Some(6),
+        aversion: Some(7),
+        ephemeral_owner: Some(SessionId(8)),
+        data_length: Some(9),
+        num_children: Some(10),
+        pzxid: zxid(11),
+    };
+    assert_eq!(*test, expected);
+    // Two versions at once, and one number too few.
+    for (body, code) in [
+        (check_stat(2, &stat_body(-1, 3, -1, -1)), -8),
+        (Body::new().text("/a").int(-1).long(-1), -5),
+    ] {
+        let mut talk = Talk::open();
+        assert!(matches!(talk.asks(1, 504, body), Some(Inbound::Known)));
+        assert_eq!(talk.answer(Ok(Reply::Done)).2, code);
+    }
+}
+
 #[test]
 fn several_reads_may_be_of_every_kind() {
     let mut body = Body::new();
@@ -251,6 +320,32 @@ fn several_reads_may_be_of_every_kind() {
     assert_eq!((read_text(&mut body), body.get_i32()), ("one".into(), -1));
     assert_eq!((header(&mut body), body.get_i32()), ((-1, 0, -101), -101));
     assert_eq!((header(&mut body), body.len()), ((-1, 1, -1), 0));
+}
+
+/// A read that fails among others, to a client of ZooKeeper and to one that has asked for what
+/// ClickHouse Keeper adds: each reads a form of its own.
+#[test]
+fn a_failed_read_has_the_form_that_its_client_reads() {
+    for asks in ["/keeper/feature_flags", "/keeper/api_version", "/keeper/other"] {
+        let mut talk = Talk::open();
+        talk.asks(1, 4, Body::new().text(asks).bool(false));
+        talk.answer(Err(ErrorCode::NoNode.into()));
+        let mut body = Body::new().int(4).bool(false).int(-1).text("/a").bool(false);
+        body = body.int(3).bool(false).int(-1).text("/b").bool(false);
+        talk.op(22, body.int(-1).bool(true).int(-1));
+        let gone = || Err(ErrorCode::NoNode.into());
+        let (_, _, code, mut body) = talk.answer(Ok(Reply::MultiRead(vec![gone(), gone()])));
+        assert_eq!(code, 0);
+        for kind in [4, 3] {
+            let header = (body.get_i32(), body.get_u8(), body.get_i32());
+            if asks == "/keeper/other" {
+                assert_eq!((header, body.get_i32()), ((-1, 0, -101), -101));
+            } else {
+                assert_eq!(header, (kind, 0, -101), "after {asks}");
+            }
+        }
+        assert_eq!((body.get_i32(), body.get_u8(), body.get_i32(), body.len()), (-1, 1, -1, 0));
+    }
 }
 
 #[test]

@@ -145,7 +145,7 @@ fn what_makes_no_sense_is_answered_in_its_turn() {
     ] {
         assert_eq!(refused(kind, body), (code, Then::GoOn), "request {kind}");
     }
-    for kind in [10, 20, 99, 499, 504, 508, -10, i32::MIN] {
+    for kind in [10, 20, 99, 499, 508, -10, i32::MIN] {
         assert_eq!(refused(kind, Body::new()), (-6, Then::Close), "request {kind}");
     }
 }

@@ -383,6 +383,7 @@ impl Draft<'_> {
                 (Test::ChildVersion(version), Some(node)) => node.stat().cversion == *version,
                 (Test::CreatedBy(zxid), Some(node)) => node.czxid == *zxid,
                 (Test::Data(data), Some(node)) => node.data.as_ref() == Some(data),
+                (Test::Stat(test), Some(node)) => test.holds(&node.stat()),
             }
         });
         let branch = if held { then } else { otherwise };

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use conclave_proto::request::{Condition, Test};
+use conclave_proto::request::{Condition, StatTest, Test};
 use conclave_proto::{
     Acl, CreateMode, ErrorCode, EventKind, Fault, Identity, Lifetime, Op, Perms, Reply, SessionId,
     Stat, Txn, ZPath, Zxid,
@@ -187,7 +187,7 @@ impl Model {
         Err(match (node, &condition.test) {
             (Some(_), Test::Missing) => ErrorCode::NodeExists,
             (None, _) => ErrorCode::NoNode,
-            (_, Test::Version(_) | Test::ChildVersion(_)) => ErrorCode::BadVersion,
+            (_, Test::Version(_) | Test::ChildVersion(_) | Test::Stat(_)) => ErrorCode::BadVersion,
             _ => ErrorCode::ConditionFailed,
         })
     }
@@ -571,7 +571,26 @@ fn holds(node: Option<&Znode>, condition: &Condition) -> bool {
         (Test::ChildVersion(version), Some(node)) => node.stat.cversion == *version,
         (Test::CreatedBy(zxid), Some(node)) => node.stat.czxid == *zxid,
         (Test::Data(data), Some(node)) => node.data.as_ref() == Some(data),
+        (Test::Stat(test), Some(node)) => has_stat(&node.stat, test),
     }
+}
+
+/// Fills in what the test leaves open, and compares the whole.
+fn has_stat(stat: &Stat, test: &StatTest) -> bool {
+    let expected = Stat {
+        czxid: test.czxid.unwrap_or(stat.czxid),
+        mzxid: test.mzxid.unwrap_or(stat.mzxid),
+        pzxid: test.pzxid.unwrap_or(stat.pzxid),
+        ctime_ms: test.ctime_ms.unwrap_or(stat.ctime_ms),
+        mtime_ms: test.mtime_ms.unwrap_or(stat.mtime_ms),
+        version: test.version.unwrap_or(stat.version),
+        cversion: test.cversion.unwrap_or(stat.cversion),
+        aversion: test.aversion.unwrap_or(stat.aversion),
+        ephemeral_owner: test.ephemeral_owner.unwrap_or(stat.ephemeral_owner),
+        data_length: test.data_length.unwrap_or(stat.data_length),
+        num_children: test.num_children.unwrap_or(stat.num_children),
+    };
+    expected == *stat
 }
 
 fn above(path: &str) -> String {

@@ -3,12 +3,13 @@
 
 use bytes::Bytes;
 use conclave::tree::{self, Applied};
-use conclave_proto::request::{Condition, Page, Test};
+use conclave_proto::request::{Condition, Page, StatTest, Test};
 use conclave_proto::{
     Acl, CreateMode, ErrorCode, Identity, Lifetime, Op, Perms, Reply, Secret, SessionId, Txn, Xid,
     ZPath, Zxid,
 };
 use proptest::collection::vec;
+use proptest::option::weighted;
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -131,8 +132,35 @@ fn conditions() -> impl Strategy<Value = Condition> {
         1 => (0..3).prop_map(Test::ChildVersion),
         1 => zxids().prop_map(Test::CreatedBy),
         1 => Just(Test::Data(Bytes::from_static(b"x"))),
+        2 => stats().prop_map(|test| Test::Stat(Box::new(test))),
     ];
     (paths(), test).prop_map(|(path, test)| Condition { path, test })
+}
+
+/// Of each field, mostly nothing, sometimes something that may well be so.
+fn stats() -> impl Strategy<Value = StatTest> {
+    fn rarely<T: std::fmt::Debug + Clone>(
+        values: impl Strategy<Value = T>,
+    ) -> impl Strategy<Value = Option<T>> {
+        weighted(0.15, values)
+    }
+    let zxids = (rarely(zxids()), rarely(zxids()), rarely(zxids()));
+    let times = (rarely(0..3_i64), rarely(0..3_i64));
+    let versions = (rarely(0..3), rarely(-1..3), rarely(0..3));
+    let rest = (rarely((0..3_u64).prop_map(SessionId)), rarely(0..2_u32), rarely(0..3_u32));
+    (zxids, times, versions, rest).prop_map(|(zxids, times, versions, rest)| StatTest {
+        czxid: zxids.0,
+        mzxid: zxids.1,
+        pzxid: zxids.2,
+        ctime_ms: times.0,
+        mtime_ms: times.1,
+        version: versions.0,
+        cversion: versions.1,
+        aversion: versions.2,
+        ephemeral_owner: rest.0,
+        data_length: rest.1,
+        num_children: rest.2,
+    })
 }
 
 fn ops() -> impl Strategy<Value = Op> {

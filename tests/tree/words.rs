@@ -21,8 +21,8 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use conclave_proto::request::{Condition, Page, Test};
-use conclave_proto::{Acl, CreateMode, Epoch, Lifetime, Op, Perms, ZPath, Zxid};
+use conclave_proto::request::{Condition, Page, StatTest, Test};
+use conclave_proto::{Acl, CreateMode, Epoch, Lifetime, Op, Perms, SessionId, ZPath, Zxid};
 
 use crate::world::{identity, path};
 
@@ -192,8 +192,31 @@ impl<'a> Words<'a> {
             "cversion" => Test::ChildVersion(self.number()),
             "from" => Test::CreatedBy(self.zxid()),
             "data" => Test::Data(self.data().expect("a condition has data")),
+            "stat" => Test::Stat(Box::new(self.stat_test())),
             other => panic!("what is {other}?"),
         };
         Condition { path, test }
+    }
+
+    /// Pairs of a field and what it must be.
+    fn stat_test(&mut self) -> StatTest {
+        let mut test = StatTest::default();
+        while self.goes_on() {
+            match self.next() {
+                "czxid" => test.czxid = Some(self.zxid()),
+                "mzxid" => test.mzxid = Some(self.zxid()),
+                "pzxid" => test.pzxid = Some(self.zxid()),
+                "ctime" => test.ctime_ms = Some(self.number()),
+                "mtime" => test.mtime_ms = Some(self.number()),
+                "version" => test.version = Some(self.number()),
+                "cversion" => test.cversion = Some(self.number()),
+                "aversion" => test.aversion = Some(self.number()),
+                "owner" => test.ephemeral_owner = Some(SessionId(self.number())),
+                "length" => test.data_length = Some(self.number()),
+                "children" => test.num_children = Some(self.number()),
+                other => panic!("what is {other}?"),
+            }
+        }
+        test
     }
 }

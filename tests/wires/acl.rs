@@ -63,7 +63,7 @@ const SCHEMES: [(&str, &str, Subject, Grants); 14] = [
 
 /// What each operation on `~/n`, a node without children, needs: permissions of the node of which
 /// one is enough, and permissions of its parent.
-const OPERATIONS: [(&str, &str, &str); 34] = [
+const OPERATIONS: [(&str, &str, &str); 35] = [
     ("get ~/n", "r", ""),
     ("watching get ~/n", "r", ""),
     ("exists ~/n", "r", ""),
@@ -89,6 +89,7 @@ const OPERATIONS: [(&str, &str, &str); 34] = [
     ("drop ~/n", "", "d"),
     ("prune ~/n 5", "", "d"),
     ("require ~/n is missing", "r", ""),
+    ("require ~/n is stat children 0", "r", ""),
     ("multi then check ~/n", "r", ""),
     ("multi then set ~/n x", "w", ""),
     ("multi then create ~/n/child", "c", ""),

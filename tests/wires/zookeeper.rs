@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use conclave_proto::request::{Condition, Entry, Page, Test};
+use conclave_proto::request::{Condition, Entry, Page, StatTest, Test};
 use conclave_proto::{
     Acl, CreateMode, EventKind, Identity, Lifetime, Op, Perms, Reply, SessionId, Stat, WatchId,
     WatchKind, ZPath, Zxid,
@@ -175,6 +175,9 @@ impl ZooKeeper {
             }
             Op::Check { path, version } => (13, text(out, path).int(version.unwrap_or(-1))),
             Op::Require(Condition { path, test: Test::Missing }) => (501, text(out, path).int(-1)),
+            Op::Require(Condition { path, test: Test::Stat(test) }) => {
+                (504, stat_test(text(out, path).int(-1), test))
+            }
             other => panic!("ZooKeeper's protocol has nothing for {other:?}"),
         }
     }
@@ -363,6 +366,24 @@ fn create(
 
 fn text(out: Out, path: &ZPath) -> Out {
     out.text(path.as_str())
+}
+
+/// Statistics, -1 where they may be anything.
+fn stat_test(out: Out, test: &StatTest) -> Out {
+    let zxid = |zxid: Option<Zxid>| zxid.map_or(-1, |zxid| zxid.bits().cast_signed());
+    let count = |count: Option<u32>| count.map_or(-1, u32::cast_signed);
+    let owner = test.ephemeral_owner.map_or(-1, |session| session.0.cast_signed());
+    out.long(zxid(test.czxid))
+        .long(zxid(test.mzxid))
+        .long(test.ctime_ms.unwrap_or(-1))
+        .long(test.mtime_ms.unwrap_or(-1))
+        .int(test.version.unwrap_or(-1))
+        .int(test.cversion.unwrap_or(-1))
+        .int(test.aversion.unwrap_or(-1))
+        .long(owner)
+        .int(count(test.data_length))
+        .int(count(test.num_children))
+        .long(zxid(test.pzxid))
 }
 
 fn byte(mut out: Out, byte: u8) -> Out {

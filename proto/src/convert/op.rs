@@ -13,7 +13,7 @@ use crate::limits;
 use crate::message::{ClientMessage, Connect};
 use crate::node::{Acl, CreateMode, Lifetime};
 use crate::path::ZPath;
-use crate::request::{Condition, Op, Page, ReadLevel, Test};
+use crate::request::{Condition, Op, Page, ReadLevel, StatTest, Test};
 
 use super::DecodeError;
 use super::value::{
@@ -364,6 +364,7 @@ fn condition_to_wire(condition: &Condition) -> wire::Condition {
         Test::ChildVersion(version) => TestKind::ChildVersion(*version),
         Test::CreatedBy(zxid) => TestKind::CreatedBy(zxid.bits()),
         Test::Data(data) => TestKind::Data(data.clone()),
+        Test::Stat(stat) => TestKind::Stat(stat_test_to_wire(stat)),
     };
     wire::Condition { path: path_to_wire(&condition.path), test: Some(test) }
 }
@@ -379,8 +380,41 @@ fn condition(condition: wire::Condition) -> Result<Condition, Invalid> {
             at_most("a value", data.len(), limits::VALUE_BYTES, "bytes")?;
             Test::Data(data)
         }
+        TestKind::Stat(stat) => Test::Stat(Box::new(stat_test(&stat))),
     };
     Ok(Condition { path: path(&condition.path)?, test })
+}
+
+fn stat_test_to_wire(test: &StatTest) -> wire::StatTest {
+    wire::StatTest {
+        czxid: test.czxid.map(Zxid::bits),
+        mzxid: test.mzxid.map(Zxid::bits),
+        pzxid: test.pzxid.map(Zxid::bits),
+        ctime_ms: test.ctime_ms,
+        mtime_ms: test.mtime_ms,
+        version: test.version,
+        cversion: test.cversion,
+        aversion: test.aversion,
+        ephemeral_owner: test.ephemeral_owner.map(|session| session.0),
+        data_length: test.data_length,
+        num_children: test.num_children,
+    }
+}
+
+fn stat_test(test: &wire::StatTest) -> StatTest {
+    StatTest {
+        czxid: test.czxid.map(Zxid::from_bits),
+        mzxid: test.mzxid.map(Zxid::from_bits),
+        pzxid: test.pzxid.map(Zxid::from_bits),
+        ctime_ms: test.ctime_ms,
+        mtime_ms: test.mtime_ms,
+        version: test.version,
+        cversion: test.cversion,
+        aversion: test.aversion,
+        ephemeral_owner: test.ephemeral_owner.map(SessionId),
+        data_length: test.data_length,
+        num_children: test.num_children,
+    }
 }
 
 fn page_to_wire(page: &Page) -> wire::Page {

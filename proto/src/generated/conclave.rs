@@ -306,7 +306,7 @@ pub struct Multi {
 pub struct Condition {
     #[prost(bytes = "bytes", tag = "1")]
     pub path: ::prost::bytes::Bytes,
-    #[prost(oneof = "condition::Test", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "condition::Test", tags = "2, 3, 4, 5, 6, 7, 8")]
     pub test: ::core::option::Option<condition::Test>,
 }
 /// Nested message and enum types in `Condition`.
@@ -326,7 +326,35 @@ pub mod condition {
         CreatedBy(u64),
         #[prost(bytes, tag = "7")]
         Data(::prost::bytes::Bytes),
+        #[prost(message, tag = "8")]
+        Stat(super::StatTest),
     }
+}
+/// What is there must be equal; what is absent may be anything.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatTest {
+    #[prost(uint64, optional, tag = "1")]
+    pub czxid: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "2")]
+    pub mzxid: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    pub pzxid: ::core::option::Option<u64>,
+    #[prost(sint64, optional, tag = "4")]
+    pub ctime_ms: ::core::option::Option<i64>,
+    #[prost(sint64, optional, tag = "5")]
+    pub mtime_ms: ::core::option::Option<i64>,
+    #[prost(sint32, optional, tag = "6")]
+    pub version: ::core::option::Option<i32>,
+    #[prost(sint32, optional, tag = "7")]
+    pub cversion: ::core::option::Option<i32>,
+    #[prost(sint32, optional, tag = "8")]
+    pub aversion: ::core::option::Option<i32>,
+    #[prost(fixed64, optional, tag = "9")]
+    pub ephemeral_owner: ::core::option::Option<u64>,
+    #[prost(uint32, optional, tag = "10")]
+    pub data_length: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "11")]
+    pub num_children: ::core::option::Option<u32>,
 }
 /// Reply: data.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use conclave_proto::message::{ClientMessage, Connect, Connected, Refused, ServerLimits};
-use conclave_proto::request::{Condition, Entry, Page, ReadLevel, Test};
+use conclave_proto::request::{Condition, Entry, Page, ReadLevel, StatTest, Test};
 use conclave_proto::{
     Acl, CreateMode, Epoch, ErrorCode, Event, EventKind, Fault, Identity, Lifetime, Op, Perms,
     Reply, Request, Response, Secret, ServerId, ServerMessage, SessionId, Stat, Txn, WatchId,
@@ -227,8 +227,30 @@ fn condition() -> impl Strategy<Value = Condition> {
         any::<i32>().prop_map(Test::ChildVersion),
         zxid().prop_map(Test::CreatedBy),
         vec(any::<u8>(), 0..30).prop_map(|data| Test::Data(data.into())),
+        stat_test().prop_map(|test| Test::Stat(Box::new(test))),
     ];
     (path(), test).prop_map(|(path, test)| Condition { path, test })
+}
+
+fn stat_test() -> impl Strategy<Value = StatTest> {
+    let zxids = [option::of(zxid()), option::of(zxid()), option::of(zxid())];
+    let times = any::<[Option<i64>; 2]>();
+    let rest = (option::of(any::<u64>().prop_map(SessionId)), any::<[Option<u32>; 2]>());
+    (zxids, times, any::<[Option<i32>; 3]>(), rest).prop_map(|(zxids, times, versions, rest)| {
+        StatTest {
+            czxid: zxids[0],
+            mzxid: zxids[1],
+            pzxid: zxids[2],
+            ctime_ms: times[0],
+            mtime_ms: times[1],
+            version: versions[0],
+            cversion: versions[1],
+            aversion: versions[2],
+            ephemeral_owner: rest.0,
+            data_length: rest.1[0],
+            num_children: rest.1[1],
+        }
+    })
 }
 
 fn client_op() -> impl Strategy<Value = Op> {

@@ -1,9 +1,12 @@
 //! What ClickHouse Keeper adds to the protocol, for ClickHouse, which asks a server first what of it
 //! the server knows. It asks by reading a node, which is there for it alone: it says something of
 //! this port, and nothing of the tree.
+//!
+//! Where the two protocols have different answers to the same request, whoever has asked this
+//! question is answered as ClickHouse Keeper does: see [`Dialect`].
 
-use conclave_proto::request::{Condition, Page, Test};
-use conclave_proto::{Op, WatchKind};
+use conclave_proto::request::{Condition, Page, StatTest, Test};
+use conclave_proto::{Op, SessionId, WatchKind, Zxid};
 
 use super::codec::Body;
 use super::numbers::{Code, opcode};
@@ -21,12 +24,12 @@ use crate::limits;
 /// | 3 | creation that does not mind an existing node | yes |
 /// | 4 | recursive deletion | yes |
 /// | 5 | watches set by several reads in one request | no |
-/// | 6 | a check of statistics | no |
+/// | 6 | a check of statistics | yes |
 /// | 7 | persistent watches, with answers of another form than ZooKeeper's | no |
 /// | 8 | creation that answers statistics | yes |
 /// | 9 | deletion that does not mind a missing node | yes |
 /// | 10 | lists with statistics and data | yes |
-const FEATURES: (&str, &[u8]) = ("/keeper/feature_flags", &[0b1111_1000, 0b1110_0000]);
+const FEATURES: (&str, &[u8]) = ("/keeper/feature_flags", &[0b1111_1010, 0b1110_0000]);
 
 /// The same for older clients, which know the first three.
 const VERSION: (&str, &[u8]) = ("/keeper/api_version", b"3");
@@ -34,6 +37,16 @@ const VERSION: (&str, &[u8]) = ("/keeper/api_version", b"3");
 /// The data of a node that tells clients what is known here.
 pub(super) fn advertised(path: &str) -> Option<&'static [u8]> {
     [FEATURES, VERSION].into_iter().find(|(node, _)| *node == path).map(|(_, data)| data)
+}
+
+/// Whose forms of an answer a client reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// ZooKeeper's.
+    ZooKeeper,
+    /// ClickHouse Keeper's: of a client that has asked what of its additions are known. A read that
+    /// fails among several says in its header whose answer it is, and has no body.
+    Keeper,
 }
 
 /// Which children are listed.
@@ -130,8 +143,42 @@ pub(super) fn write(kind: i32, body: &mut Body) -> Result<Op, Code> {
             }
             Ok(Op::Require(Condition { path, test: Test::Missing }))
         }
+        opcode::CHECK_STAT => {
+            let (path, version) = (body.text()?, body.int()?);
+            let test = stat_test(version, body)?;
+            let (path, test) = (changed(&path)?, Test::Stat(Box::new(test?)));
+            Ok(Op::Require(Condition { path, test }))
+        }
         _ => Err(Code::UNIMPLEMENTED),
     }
+}
+
+/// Statistics that a node must have, each of which may be left open by -1; the version stands in
+/// front of them once more. That the two contradict each other (the inner result) is found out only
+/// once all has been read.
+fn stat_test(version: i32, body: &mut Body) -> Result<Result<StatTest, Code>, Code> {
+    let long = |number: i64| (number != -1).then_some(number);
+    let int = |number: i32| (number != -1).then_some(number);
+    let zxid = |number: i64| long(number).map(|number| Zxid::from_bits(number.cast_unsigned()));
+    let mut test = StatTest {
+        czxid: zxid(body.long()?),
+        mzxid: zxid(body.long()?),
+        ctime_ms: long(body.long()?),
+        mtime_ms: long(body.long()?),
+        version: int(body.int()?),
+        cversion: int(body.int()?),
+        aversion: int(body.int()?),
+        ephemeral_owner: long(body.long()?).map(|owner| SessionId(owner.cast_unsigned())),
+        data_length: int(body.int()?).map(i32::cast_unsigned),
+        num_children: int(body.int()?).map(i32::cast_unsigned),
+        pzxid: zxid(body.long()?),
+    };
+    let Some(version) = int(version) else { return Ok(Ok(test)) };
+    if test.version.is_some_and(|other| other != version) {
+        return Ok(Err(Code::BAD_ARGUMENTS));
+    }
+    test.version = Some(version);
+    Ok(Ok(test))
 }
 
 /// Whether it is the number of such a write.
@@ -142,5 +189,6 @@ pub(super) fn is_write(kind: i32) -> bool {
             | opcode::TRY_REMOVE
             | opcode::REMOVE_RECURSIVE
             | opcode::CHECK_NOT_EXISTS
+            | opcode::CHECK_STAT
     )
 }

@@ -39,6 +39,7 @@ use crate::limits::{HANDSHAKE_FRAME_BYTES, JUTE_FRAME_BYTES};
 use super::words::{self, Traffic};
 use super::{Inbound, Malformed, Then};
 use codec::Body;
+use keeper::Dialect;
 use numbers::{Code, PING_XID};
 use request::{Answer, Asked, Rearm};
 use watches::{Slot, Watches};
@@ -55,6 +56,7 @@ pub struct Connection {
     /// A request of many operations, some of which are still to be asked.
     rest: Option<Rest>,
     watches: Watches,
+    dialect: Dialect,
     /// The event that was sent last, unless something else was sent since then.
     last_event: Option<(Zxid, EventKind, ZPath)>,
     /// The watches that it was meant for.
@@ -104,6 +106,7 @@ impl Connection {
             pending: VecDeque::new(),
             rest: None,
             watches: Watches::new(key),
+            dialect: Dialect::ZooKeeper,
             last_event: None,
             last_told: Vec::new(),
             told: false,
@@ -170,11 +173,16 @@ impl Connection {
         let (Ok(xid), Ok(kind)) = (body.int(), body.int()) else {
             return Err(Malformed(format!("a request of {length} bytes")));
         };
-        let asked = request::understand(kind, &mut body, &self.watches)
+        let asked = request::understand(kind, &mut body, &self.watches, self.dialect)
             .unwrap_or_else(|code| Asked::Known(Answer::Error { code, close: false }));
         let rest = match asked {
             Asked::Op(op, answer) => return Ok(self.ask(xid, op, answer)),
-            Asked::Known(answer) => return Ok(self.take_turn(xid, answer)),
+            Asked::Known(answer) => {
+                if matches!(answer, Answer::Advertised { .. }) {
+                    self.dialect = Dialect::Keeper;
+                }
+                return Ok(self.take_turn(xid, answer));
+            }
             Asked::Ping => return Ok(Inbound::Message(ClientMessage::Ping)),
             Asked::Rearm(rearm) => Rest::Rearm { xid, rearm },
             Asked::Unwatch(path, slots) => Rest::Unwatch { xid, path, slots },

@@ -36,6 +36,7 @@ pub(super) mod opcode {
     pub(in crate::wire) const CHECK_NOT_EXISTS: i32 = 501;
     pub(in crate::wire) const CREATE_IF_NOT_EXISTS: i32 = 502;
     pub(in crate::wire) const REMOVE_RECURSIVE: i32 = 503;
+    pub(in crate::wire) const CHECK_STAT: i32 = 504;
     pub(in crate::wire) const TRY_REMOVE: i32 = 505;
     pub(in crate::wire) const FILTERED_LIST_WITH_STATS_AND_DATA: i32 = 506;
     pub(in crate::wire) const LIST_RECURSIVE: i32 = 507;

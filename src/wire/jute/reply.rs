@@ -7,7 +7,7 @@ use conclave_proto::request::Entry;
 use conclave_proto::{ErrorCode, Event, Fault, Identity, Reply, SessionId, Stat, ZPath, Zxid};
 
 use super::codec::{put_buffer, put_length, put_stat, put_text};
-use super::keeper::{Filter, Only};
+use super::keeper::{Dialect, Filter, Only};
 use super::numbers::{Code, NOTIFICATION_XID, SYNC_CONNECTED, event_type, opcode};
 use super::request::Answer;
 
@@ -144,21 +144,35 @@ fn body(answer: &Answer, reply: &Reply, out: &mut BytesMut) {
             body(&Answer::Created { with_stat }, reply, out);
         }
         end_of_multi(out);
-    } else if let (Answer::MultiRead(reads), Reply::MultiRead(replies)) = (answer, reply) {
-        for ((kind, answer), reply) in reads.iter().zip(replies) {
-            match reply {
-                Ok(reply) if let Some(code) = too_much(answer, reply) => failure(code, out),
-                Ok(reply) => {
-                    multi_header(*kind, false, Code::OK, out);
-                    body(answer, reply, out);
-                }
-                Err(fault) => failure(Code::of(fault.code), out),
-            }
-        }
-        end_of_multi(out);
+    } else if let (Answer::MultiRead(dialect, reads), Reply::MultiRead(replies)) = (answer, reply) {
+        reads_done(*dialect, reads, replies, out);
     } else {
         known_body(answer, out);
     }
+}
+
+/// The answers to several reads.
+fn reads_done(
+    dialect: Dialect,
+    reads: &[(i32, Answer)],
+    replies: &[Result<Reply, Fault>],
+    out: &mut BytesMut,
+) {
+    for ((kind, answer), reply) in reads.iter().zip(replies) {
+        let result = match reply {
+            Ok(reply) => too_much(answer, reply).map_or(Ok(reply), Err),
+            Err(fault) => Err(Code::of(fault.code)),
+        };
+        match (result, dialect) {
+            (Ok(reply), _) => {
+                multi_header(*kind, false, Code::OK, out);
+                body(answer, reply, out);
+            }
+            (Err(code), Dialect::ZooKeeper) => failure(code, out),
+            (Err(code), Dialect::Keeper) => multi_header(*kind, false, code, out),
+        }
+    }
+    end_of_multi(out);
 }
 
 /// The body of an answer to which the replica has nothing to add.

@@ -7,7 +7,7 @@ use conclave_proto::{Acl, CreateMode, Identity, Lifetime, Op, Perms, WatchKind, 
 use crate::limits;
 
 use super::codec::{Body, TEXT_BYTES, Text};
-use super::keeper::{self, Filter};
+use super::keeper::{self, Dialect, Filter};
 use super::numbers::{Code, opcode};
 use super::watches::{Slot, Wanted, Watches};
 
@@ -58,7 +58,7 @@ pub(super) enum Answer {
     /// One result for each of these operations.
     Multi(Vec<i32>),
     /// One result for each of these reads: their numbers, and what each looks like.
-    MultiRead(Vec<(i32, Answer)>),
+    MultiRead(Dialect, Vec<(i32, Answer)>),
     /// That a persistent watch is set.
     Watching(Wanted),
     /// One watch that was set again. The last one is followed by the answer to all.
@@ -87,7 +87,12 @@ impl Answer {
 ///
 /// # Errors
 /// What is answered if it cannot be understood.
-pub(super) fn understand(kind: i32, body: &mut Body, watches: &Watches) -> Result<Asked, Code> {
+pub(super) fn understand(
+    kind: i32,
+    body: &mut Body,
+    watches: &Watches,
+    dialect: Dialect,
+) -> Result<Asked, Code> {
     let asked = match kind {
         opcode::CREATE | opcode::CREATE2 | opcode::CREATE_CONTAINER | opcode::CREATE_TTL => {
             let op = create(kind, body)?;
@@ -118,7 +123,7 @@ pub(super) fn understand(kind: i32, body: &mut Body, watches: &Watches) -> Resul
             Asked::Op(Op::CountDescendants { path: existing(&body.text()?)? }, Answer::Count)
         }
         opcode::MULTI => multi(body)?,
-        opcode::MULTI_READ => multi_read(body, watches)?,
+        opcode::MULTI_READ => multi_read(body, watches, dialect)?,
         opcode::AUTH => authenticate(body)?,
         opcode::WHO_AM_I => Asked::Op(Op::WhoAmI, Answer::Identities),
         opcode::CLOSE_SESSION => Asked::Op(Op::CloseSession, Answer::Nothing),
@@ -359,7 +364,7 @@ fn nowhere() -> ZPath {
     ZPath::new("/zookeeper/config/none").expect("it is a path")
 }
 
-fn multi_read(body: &mut Body, watches: &Watches) -> Result<Asked, Code> {
+fn multi_read(body: &mut Body, watches: &Watches, dialect: Dialect) -> Result<Asked, Code> {
     let (mut reads, mut answers) = (Vec::new(), Vec::new());
     loop {
         let MultiHeader { kind, done } = MultiHeader::read(body)?;
@@ -377,7 +382,7 @@ fn multi_read(body: &mut Body, watches: &Watches) -> Result<Asked, Code> {
         reads.push(op);
         answers.push((kind, answer));
     }
-    Ok(Asked::Op(Op::MultiRead(reads), Answer::MultiRead(answers)))
+    Ok(Asked::Op(Op::MultiRead(reads), Answer::MultiRead(dialect, answers)))
 }
 
 /// A read inside a request of several. It sets no watch.
