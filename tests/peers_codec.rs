@@ -156,12 +156,20 @@ fn touch() -> impl Strategy<Value = PeerMessage> {
         claim,
     });
     let numbers = (epoch(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
-    (numbers, any::<bool>(), vec(touched, 0..5)).prop_map(
-        |((epoch, polled_ms, stream, forwarded, report), low_space, sessions)| {
-            let touch = Touch { epoch, polled_ms, stream, forwarded, low_space, report, sessions };
-            PeerMessage::Touch(touch)
-        },
-    )
+    (numbers, any::<[bool; 2]>(), vec(touched, 0..5)).prop_map(|(numbers, flags, sessions)| {
+        let (epoch, polled_ms, stream, forwarded, report) = numbers;
+        let [low_space, has_clients] = flags;
+        PeerMessage::Touch(Touch {
+            epoch,
+            polled_ms,
+            stream,
+            forwarded,
+            low_space,
+            has_clients,
+            report,
+            sessions,
+        })
+    })
 }
 
 fn message() -> impl Strategy<Value = PeerMessage> {

@@ -164,8 +164,8 @@ record!(Ballot {
 record!(Position { zxid: Zxid, chain: u32 });
 record!(Forward { epoch: Epoch, stream: u64, first: u64, requests: Vec<Forwarded> });
 record!(Touch {
-    epoch: Epoch, polled_ms: u64, stream: u64, forwarded: u64, low_space: bool, report: u64,
-    sessions: Vec<Touched>
+    epoch: Epoch, polled_ms: u64, stream: u64, forwarded: u64, low_space: bool,
+    has_clients: bool, report: u64, sessions: Vec<Touched>
 });
 record!(Touched { session: SessionId, age_ms: u32, claim: Claim });
 record!(Claim { zxid: Zxid, count: u64 });

@@ -42,8 +42,13 @@ impl<N: Nodes> Replica<N> {
             unreported: false,
             counted_ms: None,
         };
+        let first = self.clients.is_empty();
         let before = self.clients.insert(conn, client);
         assert!(before.is_none(), "connection {} was opened twice", conn.0);
+        if first {
+            // From now on somebody waits for every commit.
+            self.report();
+        }
     }
 
     /// The handshake.

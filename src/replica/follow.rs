@@ -258,7 +258,7 @@ impl<N: Nodes> Replica<N> {
     pub(super) fn report(&mut self) {
         let (touched, mut signs) = self.take_unreported();
         let now_ms = self.now_ms();
-        let low_space = self.low_space;
+        let (low_space, has_clients) = (self.low_space, !self.clients.is_empty());
         let Part::Following(follow) = &mut self.part else { return };
         follow.report_at_ms = now_ms + self.config.report_interval_ms();
         let mut parts = touched.chunks(limits::TOUCHES).peekable();
@@ -271,6 +271,7 @@ impl<N: Nodes> Replica<N> {
                 stream: follow.stream,
                 forwarded: follow.next,
                 low_space,
+                has_clients,
                 report: self.reports.add(signs.drain(..sessions.len().min(signs.len())).collect()),
                 sessions,
             };

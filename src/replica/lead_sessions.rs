@@ -30,6 +30,7 @@ impl<N: Nodes> Replica<N> {
             return;
         }
         lead.set_low_space(from, touch.low_space);
+        self.zab.defer_commits(from, !touch.has_clients);
         let epoch = touch.epoch;
         let mut refused = Vec::new();
         let anybody = !touch.sessions.is_empty();

@@ -148,6 +148,8 @@ pub struct Touch {
     pub forwarded: u64,
     /// Whether it is short of disk space.
     pub low_space: bool,
+    /// Whether it has any clients: if not, nobody there waits to be told of a commit.
+    pub has_clients: bool,
     /// The sender's number for this report, growing by one from a random place.
     pub report: u64,
     /// The sessions that gave a sign of life since the last report.

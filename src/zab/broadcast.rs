@@ -290,7 +290,7 @@ impl Follower {
             core.send_as_leader(server, self.sync, body);
         }
         self.catching_up &= sent.zxid < last.zxid;
-        if commit > self.told_commit {
+        if commit > self.told_commit && !self.defer_commits {
             self.told_commit = commit;
             core.send_as_leader(server, self.sync, FromLeader::Commit { commit });
         }

@@ -99,6 +99,8 @@ pub(super) struct Follower {
     pub(super) catching_up: bool,
     /// What it was told is committed.
     pub(super) told_commit: Zxid,
+    /// See [`super::Peer::defer_commits`].
+    pub(super) defer_commits: bool,
     /// Messages not acknowledged: where they end, and their bytes.
     pub(super) in_flight: VecDeque<(Zxid, usize)>,
     pub(super) in_flight_bytes: usize,
@@ -180,6 +182,7 @@ impl Follower {
             probe: None,
             catching_up: true,
             told_commit: Zxid::ZERO,
+            defer_commits: false,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
         }

@@ -134,6 +134,17 @@ impl Peer {
         leading.propose(&mut self.core, body)
     }
 
+    /// Whether this follower, for as long as it follows, learns what is committed only from what it
+    /// is told anyway, which is the next proposal or heartbeat: nobody there waits for it. Saves both
+    /// ends a message and a wake-up for each commit.
+    pub fn defer_commits(&mut self, follower: ServerId, defer: bool) {
+        if let Role::Leading(leading) = &mut self.role
+            && let Some(follower) = leading.followers.get_mut(&follower)
+        {
+            follower.defer_commits = defer;
+        }
+    }
+
     /// Asks a quorum whether this server still leads. [`Notice::ReadConfirmed`] answers for this
     /// number and every lower one; if the server stops leading instead, it never does.
     /// `None` if this server does not lead.

@@ -41,6 +41,7 @@ scripts! {
     hand_over
     hub
     low_space
+    no_clients
     one_server
     permissions
     read_only
