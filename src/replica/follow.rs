@@ -254,8 +254,11 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// Tell the leader who is alive, and what else it should know.
+    /// Tell the leader who is alive, and what else it should know. Who has no leader keeps that.
     pub(super) fn report(&mut self) {
+        if !matches!(self.part, Part::Following(_)) {
+            return;
+        }
         let (touched, mut signs) = self.take_unreported();
         let now_ms = self.now_ms();
         let (low_space, has_clients) = (self.low_space, !self.clients.is_empty());
