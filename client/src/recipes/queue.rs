@@ -47,7 +47,7 @@
 //! # Cost
 //!
 //! A push takes one round trip and one write; an item two, one to take it and one to finish, beside
-//! a page of 64 items now and then. Nodes: one for each item, one for each that is taken, one for
+//! a page of names now and then; one with an id a read more. Nodes: one for each item, one for each that is taken, one for
 //! each id. A consumer that waits has one watch, and is woken by each push: with very many consumers
 //! use shards. A million items are no trouble: nobody reads more than a page.
 
@@ -55,7 +55,6 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use conclave_proto::request::Entry;
 use conclave_proto::{Acl, CreateMode, ErrorCode, EventKind, WatchKind, ZPath, Zxid};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -73,11 +72,16 @@ const RECIPE: &str = "a queue";
 /// The items that a consumer looks at in one go, unless said.
 const AHEAD: u32 = 64;
 
-/// How many times as many items are looked at as there are in work, beside those.
-const SPREAD: u32 = 4;
+/// How many more items are looked at for each that is in work: so many a consumer can take, more or
+/// less, before it comes to where another one has begun.
+const SPREAD: u32 = 16;
 
 /// The most items that are looked at in one go, unless more were asked for.
-const PAGE: u32 = 1000;
+const PAGE: u32 = 2000;
+
+/// How often in a row a consumer is too late for an item before it reads again what there is. A try
+/// is a write, and costs more than a page of names.
+const TOO_LATE: u32 = 2;
 
 /// The directories of a shard.
 const ITEMS: &str = "items";
@@ -344,8 +348,8 @@ fn key(name: &str) -> Option<u64> {
 #[derive(Debug)]
 struct Shelf {
     shard: Shard,
-    /// Items that were seen and have not been tried yet.
-    seen: VecDeque<Entry>,
+    /// The names of items that were seen and have not been tried yet.
+    seen: VecDeque<String>,
     /// Nodes that are no items, or do not hold what items do, which were told of.
     malformed: BTreeSet<String>,
     /// How many items were in work when that was last seen.
@@ -371,9 +375,9 @@ enum Tried {
     Item(Item),
     /// All of it is for later: for that time.
     Later(u64),
-    /// Somebody else was faster to have the item of this name.
-    Beaten(String),
-    /// There was nothing, or nothing is left.
+    /// Others were faster: what was seen is not worth a try any more.
+    Beaten,
+    /// There was nothing to try.
     Nothing,
 }
 
@@ -468,14 +472,10 @@ impl Consumer {
         // What others had, whether or not the servers still list their locks.
         let mut beaten = BTreeSet::new();
         loop {
-            match self.try_seen(place).await? {
+            match self.try_seen(place, &mut beaten).await? {
                 Tried::Item(item) => return Ok(Look::Item(item)),
                 Tried::Later(due) => return Ok(Look::Nothing(Some(due))),
-                // The rest was seen at the same time, and others are at that, too.
-                Tried::Beaten(name) => {
-                    beaten.insert(name);
-                    next = Some(None);
-                }
+                Tried::Beaten => next = Some(None),
                 Tried::Nothing => {}
             }
             let Some(after) = next else { return Ok(Look::Nothing(None)) };
@@ -483,9 +483,16 @@ impl Consumer {
         }
     }
 
-    async fn try_seen(&mut self, place: usize) -> Result<Tried, Error> {
-        while let Some(entry) = self.shelves[place].seen.pop_front() {
-            let Some(key) = self.item_key(place, &entry.name)? else { continue };
+    async fn try_seen(
+        &mut self,
+        place: usize,
+        beaten: &mut BTreeSet<String>,
+    ) -> Result<Tried, Error> {
+        let mut late = 0;
+        while late < TOO_LATE
+            && let Some(name) = self.shelves[place].seen.pop_front()
+        {
+            let Some(key) = self.item_key(place, &name)? else { continue };
             if let Some(now_ms) = self.now_ms
                 && key > now_ms()
             {
@@ -493,14 +500,30 @@ impl Consumer {
                 self.shelves[place].seen.clear();
                 return Ok(Tried::Later(key));
             }
-            let name = entry.name.clone();
-            if let Some(item) = self.take(place, entry).await? {
+            if let Some(item) = self.take(place, &name).await? {
                 return Ok(Tried::Item(item));
             }
-            self.shelves[place].seen.clear();
-            return Ok(Tried::Beaten(name));
+            beaten.insert(name);
+            late += 1;
+            // Whoever has it goes on behind it, so try elsewhere.
+            self.jump(place);
         }
-        Ok(Tried::Nothing)
+        if late == 0 {
+            return Ok(Tried::Nothing);
+        }
+        self.shelves[place].seen.clear();
+        Ok(Tried::Beaten)
+    }
+
+    /// Goes on at a random place of what was seen, as far as that may be handed out in any order:
+    /// what has the lowest key.
+    fn jump(&mut self, place: usize) {
+        let seen = &mut self.shelves[place].seen;
+        let first = seen.front().and_then(|name| key(name));
+        let alike = seen.iter().take_while(|name| key(name) == first).count();
+        if alike > 1 && self.now_ms.is_none() {
+            seen.make_contiguous()[..alike].rotate_left(self.dice.below(alike));
+        }
     }
 
     /// Whether the node is an item, and of which key. One that is none is told of once.
@@ -516,8 +539,8 @@ impl Consumer {
     /// Reads a page; tells where the next one begins.
     ///
     /// Consumers that are at it at the same time shall not all try the same items. So the page is
-    /// some times as long as there are items in work, and what it has of the lowest key, which may
-    /// be handed out in any order, is tried from a random place on.
+    /// many times as long as there are items in work, and each begins at a random place of it. It has
+    /// names alone: most of them are somebody else's.
     async fn fill(
         &mut self,
         place: usize,
@@ -526,8 +549,8 @@ impl Consumer {
     ) -> Result<Option<String>, Error> {
         let shelf = &mut self.shelves[place];
         let spread = shelf.in_work.saturating_mul(SPREAD);
-        let mut list = self.client.list(&shelf.shard.items).with_stat().with_data();
-        list = list.page_size(self.ahead.saturating_add(spread).min(PAGE.max(self.ahead)));
+        let length = self.ahead.saturating_add(spread).min(PAGE.max(self.ahead));
+        let mut list = self.client.list(&shelf.shard.items).page_size(length);
         if let Some(after) = after {
             list = list.after(after);
         }
@@ -551,70 +574,59 @@ impl Consumer {
         let next = page.entries.last().filter(|_| page.more).map(|entry| entry.name.clone());
         let is_unfit =
             |name: &String| [&taken, beaten, &shelf.malformed].iter().any(|all| all.contains(name));
-        shelf.seen = page.entries.into_iter().filter(|e| !is_unfit(&e.name)).collect();
-        if self.now_ms.is_none() && !taken.is_empty() {
-            let first = shelf.seen.front().and_then(|entry| key(&entry.name));
-            let alike = shelf.seen.iter().take_while(|entry| key(&entry.name) == first).count();
-            if alike > 1 {
-                let lowest = &mut shelf.seen.make_contiguous()[..alike];
-                lowest.rotate_left(self.dice.below(alike));
-            }
+        let names = page.entries.into_iter().map(|entry| entry.name);
+        shelf.seen = names.filter(|name| !is_unfit(name)).collect();
+        if !taken.is_empty() {
+            self.jump(place);
         }
         Ok(next)
     }
 
-    /// Takes an item; `None` if somebody else has it or it is done.
-    async fn take(&mut self, place: usize, entry: Entry) -> Result<Option<Item>, Error> {
+    /// Takes an item; `None` if somebody else has it, or it is done or was taken back.
+    async fn take(&mut self, place: usize, name: &str) -> Result<Option<Item>, Error> {
         let shelf = &mut self.shelves[place];
-        let path = child(&shelf.shard.items, &entry.name)?;
-        let made_by = entry.stat.unwrap_or_default().czxid;
-        let Some((id, data)) = entry.data.and_then(decode) else {
-            shelf.malformed.insert(entry.name);
-            let why = "it has no id in front of its data".into();
-            return Err(Error::Malformed { path, recipe: RECIPE, why });
-        };
-        let path_of_lock = child(&shelf.shard.taken, &entry.name)?;
-        let id = id.map(|id| child(&shelf.shard.ids, &id)).transpose()?;
-        let mut multi = self
-            .client
-            .multi()
-            .when(&path, Test::CreatedBy(made_by))
-            .when(&path_of_lock, Test::Missing);
-        if let Some(id) = &id {
-            // Made by the same transaction: it was not removed, and is not another's.
-            multi = multi.when(id, Test::CreatedBy(made_by));
-        }
+        let path = child(&shelf.shard.items, name)?;
+        let path_of_lock = child(&shelf.shard.taken, name)?;
         let tag: Bytes =
             format!("{}-{:016x}", self.client.session(), self.dice.up_to(u64::MAX)).into();
-        let create =
-            multi.create_with(&path_of_lock, tag.clone(), CreateMode::EPHEMERAL, Acl::open());
+        let claim = self
+            .client
+            .multi()
+            .when(&path, Test::Exists)
+            .when(&path_of_lock, Test::Missing)
+            .create_with(&path_of_lock, tag.clone(), CreateMode::EPHEMERAL, Acl::open())
+            .send();
         // From here on the lock is given back when this is dropped.
         let (client, runtime) = (self.client.clone(), Handle::current());
         let lock = Lock { client, runtime, path: path_of_lock, tag, is_held: true };
-        let outcome = create.send().await?;
+        // It is read as it is after the claim: one round trip does for both.
+        let node = self.client.get(&path).send();
+        let outcome = claim.await?;
         if !outcome.held {
             lock.forget();
-            if let Some(id) = &id {
-                self.sweep(&path, made_by, id).await?;
-            }
             return Ok(None);
         }
         let token = match outcome.replies.first() {
             Some(Reply::Created { stat, .. }) => stat.czxid,
             Some(_) | None => outcome.zxid,
         };
-        Ok(Some(Item { lock, path, made_by, id, data, token }))
-    }
-
-    /// Deletes an item that was taken back by its id, if that is so.
-    async fn sweep(&self, path: &ZPath, made_by: Zxid, id: &ZPath) -> Result<(), Error> {
-        let is_valid = self.client.exists(id).await?.is_some_and(|stat| stat.czxid == made_by);
-        if !is_valid {
-            // Whoever has it in work may go on, and finds it gone when it is done.
-            let sweep = self.client.multi().when(path, Test::CreatedBy(made_by));
-            sweep.delete(path, None).await?;
+        let node = match node.await {
+            Ok(node) => node,
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let Some((id, data)) = node.data.and_then(decode) else {
+            shelf.malformed.insert(name.to_owned());
+            let why = "it has no id in front of its data".into();
+            return Err(Error::Malformed { path, recipe: RECIPE, why });
+        };
+        let id = id.map(|id| child(&shelf.shard.ids, &id)).transpose()?;
+        let item = Item { lock, path, made_by: node.stat.czxid, id, data, token };
+        if item.is_taken_back().await? {
+            item.leave().await?;
+            return Ok(None);
         }
-        Ok(())
+        Ok(Some(item))
     }
 }
 
@@ -721,17 +733,32 @@ impl Item {
         if let Some(id) = &self.id {
             multi = multi.when(id, Test::CreatedBy(self.made_by)).delete(id, None);
         }
-        let mut held = multi.delete(&self.lock.path, None).delete(&self.path, None).await?.held;
-        if !held && self.id.is_some() {
-            // Its id was removed meanwhile; the item may be, too.
-            let multi = self.held().when(&self.path, Test::CreatedBy(self.made_by));
-            held = multi.delete(&self.lock.path, None).delete(&self.path, None).await?.held;
+        let held = multi.delete(&self.lock.path, None).delete(&self.path, None).await?.held;
+        if held {
+            self.lock.forget();
+            return Ok(());
         }
-        if !held {
-            return Err(self.lost());
+        let (has_id, lost) = (self.id.is_some(), self.lost());
+        // Its id may have been removed meanwhile.
+        if has_id && self.leave().await? { Ok(()) } else { Err(lost) }
+    }
+
+    /// Leaves the queue, whatever has become of its id. False if it was not this consumer's any more.
+    async fn leave(self) -> Result<bool, Error> {
+        let multi = self.held().when(&self.path, Test::CreatedBy(self.made_by));
+        let held = multi.delete(&self.lock.path, None).delete(&self.path, None).await?.held;
+        if held {
+            self.lock.forget();
         }
-        self.lock.forget();
-        Ok(())
+        Ok(held)
+    }
+
+    /// Whether it was taken back by its id, which the same transaction made as the item: if it is not
+    /// there, or is another's.
+    async fn is_taken_back(&self) -> Result<bool, Error> {
+        let Some(id) = &self.id else { return Ok(false) };
+        let stat = self.lock.client.exists(id).await?;
+        Ok(stat.is_none_or(|stat| stat.czxid != self.made_by))
     }
 
     /// It goes back to the queue, to its old place; it is there when this returns.
