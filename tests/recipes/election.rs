@@ -1,6 +1,8 @@
 //! What an election promises.
 
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use conclave_client::recipes::{Election, Loss};
 
@@ -76,6 +78,34 @@ async fn a_random_successor_is_one_of_the_candidates() {
     tokens.dedup();
     assert_eq!(tokens.len(), 10, "everybody led, with a token of its own");
     assert_eq!(client.children(ELECTION).await.map_or(0, |names| names.len()), 0);
+}
+
+/// Others who come and come again do not keep a candidate waiting for ever.
+#[tokio::test]
+async fn a_random_order_passes_nobody_over_for_ever() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let election = Election::new(&client, ELECTION).unwrap().random();
+    let led = Arc::new(AtomicU64::new(0));
+    let mut others = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let (election, led) = (election.clone(), Arc::clone(&led));
+        others.spawn(async move {
+            loop {
+                let leadership = election.campaign("other").await.unwrap();
+                led.fetch_add(1, Ordering::Relaxed);
+                leadership.resign().await.unwrap();
+            }
+        });
+    }
+    for _ in 0..20 {
+        let before = led.load(Ordering::Relaxed);
+        let leadership = soon(election.campaign("patient")).await.unwrap();
+        let passed = led.load(Ordering::Relaxed) - before;
+        // 64 who came later, those who were there before, and who comes while it takes its place.
+        assert!(passed < 64 + 16, "{passed} led before it");
+        leadership.resign().await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -103,7 +103,8 @@ impl Election {
         Ok(Election { line, lock_delay: Duration::ZERO })
     }
 
-    /// The successor is not the candidate that has waited longest but a random one. All candidates
+    /// The successor is not the candidate that has waited longest but a random one of the 64, or so,
+    /// that have: nobody is passed over by more than so many who came later. All candidates
     /// of an election should say the same.
     pub fn random(mut self) -> Election {
         self.line.random = true;

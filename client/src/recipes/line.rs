@@ -14,6 +14,10 @@ use crate::{List, Page, Pending, Watch, WatchItem};
 /// Numbers below this have ten digits, so that the order of their names is that of the numbers.
 const TEN_DIGITS: u64 = 10_000_000_000;
 
+/// In a random order a place is as if it had been taken up to so many places later. So nobody is
+/// passed over by more than these, however many come.
+const RANDOM_PLACES: u64 = 64;
+
 /// A queue in a directory.
 #[derive(Clone)]
 pub(super) struct Line {
@@ -22,7 +26,7 @@ pub(super) struct Line {
     pub(super) kind: &'static str,
     /// Other nodes that the recipe keeps in the directory.
     pub(super) others: &'static [&'static str],
-    /// Whether the order is not that of arrival but random.
+    /// Whether the order is not that of arrival but random, among those who have waited longest.
     pub(super) random: bool,
     /// Whether the recipe goes by what the nodes hold.
     pub(super) with_data: bool,
@@ -271,7 +275,8 @@ impl Line {
             return None;
         }
         let number = digits.parse().ok()?;
-        Some((if self.random { shuffle(number) } else { 0 }, number))
+        let delay = if self.random { delay(number) } else { 0 };
+        Some((number.saturating_add(delay), number))
     }
 
     fn shut_down(&self) -> Error {
@@ -281,7 +286,8 @@ impl Line {
     }
 }
 
-/// Numbers in an order that looks random, and is the same for everybody.
-fn shuffle(number: u64) -> u64 {
-    Dice::new(number).up_to(u64::MAX)
+/// By how many places one is put back in a random order: it looks random, and is the same for
+/// everybody.
+fn delay(number: u64) -> u64 {
+    Dice::new(number).up_to(RANDOM_PLACES - 1)
 }
