@@ -1,7 +1,6 @@
 //! What a transaction is about to change: seen by the rest of the transaction, and by nobody else.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use conclave_proto::{Lifetime, SessionId, ZPath};
 
@@ -13,9 +12,57 @@ use super::quota;
 /// them real. This is all it takes for a multi to be atomic.
 pub(super) struct Draft<'a, N> {
     nodes: &'a mut N,
-    edits: BTreeMap<ZPath, Edit>,
+    edits: Edits,
     /// Whether there may be quotas.
     quotas: bool,
+}
+
+/// How many edits are looked through one by one: nearly every transaction changes a node or two.
+const FEW: usize = 16;
+
+/// What becomes of each path, in the order in which the transaction came to it.
+struct Edits {
+    list: Vec<(ZPath, Edit)>,
+    /// Where in the list each path is, once there are more than a few.
+    places: BTreeMap<ZPath, usize>,
+}
+
+impl Edits {
+    fn new() -> Edits {
+        // A node and its parent.
+        Edits { list: Vec::with_capacity(2), places: BTreeMap::new() }
+    }
+
+    fn place(&self, path: &ZPath) -> Option<usize> {
+        if self.list.len() > FEW {
+            self.places.get(path).copied()
+        } else {
+            self.list.iter().position(|(at, _)| at == path)
+        }
+    }
+
+    fn get(&self, path: &ZPath) -> Option<&Edit> {
+        self.place(path).map(|place| &self.list[place].1)
+    }
+
+    /// The edit of that path; if it has none yet, the one that is made now.
+    fn entry(&mut self, path: &ZPath, new: impl FnOnce() -> Edit) -> &mut Edit {
+        let place = self.place(path).unwrap_or_else(|| self.add(path, new()));
+        &mut self.list[place].1
+    }
+
+    fn add(&mut self, path: &ZPath, edit: Edit) -> usize {
+        let place = self.list.len();
+        if place == FEW {
+            let paths = self.list.iter().map(|(path, _)| path.clone());
+            self.places = paths.zip(0..).collect();
+        }
+        if place >= FEW {
+            self.places.insert(path.clone(), place);
+        }
+        self.list.push((path.clone(), edit));
+        place
+    }
 }
 
 /// What becomes of one path.
@@ -50,7 +97,7 @@ impl<'a, N: Nodes> Draft<'a, N> {
     /// No changes yet.
     pub(super) fn new(nodes: &'a mut N) -> Draft<'a, N> {
         let quotas = nodes.meta().quotas > 0;
-        Draft { nodes, edits: BTreeMap::new(), quotas }
+        Draft { nodes, edits: Edits::new(), quotas }
     }
 
     /// The state as it was before the transaction.
@@ -81,14 +128,14 @@ impl<'a, N: Nodes> Draft<'a, N> {
 
     /// What the transaction has changed so far: the paths, and the nodes that are there now.
     pub(super) fn edits(&self) -> impl Iterator<Item = (&ZPath, Option<&Node>)> {
-        self.edits.iter().map(|(path, edit)| (path, edit.after.as_ref()))
+        self.edits.list.iter().map(|(path, edit)| (path, edit.after.as_ref()))
     }
 
     /// Put a node where none is.
     pub(super) fn create(&mut self, path: &ZPath, node: Node) {
         self.quotas |= quota::counted_at(path).is_some();
-        let nothing = Edit { before: Tally::default(), was: None, after: None };
-        let edit = self.edits.entry(path.clone()).or_insert(nothing);
+        let nothing = || Edit { before: Tally::default(), was: None, after: None };
+        let edit = self.edits.entry(path, nothing);
         assert!(edit.after.is_none(), "{path} is created, but exists");
         edit.after = Some(node);
     }
@@ -112,20 +159,17 @@ impl<'a, N: Nodes> Draft<'a, N> {
     }
 
     fn edit(&mut self, path: &ZPath, now: &Node) -> &mut Edit {
-        match self.edits.entry(path.clone()) {
-            Entry::Occupied(edit) => edit.into_mut(),
-            Entry::Vacant(edit) => edit.insert(Edit {
-                before: Tally::of(path, now),
-                was: Some((now.owner, now.lifetime)),
-                after: None,
-            }),
-        }
+        self.edits.entry(path, || Edit {
+            before: Tally::of(path, now),
+            was: Some((now.owner, now.lifetime)),
+            after: None,
+        })
     }
 
     /// Write the changes.
     pub(super) fn commit(self) {
         let mut meta = self.nodes.meta();
-        for (path, Edit { before, was, after }) in self.edits {
+        for (path, Edit { before, was, after }) in self.edits.list {
             let tally = after.as_ref().map_or(Tally::default(), |node| Tally::of(&path, node));
             meta.nodes = meta.nodes - before.nodes + tally.nodes;
             meta.bytes = meta.bytes - before.bytes + tally.bytes;
