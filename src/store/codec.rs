@@ -122,7 +122,7 @@ pub(super) fn encode_node(
     for (flag, set) in [
         (NULL_DATA, node.data.is_none()),
         (HAS_CHILDREN, has_children),
-        (HAS_ACL, *node.acl != *open),
+        (HAS_ACL, !std::ptr::eq(&*node.acl, open) && *node.acl != *open),
         (LONG_NAME, long_name.is_some()),
     ] {
         flags |= if set { flag } else { 0 };

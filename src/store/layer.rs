@@ -20,7 +20,11 @@ pub(super) const SESSION_COST: usize = 200;
 /// What changed since some moment. `None` and `false` mean: it is gone.
 #[derive(Debug, Default)]
 pub(super) struct Layer {
-    nodes: HashTable<Change>,
+    /// In the order in which they changed first: close together in memory when all of them are
+    /// written or freed.
+    changes: Vec<Change>,
+    /// Where in `changes` each path is.
+    places: HashTable<u32>,
     children: HashTable<Children>,
     ephemerals: BTreeMap<SessionId, Names>,
     mortals: Names,
@@ -52,25 +56,21 @@ struct Children {
     /// That of the parent's path.
     hash: u64,
     parent: Box<str>,
-    /// As they changed, until somebody lists them: most never are while they are here, and to keep
-    /// many in order is what would cost most of a create.
-    unsorted: Vec<(ZPath, bool)>,
+    /// Where in `changes` they are, until somebody lists them: most never are while they are here,
+    /// and to keep many in order is what would cost most of a create.
+    places: Vec<u32>,
     /// All of them, in order.
     sorted: OnceLock<Names>,
 }
 
 impl Children {
-    fn add(&mut self, path: ZPath, there: bool) {
-        match self.sorted.get_mut() {
-            Some(sorted) => drop(sorted.insert(path, there)),
-            None => self.unsorted.push((path, there)),
-        }
-    }
-
     /// All of them, in order.
-    fn sorted(&self) -> &Names {
-        // Of two words about the same path the later counts.
-        self.sorted.get_or_init(|| self.unsorted.iter().cloned().collect())
+    fn sorted(&self, changes: &[Change]) -> &Names {
+        let named = |place: &u32| {
+            let change = &changes[*place as usize];
+            (change.path.clone(), change.node.is_some())
+        };
+        self.sorted.get_or_init(|| self.places.iter().map(named).collect())
     }
 }
 
@@ -82,8 +82,9 @@ impl Layer {
     /// What comes after this layer: nothing yet.
     pub(super) fn next(&self) -> Layer {
         Layer {
-            // Likely about as many: to move them whenever the table is full costs more.
-            nodes: HashTable::with_capacity(self.nodes.len()),
+            // Likely about as many: to move them whenever there is no more room costs more.
+            changes: Vec::with_capacity(self.changes.len()),
+            places: HashTable::with_capacity(self.changes.len()),
             hasher: self.hasher.clone(),
             ..Layer::new(self.meta)
         }
@@ -102,72 +103,84 @@ impl Layer {
 
     /// What it says of the node: nothing, that it is gone, or what it is.
     pub(super) fn node(&self, hash: u64, path: &ZPath) -> Option<&Option<Arc<Node>>> {
-        self.nodes.find(hash, |change| change.path == *path).map(|change| &change.node)
+        self.place(hash, path).map(|place| &self.changes[place as usize].node)
+    }
+
+    fn place(&self, hash: u64, path: &ZPath) -> Option<u32> {
+        let is_it = |place: &u32| {
+            let change = &self.changes[*place as usize];
+            change.hash == hash && change.path == *path
+        };
+        self.places.find(hash, is_it).copied()
     }
 
     pub(super) fn put(&mut self, path: &ZPath, node: Node) {
         let (owner, lifetime) = (node.owner, node.lifetime);
         self.bytes += data_len(&node);
         let hash = self.hash(path.as_str());
-        let is_new = match self.nodes.find_mut(hash, |change| change.path == *path) {
-            Some(Change { node: Some(old), .. }) => {
-                let same = (old.owner, old.lifetime) == (owner, lifetime);
-                assert!(same, "{path} changes, but not its owner and its lifetime");
-                self.bytes -= data_len(old);
-                // A node that changes keeps its index, or else is removed and comes back.
-                match Arc::get_mut(old) {
-                    Some(old) => *old = node,
-                    None => *old = Arc::new(node),
-                }
-                false
-            }
-            Some(change) => {
-                change.node = Some(Arc::new(node));
-                true
-            }
-            None => {
-                self.insert(hash, path, Some(Arc::new(node)));
-                true
-            }
+        let Some(place) = self.place(hash, path) else {
+            let place = self.insert(hash, path, Some(Arc::new(node)));
+            return self.index(place, owner, lifetime);
         };
-        if is_new {
-            self.index(path, owner, lifetime, true);
+        let change = &mut self.changes[place as usize];
+        let Some(old) = &mut change.node else {
+            change.node = Some(Arc::new(node));
+            return self.index(place, owner, lifetime);
+        };
+        // A node that changes keeps its index, or else is removed and comes back.
+        let same = (old.owner, old.lifetime) == (owner, lifetime);
+        assert!(same, "{path} changes, but not its owner and its lifetime");
+        self.bytes -= data_len(old);
+        match Arc::get_mut(old) {
+            Some(old) => *old = node,
+            None => *old = Arc::new(node),
         }
     }
 
     /// Mark the node as gone; `owner` and `lifetime` are those it had.
     pub(super) fn remove(&mut self, path: &ZPath, owner: SessionId, lifetime: Lifetime) {
         let hash = self.hash(path.as_str());
-        match self.nodes.find_mut(hash, |change| change.path == *path) {
-            Some(change) => {
-                let old = change.node.take();
+        let place = match self.place(hash, path) {
+            Some(place) => {
+                let old = self.changes[place as usize].node.take();
                 self.bytes -= old.as_deref().map_or(0, data_len);
+                place
             }
             None => self.insert(hash, path, None),
-        }
-        self.index(path, owner, lifetime, false);
+        };
+        self.index(place, owner, lifetime);
     }
 
-    fn insert(&mut self, hash: u64, path: &ZPath, node: Option<Arc<Node>>) {
+    fn insert(&mut self, hash: u64, path: &ZPath, node: Option<Arc<Node>>) -> u32 {
         self.bytes += NODE_COST + path.as_str().len();
-        let change = Change { hash, path: path.clone(), node };
-        self.nodes.insert_unique(hash, change, |change| change.hash);
+        let place = u32::try_from(self.changes.len()).expect("a layer has not so many changes");
+        self.changes.push(Change { hash, path: path.clone(), node });
+        let changes = &self.changes;
+        self.places.insert_unique(hash, place, |place| changes[*place as usize].hash);
+        place
     }
 
-    fn index(&mut self, path: &ZPath, owner: SessionId, lifetime: Lifetime, there: bool) {
+    /// Note in every index that the node in that place has come or gone.
+    fn index(&mut self, place: u32, owner: SessionId, lifetime: Lifetime) {
+        let change = &self.changes[place as usize];
+        let (path, there) = (&change.path, change.node.is_some());
         if let Some((parent, _)) = split(path) {
-            let hash = self.hash(parent);
+            let hash = self.hasher.hash_one(parent);
             let is_it = |children: &Children| *children.parent == *parent;
-            self.children
+            let children = self
+                .children
                 .entry(hash, is_it, |children| children.hash)
                 .or_insert_with(|| Children {
                     hash,
                     parent: parent.into(),
-                    unsorted: Vec::new(),
+                    places: Vec::new(),
                     sorted: OnceLock::new(),
                 })
-                .into_mut()
-                .add(path.clone(), there);
+                .into_mut();
+            match children.sorted.get_mut() {
+                Some(sorted) => drop(sorted.insert(path.clone(), there)),
+                None => children.places.push(place),
+            }
         }
         match Index::of(owner, lifetime) {
             Index::None => {}
@@ -185,7 +198,11 @@ impl Layer {
         let children =
             self.children.find(self.hash(parent), |children| *children.parent == *parent)?;
         let above = if parent == "/" { "" } else { parent };
-        Some(names_after(children.sorted(), &format!("{above}/{after}"), above.len() + 1))
+        Some(names_after(
+            children.sorted(&self.changes),
+            &format!("{above}/{after}"),
+            above.len() + 1,
+        ))
     }
 
     /// The ephemeral nodes of a session that changed.
@@ -264,7 +281,7 @@ impl Changes {
     /// What these layers, oldest first, change.
     pub(super) fn of(layers: &[Arc<Layer>], hash_key: &HashKey) -> Changes {
         let mut changes = Changes::default();
-        changes.records.reserve(layers.iter().map(|layer| layer.nodes.len() + 1).sum());
+        changes.records.reserve(layers.iter().map(|layer| layer.changes.len() + 1).sum());
         for layer in layers {
             changes.add_nodes(layer, hash_key);
             let ephemerals = layer.ephemerals.iter();
@@ -292,7 +309,7 @@ impl Changes {
     fn add_nodes(&mut self, layer: &Layer, hash_key: &HashKey) {
         // Most nodes have their parent in common with the one before.
         let mut last: Option<(&str, Scope)> = None;
-        for Change { path, node, .. } in &layer.nodes {
+        for Change { path, node, .. } in &layer.changes {
             let mut name = None;
             let key = match split(path) {
                 None => Key::root(),
