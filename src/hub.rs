@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use conclave_proto::{Acl, ErrorCode, Event, WatchId, WatchKind, ZPath, Zxid};
+use conclave_proto::{Acl, ErrorCode, Event, EventKind, WatchId, WatchKind, ZPath, Zxid};
 
 use crate::limits;
 
@@ -152,7 +152,7 @@ impl Hub {
             self.fire_exact(event, told);
             self.fire_recursive(event, told);
         }
-        self.history.add(Past { event: event.clone(), acl: acl.clone() });
+        self.history.add(event, acl);
     }
 
     /// What a watch would have been told after `since`, in order; `None` if that is not known.
@@ -233,11 +233,17 @@ impl Hub {
 }
 
 /// The latest events, and where to find those of a path.
+///
+/// Every change of the tree comes here, and nearly none of them is asked for again. So the paths are
+/// kept as one piece of memory, which is written and forgotten in order: to forget a path of its own
+/// means to touch memory that nobody has touched for long.
 #[derive(Debug)]
 struct History {
     /// Every event after this is in `events`.
     from: Zxid,
-    events: VecDeque<Past>,
+    events: VecDeque<Kept>,
+    /// The paths of the events, one after another.
+    paths: VecDeque<u8>,
     /// How many events were dropped before the first of `events`.
     dropped: u64,
     /// The numbers of a path's events, some of which may have been dropped. It is made only as far
@@ -245,22 +251,55 @@ struct History {
     index: BTreeMap<ZPath, Vec<u64>>,
     /// Where the index begins and ends.
     indexed: std::ops::Range<u64>,
+    /// Where the path of the first of `events` begins, counting all bytes there ever were.
+    start: u64,
+}
+
+/// An event without its path.
+#[derive(Debug)]
+struct Kept {
+    zxid: Zxid,
+    kind: EventKind,
+    /// Where its path begins, counting all bytes there ever were, and how long it is.
+    path: (u64, usize),
+    acl: Arc<[Acl]>,
 }
 
 impl History {
     fn new(from: Zxid) -> History {
-        History { from, events: VecDeque::new(), dropped: 0, index: BTreeMap::new(), indexed: 0..0 }
+        History {
+            from,
+            events: VecDeque::new(),
+            paths: VecDeque::new(),
+            dropped: 0,
+            index: BTreeMap::new(),
+            indexed: 0..0,
+            start: 0,
+        }
     }
 
-    fn add(&mut self, past: Past) {
+    fn add(&mut self, event: &Event, acl: &Arc<[Acl]>) {
         if self.events.len() == limits::EVENT_WINDOW {
             let oldest = self.events.pop_front().expect("the window is not empty");
+            self.paths.drain(..oldest.path.1);
+            self.start += oldest.path.1 as u64;
             // Other events of the same transaction may be left: they do not help, since the
             // history is complete only after it.
-            self.from = oldest.event.zxid;
+            self.from = oldest.zxid;
             self.dropped += 1;
         }
-        self.events.push_back(past);
+        let text = event.path.as_str().as_bytes();
+        let path = (self.start + self.paths.len() as u64, text.len());
+        self.paths.extend(text);
+        self.events.push_back(Kept { zxid: event.zxid, kind: event.kind, path, acl: acl.clone() });
+    }
+
+    fn path(&self, kept: &Kept) -> ZPath {
+        let (start, len) = kept.path;
+        let start = usize::try_from(start - self.start).expect("a place in memory");
+        let bytes: Vec<u8> = self.paths.range(start..start + len).copied().collect();
+        let text = std::str::from_utf8(&bytes).ok().and_then(|text| ZPath::new(text).ok());
+        text.expect("what was a path is one")
     }
 
     fn after(&mut self, path: &ZPath, kind: WatchKind, since: Zxid) -> Option<Vec<Past>> {
@@ -268,8 +307,7 @@ impl History {
             return None;
         }
         self.extend_index();
-        let first =
-            self.dropped + self.events.partition_point(|past| past.event.zxid <= since) as u64;
+        let first = self.dropped + self.events.partition_point(|kept| kept.zxid <= since) as u64;
         let mut numbers: Vec<u64> = Vec::new();
         if kind == WatchKind::PersistentRecursive {
             // Paths below this one need not stand together in the order of strings ("/a-b" comes
@@ -287,9 +325,10 @@ impl History {
         let mut missed = Vec::new();
         for number in numbers {
             let place = usize::try_from(number - self.dropped).expect("a place in the window");
-            let past = &self.events[place];
-            if kind.fires_on(past.event.kind) {
-                missed.push(past.clone());
+            let kept = &self.events[place];
+            if kind.fires_on(kept.kind) {
+                let event = Event { zxid: kept.zxid, path: self.path(kept), kind: kept.kind };
+                missed.push(Past { event, acl: kept.acl.clone() });
                 if kind.is_one_shot() {
                     break;
                 }
@@ -307,7 +346,7 @@ impl History {
         let next = self.indexed.end.max(self.dropped);
         for number in next..end {
             let place = usize::try_from(number - self.dropped).expect("a place in the window");
-            let path = self.events[place].event.path.clone();
+            let path = self.path(&self.events[place]);
             self.index.entry(path).or_default().push(number);
         }
         self.indexed.end = end;
