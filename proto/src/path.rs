@@ -188,6 +188,12 @@ impl Borrow<str> for ZPath {
     }
 }
 
+impl AsRef<[u8]> for ZPath {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
 impl fmt::Display for ZPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -52,8 +52,9 @@ pub(super) fn text<'a>(what: &str, bytes: &'a [u8], max: usize) -> Result<&'a st
     std::str::from_utf8(bytes).map_err(|error| Invalid::argument(format!("{what}: {error}")))
 }
 
+/// The path as it is, not a copy.
 pub(super) fn path_to_wire(path: &ZPath) -> Bytes {
-    text_to_wire(path.as_str())
+    Bytes::from_owner(path.clone())
 }
 
 pub(super) fn path(bytes: &[u8]) -> Result<ZPath, Invalid> {
@@ -106,7 +107,15 @@ pub(super) fn server(number: u32) -> Result<ServerId, Invalid> {
 }
 
 pub(super) fn identity_to_wire(identity: &Identity) -> wire::Identity {
-    wire::Identity { scheme: text_to_wire(&identity.scheme), id: text_to_wire(&identity.id) }
+    let Identity { scheme, id } = identity;
+    match (scheme.as_str(), id.as_str()) {
+        // Nearly every ACL has it.
+        ("world", "anyone") => wire::Identity {
+            scheme: Bytes::from_static(b"world"),
+            id: Bytes::from_static(b"anyone"),
+        },
+        (scheme, id) => wire::Identity { scheme: text_to_wire(scheme), id: text_to_wire(id) },
+    }
 }
 
 pub(super) fn identity(identity: wire::Identity) -> Result<Identity, Invalid> {
