@@ -8,6 +8,7 @@
     reason = "a test that cannot go on fails, and says what it found"
 )]
 
+mod clickhouse;
 mod dialogue;
 mod ensemble;
 #[path = "../common/ports.rs"]
