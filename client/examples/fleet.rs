@@ -107,7 +107,7 @@ fn release(client: &Client) -> Result<Setting<Release>, recipes::Error> {
 /// Four agents, a release that is good, and one that is not.
 async fn demo() -> Result<()> {
     let dir = std::env::temp_dir();
-    let file = |name: &str| dir.join(format!("fleet-{name}.log"));
+    let file = |name: &str| dir.join(format!("fleet-{}-{name}.log", std::process::id()));
     let story = async {
         let stages = ["canary", "eu"];
         let (good, bad) = (("1.1", 6), ("1.2", 600));

@@ -64,16 +64,19 @@ async fn main() -> Result<()> {
     if given == ["--demo"] {
         return demo().await;
     }
-    run(Args::parse(given.into_iter())?).await
+    let args = Args::parse(given.into_iter())?;
+    let listener = TcpListener::bind(&args.listen).await.context("--listen")?;
+    run(args, listener).await
 }
 
 /// Three servers, of which the primary leaves.
 async fn demo() -> Result<()> {
     let mut servers = BTreeMap::new();
-    for port in 9001..=9003 {
-        let listen = format!("127.0.0.1:{port}");
+    for _ in 0..3 {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let listen = listener.local_addr()?.to_string();
         let args = ["--listen", &listen, "--session-timeout", "2"].map(ToOwned::to_owned);
-        servers.insert(listen, tokio::spawn(run(Args::parse(args.into_iter())?)));
+        servers.insert(listen, tokio::spawn(run(Args::parse(args.into_iter())?, listener)));
     }
     let addresses: Vec<String> = servers.keys().cloned().collect();
     let primary = persist(&addresses, "SET colour green").await;
@@ -109,8 +112,7 @@ async fn ask(address: &str, request: &str) -> Result<String> {
     Ok(answer.trim_end().to_owned())
 }
 
-async fn run(args: Args) -> Result<()> {
-    let listener = TcpListener::bind(&args.listen).await.context("--listen")?;
+async fn run(args: Args, listener: TcpListener) -> Result<()> {
     loop {
         let connect = Client::builder().servers(&args.servers);
         let client = connect.session_timeout(args.session_timeout).connect().await?;

@@ -51,9 +51,12 @@ async fn main() -> Result<()> {
     let given: Vec<String> = std::env::args().skip(1).collect();
     let given: Vec<&str> = given.iter().map(String::as_str).collect();
     match given[..] {
-        ["serve", id, address] => serve(id, address, Duration::ZERO).await,
+        ["serve", id, address] => {
+            serve(&listen(address).await?, Instance::new(id, address), Duration::ZERO).await
+        }
         ["serve", id, address, "--delay-ms", delay] => {
-            serve(id, address, Duration::from_millis(delay.parse()?)).await
+            let delay = Duration::from_millis(delay.parse()?);
+            serve(&listen(address).await?, Instance::new(id, address), delay).await
         }
         ["call"] => call(None).await,
         ["call", "--count", count] => call(Some(count.parse()?)).await,
@@ -71,19 +74,23 @@ async fn connect() -> Result<Client> {
 
 /// Three instances, of which one is ill after a while, and their caller.
 async fn demo() -> Result<()> {
-    let instance = |id, port: u16, delay_ms| async move {
-        serve(id, &format!("127.0.0.1:{port}"), Duration::from_millis(delay_ms)).await
+    let anywhere = || listen("127.0.0.1:0");
+    let (a, b, c) = (anywhere().await?, anywhere().await?, anywhere().await?);
+    let address_of_a = a.local_addr()?.to_string();
+    let instance = |id, listener: TcpListener, delay_ms| async move {
+        let instance = Instance::new(id, listener.local_addr()?.to_string());
+        serve(&listener, instance, Duration::from_millis(delay_ms)).await
     };
     let falls_ill = async {
         sleep(Duration::from_secs(3)).await;
         println!("a falls ill");
-        ask("127.0.0.1:9201", "ILL").await?;
+        ask(&address_of_a, "ILL").await?;
         std::future::pending::<Result<()>>().await
     };
     tokio::select! {
-        ended = instance("a", 9201, 2) => ended,
-        ended = instance("b", 9202, 10) => ended,
-        ended = instance("c", 9203, 40) => ended,
+        ended = instance("a", a, 2) => ended,
+        ended = instance("b", b, 10) => ended,
+        ended = instance("c", c, 40) => ended,
         ended = falls_ill => ended,
         ended = call(Some(500)) => ended,
     }
@@ -91,13 +98,16 @@ async fn demo() -> Result<()> {
 
 // ---- An instance.
 
+async fn listen(address: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("at {address}"))
+}
+
 /// Answers, and is registered while it is well.
-async fn serve(id: &str, address: &str, delay: Duration) -> Result<()> {
-    let listener = TcpListener::bind(address).await.with_context(|| format!("at {address}"))?;
-    let health = watch::Sender::new(true);
+async fn serve(listener: &TcpListener, instance: Instance, delay: Duration) -> Result<()> {
+    let (id, health) = (instance.id.clone(), watch::Sender::new(true));
     tokio::select! {
-        () = answer_all(&listener, id, delay, &health) => Ok(()),
-        ended = stay_registered(Instance::new(id, address), health.subscribe()) => ended,
+        () = answer_all(listener, &id, delay, &health) => Ok(()),
+        ended = stay_registered(instance, health.subscribe()) => ended,
     }
 }
 

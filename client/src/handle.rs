@@ -19,6 +19,7 @@ use crate::list::{self, Children, List};
 use crate::multi::{Multi, MultiRead};
 use crate::queue::Command;
 use crate::request::{Call, Create, Created, Node, Pending, Read, SetWatch, Write};
+use crate::session::Failure;
 use crate::shared::Shared;
 use crate::state::{State, States};
 use crate::watch::Watch;
@@ -170,8 +171,9 @@ impl Client {
         let shared = Arc::clone(self.shared());
         shared.queue.order(Command::Close(Some(completion)));
         match outcome.await {
-            // Without a word: it had ended before.
-            Ok(Ok(_)) | Err(_) => Ok(()),
+            // Without a word: it had ended before. Expired: so it had, or it was closed by a server
+            // that died before it could say so.
+            Ok(Ok(_) | Err(Failure::Expired)) | Err(_) => Ok(()),
             Ok(Err(failure)) => {
                 Err(failure.into_error(Operation::new("close", None), shared.operation_timeout))
             }

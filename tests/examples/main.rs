@@ -9,6 +9,7 @@
     reason = "a test that cannot go on fails, waits with a deadline, and shows what was printed"
 )]
 
+mod demos;
 mod file_store;
 mod fleet;
 #[path = "../cluster/harness.rs"]

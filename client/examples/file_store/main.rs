@@ -43,7 +43,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use conclave_client::Client;
+use conclave_client::recipes::discovery::Instance;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use files::Files;
 
@@ -55,7 +57,8 @@ async fn main() -> Result<()> {
     let given: Vec<String> = std::env::args().skip(1).collect();
     let given: Vec<&str> = given.iter().map(String::as_str).collect();
     if let ["storage", id, dir, address] = given[..] {
-        return storage::serve(id, dir.into(), address.into()).await;
+        let listener = TcpListener::bind(address).await.with_context(|| format!("at {address}"))?;
+        return storage::serve(Instance::new(id, address), dir.into(), listener).await;
     }
     if given == ["demo"] {
         return demo().await;
@@ -76,7 +79,11 @@ async fn run(given: &[&str]) -> Result<()> {
 async fn demo() -> Result<()> {
     // What another ensemble's tokens were, these storages must not know.
     let dir = std::env::temp_dir().join(format!("file_store-{}", std::process::id()));
-    let storage = |id, port: u16| storage::serve(id, dir.join(id), format!("127.0.0.1:{port}"));
+    let storage = async |id| {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let instance = Instance::new(id, listener.local_addr()?.to_string());
+        storage::serve(instance, dir.join(id), listener).await
+    };
     let story = async {
         let client = connect().await?;
         let files = Files::new(&client).await?;
@@ -92,8 +99,8 @@ async fn demo() -> Result<()> {
         run(&["delete", "story"]).await
     };
     tokio::select! {
-        ended = storage("storage-1", 9301) => ended,
-        ended = storage("storage-2", 9302) => ended,
+        ended = storage("storage-1") => ended,
+        ended = storage("storage-2") => ended,
         ended = story => ended,
     }
 }

@@ -108,10 +108,8 @@ fn tempfile(dir: &Path) -> Result<(fs::File, PathBuf)> {
 }
 
 /// Serves what is in a directory, and is found while it does.
-pub(crate) async fn serve(id: &str, dir: PathBuf, address: String) -> Result<()> {
-    let listener = TcpListener::bind(&address).await.with_context(|| format!("at {address}"))?;
+pub(crate) async fn serve(instance: Instance, dir: PathBuf, listener: TcpListener) -> Result<()> {
     let shelf = Rc::new(Shelf::open(dir)?);
-    let instance = Instance::new(id, address);
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async {

@@ -50,6 +50,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use conclave_client::Client;
+use tokio::net::TcpListener;
 
 use router::Router;
 
@@ -61,7 +62,11 @@ async fn main() -> Result<()> {
     let given: Vec<String> = std::env::args().skip(1).collect();
     let given: Vec<&str> = given.iter().map(String::as_str).collect();
     match given[..] {
-        ["replica", shard, address] => return replica::serve(shard, address).await,
+        ["replica", shard, address] => {
+            let listener = TcpListener::bind(address).await;
+            let listener = listener.with_context(|| format!("at {address}"))?;
+            return replica::serve(shard, address, listener).await;
+        }
         ["demo"] => return demo().await,
         _ => {}
     }
@@ -125,8 +130,10 @@ async fn check(router: &mut Router, count: usize) -> Result<()> {
 
 /// Two shards, which become three, which become two.
 async fn demo() -> Result<()> {
-    let replica =
-        |shard, port: u16| async move { replica::serve(shard, &format!("127.0.0.1:{port}")).await };
+    let replica = |shard| async move {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        replica::serve(shard, &listener.local_addr()?.to_string(), listener).await
+    };
     let story = async {
         run(&["reshard", "a", "b"]).await?;
         run(&["fill", "1000"]).await?;
@@ -137,12 +144,12 @@ async fn demo() -> Result<()> {
         run(&["status"]).await
     };
     tokio::select! {
-        ended = replica("a", 9401) => ended,
-        ended = replica("a", 9402) => ended,
-        ended = replica("b", 9403) => ended,
-        ended = replica("b", 9404) => ended,
-        ended = replica("c", 9405) => ended,
-        ended = replica("c", 9406) => ended,
+        ended = replica("a") => ended,
+        ended = replica("a") => ended,
+        ended = replica("b") => ended,
+        ended = replica("b") => ended,
+        ended = replica("c") => ended,
+        ended = replica("c") => ended,
         ended = story => ended,
     }
 }

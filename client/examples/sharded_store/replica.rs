@@ -38,8 +38,7 @@ const COMPACT: u64 = 500;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves in a new session whenever one has ended.
-pub(crate) async fn serve(shard: &str, address: &str) -> Result<()> {
-    let listener = TcpListener::bind(address).await.with_context(|| format!("at {address}"))?;
+pub(crate) async fn serve(shard: &str, address: &str, listener: TcpListener) -> Result<()> {
     let serve = async {
         loop {
             let client = connect().await?;

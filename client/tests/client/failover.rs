@@ -175,6 +175,23 @@ async fn an_expired_session_ends_everything_with_a_reason() {
 }
 
 #[tokio::test]
+async fn a_session_that_was_closed_by_a_server_that_died_is_closed() {
+    let fake = Fake::start().await;
+    let (client, mut peer) = connected(&fake).await;
+    let set_a = client.set("/a", "1").send();
+    let close = tokio::spawn(client.close());
+    peer.expect(1, set("/a", "1")).await;
+    peer.expect(2, Op::CloseSession).await;
+    drop(peer);
+    let mut peer = fake.accept().await;
+    peer.connect().await;
+    peer.refuse(ErrorCode::SessionExpired, "there is no such session").await;
+    soon(close).await.unwrap().unwrap();
+    let error = soon(set_a).await.unwrap_err();
+    assert!(error.outcome_unknown(), "{error}");
+}
+
+#[tokio::test]
 async fn a_new_session_instead_of_the_old_one_is_an_expiry() {
     let fake = Fake::start().await;
     let (client, peer) = connected(&fake).await;
