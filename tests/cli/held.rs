@@ -1,9 +1,10 @@
 //! Commands that run another one while they hold something.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Lines};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use super::{Dev, text};
@@ -13,20 +14,33 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// A `conclave` that runs beside the test.
 pub(super) struct Aside {
     process: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+    lines: Receiver<String>,
 }
 
 impl Aside {
     pub(super) fn start(dev: &Dev, args: &[&str]) -> Aside {
-        let mut process =
-            dev.command(args).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        Aside::of(dev.command(args))
+    }
+
+    pub(super) fn of(mut command: Command) -> Aside {
+        let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let printed = BufReader::new(process.stdout.take().unwrap());
+        let (print, lines) = channel();
+        // It ends with the process, or when nobody listens any more.
+        std::thread::spawn(move || {
+            printed.lines().map_while(Result::ok).try_for_each(|line| print.send(line))
+        });
         Aside { process, lines }
     }
 
     /// The next line that it, or what it runs, prints.
     pub(super) fn line(&mut self) -> String {
-        self.lines.next().unwrap().unwrap()
+        self.lines.recv_timeout(DEADLINE).expect("another line")
+    }
+
+    /// Whether it has printed nothing more, and goes on.
+    pub(super) fn is_at_work(&mut self) -> bool {
+        self.lines.try_recv().is_err() && self.process.try_wait().unwrap().is_none()
     }
 
     pub(super) fn signal(&self, signal: &str) {
@@ -34,7 +48,12 @@ impl Aside {
     }
 
     pub(super) fn code(&mut self) -> Option<i32> {
-        self.process.wait().unwrap().code()
+        let mut ended = None;
+        wait_until("it ends", || {
+            ended = self.process.try_wait().unwrap();
+            ended.is_some()
+        });
+        ended.unwrap().code()
     }
 }
 
@@ -54,10 +73,10 @@ fn runs(pid: &str) -> bool {
     !stat.is_empty() && !stat.contains(") Z")
 }
 
-pub(super) fn wait_until(what: &str, holds: impl Fn() -> bool) {
+pub(super) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
         std::thread::yield_now();
     }
 }

@@ -2,7 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::disallowed_methods, reason = "tests wait for real servers with a deadline")]
+#![allow(clippy::print_stdout, reason = "a test that fails shows what the servers said")]
 
+#[path = "../data/chaos.rs"]
+#[allow(dead_code, reason = "each test program uses a part of it")]
+mod chaos;
+mod failover;
+#[path = "../cluster/harness.rs"]
+#[allow(dead_code, reason = "each test program uses a part of it")]
+mod harness;
 mod held;
 #[path = "../common/ports.rs"]
 mod ports;

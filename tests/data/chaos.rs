@@ -71,7 +71,8 @@ pub(crate) async fn strike(cluster: &mut Cluster, dice: &mut Dice) {
 /// A network between a client and the servers, which can be cut.
 pub(crate) struct Wire {
     links: Arc<Mutex<Option<Vec<AbortHandle>>>>,
-    addresses: String,
+    /// Where clients connect.
+    pub(crate) addresses: String,
     tasks: Vec<JoinHandle<()>>,
     carried: Arc<AtomicU64>,
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use conclave_client::Client;
-use conclave_client::recipes::{Election, Leader};
+use conclave_client::recipes::{Election, Error, Leader};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -67,11 +67,12 @@ impl Elect {
             self.program.check()?;
         }
         let mut signals = Signals::catch()?;
-        let mut has_led = false;
+        // Before it has stood once, what fails may be what was typed.
+        let (mut has_stood, mut has_led) = (false, false);
         loop {
             let client = match signals.or(self.holding.connect()).await {
                 Ok(Ok(client)) => client,
-                Ok(Err(error)) if !has_led => return Err(error),
+                Ok(Err(error)) if !has_stood => return Err(error),
                 // It stands again as soon as there are servers.
                 Ok(Err(_)) => continue,
                 Err(code) => return Ok(code),
@@ -82,11 +83,12 @@ impl Elect {
                 self.lead(&client, &path, &mut signals, &mut has_led).await
             };
             part(client).await;
+            has_stood = true;
             match outcome {
                 Ok(Some(code)) => return Ok(code),
                 Ok(None) => {}
-                Err(error) if has_led => {
-                    tell(&format!("conclave: {error:#}; standing again"));
+                Err(error) if has_led || is_over(&error) => {
+                    tell(&format!("conclave: {error:#}; trying again"));
                     if let Err(code) = signals.or(sleep(AGAIN)).await {
                         return Ok(code);
                     }
@@ -175,4 +177,9 @@ impl Elect {
             ),
         }
     }
+}
+
+/// Whether the session has ended, which says nothing against the next one.
+fn is_over(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Error>().is_some_and(Error::is_final)
 }
