@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use conclave::zab::{self, Durable, Entry, Message, Notice, Peer, Position};
-use conclave_proto::Zxid;
+use conclave_proto::{ServerId, Zxid};
 
 use crate::knobs::{Knobs, MS};
 use crate::machine::{Input, Load, Machine, Ready, Settings, Stage};
 use crate::random::{Random, scramble};
+use crate::world::id;
 
 /// A server that runs the broadcast alone.
 pub(crate) struct Broadcast {
@@ -34,6 +35,8 @@ pub(crate) enum Ask {
     Propose(Vec<Bytes>),
     /// Does it still lead, and what is committed?
     Confirm(u64),
+    /// Does that server learn of commits only with what it is told anyway?
+    Defer(ServerId, bool),
 }
 
 /// What a server answers at once.
@@ -127,6 +130,7 @@ impl Broadcast {
                 let round = self.peer.confirm_leadership();
                 self.told.push(Told::Confirming(question, round));
             }
+            Ask::Defer(server, defer) => self.peer.defer_commits(server, defer),
         }
     }
 }
@@ -144,6 +148,7 @@ impl Tally {
 pub(crate) struct Proposals {
     gap: u64,
     confirm: u64,
+    defer: u64,
     next: u64,
     /// Which proposals are committed, by number.
     committed: Vec<Option<Zxid>>,
@@ -172,6 +177,10 @@ impl Proposals {
                 self.questions.insert(question, stage.committed.zxid);
                 stage.requests.push((server, Ask::Confirm(question)));
             }
+            if stage.random.chance(self.defer) {
+                let follower = id(stage.random.index(self.leads.len()));
+                stage.requests.push((server, Ask::Defer(follower, stage.random.chance(700))));
+            }
         }
     }
 
@@ -199,6 +208,7 @@ impl Load<Broadcast> for Proposals {
         Proposals {
             gap: knobs.work,
             confirm: random.below(300),
+            defer: random.below(100),
             next: 0,
             committed: Vec::new(),
             leads: Vec::new(),
@@ -277,8 +287,10 @@ impl Load<Broadcast> for Proposals {
         self.settled |= self.healed_at.is_some_and(|healed| number >= healed);
     }
 
-    fn heal(&mut self, _: &[usize], _: &mut Stage<'_, Broadcast, Proposals>) {
+    fn heal(&mut self, _: &[usize], stage: &mut Stage<'_, Broadcast, Proposals>) {
         self.healed_at = Some(self.next);
+        self.gap = self.gap.min(300 * MS);
+        stage.later.push((stage.now, ()));
     }
 
     fn settled(&self) -> bool {

@@ -25,6 +25,9 @@ pub(crate) enum Fault {
     Reset,
     /// The network falls apart.
     Partition,
+    /// Another majority is connected, and nobody else to it: whoever has led is cut off from some
+    /// who followed, and leads on until it notices.
+    Shift,
     /// The network is whole again.
     Mend,
 }
@@ -40,7 +43,7 @@ pub(crate) enum Loss {
     Damage,
 }
 
-const RECURRING: [Fault; 7] = [
+const RECURRING: [Fault; 8] = [
     Fault::Crash,
     Fault::Pause,
     Fault::HandOver,
@@ -48,6 +51,7 @@ const RECURRING: [Fault; 7] = [
     Fault::Clog,
     Fault::Reset,
     Fault::Partition,
+    Fault::Shift,
 ];
 
 impl Fault {
@@ -61,6 +65,7 @@ impl Fault {
             Fault::Clog => knobs.net.clog,
             Fault::Reset => knobs.net.reset,
             Fault::Partition => knobs.net.partition,
+            Fault::Shift => knobs.net.shift,
             Fault::Mend => 0,
         }
     }
@@ -122,6 +127,7 @@ impl<M: Machine, L: Load<M>> World<'_, M, L> {
                 }
             }
             Fault::Partition => self.partition(),
+            Fault::Shift => self.shift(),
             Fault::Mend => self.mend(),
         }
     }
@@ -179,6 +185,23 @@ impl<M: Machine, L: Load<M>> World<'_, M, L> {
         self.queue.at(at, Event::Fault(Fault::Mend));
     }
 
+    /// Ends all cuts, and cuts off all but a majority.
+    fn shift(&mut self) {
+        self.mend();
+        let voters = self.random.shuffled((0..self.knobs.voters).collect());
+        let majority = &voters[..self.checks.quorum()];
+        self.trace.line(format_args!("all but {majority:?} are cut off"));
+        let breaks = self.random.chance(500);
+        for (from, to) in pairs(self.servers.len()) {
+            if majority.contains(&from) != majority.contains(&to) {
+                self.net.set_cut(self.now, from, to, true);
+                if breaks {
+                    self.break_link(from, to);
+                }
+            }
+        }
+    }
+
     /// Ends all cuts.
     pub(crate) fn mend(&mut self) {
         self.trace.line(format_args!("the network is whole"));
@@ -234,8 +257,6 @@ impl<M: Machine, L: Load<M>> World<'_, M, L> {
 pub(crate) fn shape(count: usize, random: &mut Random) -> Vec<(usize, usize)> {
     let order = random.shuffled((0..count).collect());
     let side = |server: usize, size: usize| order[..size].contains(&server);
-    let pairs = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
-    let pairs: Vec<(usize, usize)> = pairs.filter(|(from, to)| from != to).collect();
     let kind = random.below(5);
     let odds = random.between(100, 500);
     let cut = |(from, to): (usize, usize), random: &mut Random| match kind {
@@ -250,5 +271,11 @@ pub(crate) fn shape(count: usize, random: &mut Random) -> Vec<(usize, usize)> {
         // Any links, in both directions or one: who reaches whom is not transitive.
         _ => random.chance(odds),
     };
-    pairs.into_iter().filter(|pair| cut(*pair, random)).collect()
+    pairs(count).filter(|pair| cut(*pair, random)).collect()
+}
+
+/// All links, as pairs of sender and receiver.
+fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {
+    let pairs = (0..count).flat_map(move |from| (0..count).map(move |to| (from, to)));
+    pairs.filter(|(from, to)| from != to)
 }

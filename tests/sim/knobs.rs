@@ -60,6 +60,8 @@ pub(crate) struct NetKnobs {
     pub(crate) reset: u64,
     /// The mean time between two partitions.
     pub(crate) partition: u64,
+    /// The mean time until another majority is all that is connected.
+    pub(crate) shift: u64,
 }
 
 /// The faults of processes and clocks.
@@ -123,7 +125,7 @@ impl Knobs {
             net: NetKnobs::draw(random),
             process: ProcessKnobs::draw(random),
             disk: DiskKnobs::draw(random),
-            work: *random.pick(&[10, 30, 100, 300]) * MS,
+            work: *random.pick(&[10, 30, 100, 300, 2000]) * MS,
         }
     }
 }
@@ -139,6 +141,8 @@ impl NetKnobs {
             clog: knob(random, 0, |random| random.between(1, 20) * SECOND),
             reset: knob(random, 0, |random| random.between(1, 30) * SECOND),
             partition: knob(random, 0, |random| random.between(4, 40) * SECOND),
+            // Hardly any other fault has a chance meanwhile, so most seeds are spared.
+            shift: if random.chance(250) { random.between(8, 40) * 100 * MS } else { 0 },
         }
     }
 }

@@ -89,6 +89,7 @@ impl<P> Net<P> {
             clog: 0,
             reset: 0,
             partition: 0,
+            shift: 0,
         };
     }
 

@@ -25,6 +25,8 @@ pub(crate) struct Client {
     server: usize,
     /// It does nothing until then, for ever if it has gone away.
     paused_until: u64,
+    /// It asks nothing until then, and only pings.
+    quiet_until: u64,
     /// Requests without an answer, in order.
     queue: VecDeque<Sent>,
     next_xid: u64,
@@ -100,6 +102,7 @@ impl Client {
             link: Link::Down { until: 0 },
             server: number,
             paused_until: 0,
+            quiet_until: 0,
             queue: VecDeque::new(),
             next_xid: 1,
             acked: Xid(0),
@@ -156,7 +159,7 @@ impl Client {
 
     /// Faults are over.
     pub(super) fn heal(&mut self) {
-        self.paused_until = 0;
+        (self.paused_until, self.quiet_until) = (0, 0);
         self.healing = Healing::Since(Xid(self.next_xid));
     }
 
@@ -166,13 +169,20 @@ impl Client {
     }
 
     /// Something goes wrong: its connection breaks, or it stands still, or it forgets everything.
+    /// Or it has nothing to ask for a while.
     pub(super) fn suffer(&mut self, scene: &mut Scene<'_, '_>) {
         let (now, random) = (scene.stage.now, &mut scene.stage.random);
-        match random.below(10) {
+        match random.below(12) {
             0..5 => {
                 let wait = random.below(SECOND);
                 self.disconnect(now + wait, scene);
             }
+            // Perhaps for longer than its session lives.
+            10 => {
+                self.paused_until = now + random.around(10 * SECOND).min(60 * SECOND);
+                self.disconnect(now, scene);
+            }
+            11 => self.quiet_until = now + random.around(10 * SECOND),
             5..8 => self.paused_until = now + random.around(5 * SECOND).min(60 * SECOND),
             8 => {
                 // The application dies and starts again: its old session is left to expire.
@@ -215,7 +225,7 @@ impl Client {
                 if now > sent + timeout / 4 {
                     self.tell(ClientMessage::Ping, scene);
                 }
-                if self.healing != Healing::Done && !self.is_closing() {
+                if self.healing != Healing::Done && !self.is_closing() && self.quiet_until <= now {
                     self.work(scene);
                 }
             }
