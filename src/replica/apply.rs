@@ -75,7 +75,7 @@ impl<N: Nodes> Replica<N> {
         }
         if txn.origin.0 == self.config.zab.id {
             let answer = Answer { zxid: Some(applied.zxid), result: applied.result };
-            self.answer_own(txn.origin.1, session, answer);
+            self.answer_own(txn.origin.1, session, answer, applied.session);
         }
         if let Some(SessionChange::Closed(session)) = applied.session {
             self.session_count -= 1;
@@ -120,8 +120,20 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    fn answer_own(&mut self, tag: u64, session: SessionId, answer: Answer) {
-        if self.pendings.get_mut(tag).is_some_and(|pending| pending.session == session) {
+    fn answer_own(
+        &mut self,
+        tag: u64,
+        session: SessionId,
+        answer: Answer,
+        change: Option<SessionChange>,
+    ) {
+        if self.pendings.get_mut(tag).is_none_or(|pending| pending.session != session) {
+            return;
+        }
+        if matches!(change, Some(SessionChange::Closed(_))) {
+            // What was asked after the end of its session has no answer.
+            self.answer_alone(tag, answer);
+        } else {
             self.answer(tag, answer);
         }
     }

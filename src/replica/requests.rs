@@ -219,19 +219,27 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// A write of this server's client has its answer.
+    /// A write of this server's client has its answer, and what waited for that can go on.
     pub(super) fn answer(&mut self, tag: u64, answer: Answer) {
-        let Some(pending) = self.pendings.take(tag) else { return };
-        match pending.waiter {
-            Waiter::Handshake(conn) => self.session_created(conn, &answer),
+        if let Some(conn) = self.answer_alone(tag, answer) {
+            self.drain(conn);
+        }
+    }
+
+    /// The same, but nothing goes on. The connection whose turn it is comes back, if there is more
+    /// to answer on it.
+    pub(super) fn answer_alone(&mut self, tag: u64, answer: Answer) -> Option<ConnId> {
+        match self.pendings.take(tag)?.waiter {
+            Waiter::Handshake(conn) => {
+                self.session_created(conn, &answer);
+                None
+            }
             Waiter::Request { conn, slot } => {
-                let Some(client) = self.clients.get_mut(&conn) else { return };
-                let Some((xid, answer)) = client.queue.answer(slot, answer) else { return };
+                let client = self.clients.get_mut(&conn)?;
+                let (xid, answer) = client.queue.answer(slot, answer)?;
                 let more = !client.queue.is_empty();
                 self.respond(conn, xid, answer);
-                if more {
-                    self.drain(conn);
-                }
+                more.then_some(conn)
             }
         }
     }
