@@ -266,13 +266,25 @@ impl Record {
     }
 }
 
+/// A record and where its key is.
+#[derive(Debug)]
+struct Keyed {
+    /// The first bytes of the key in which it differs from others.
+    order: u64,
+    start: usize,
+    end: usize,
+    record: Record,
+}
+
+/// How much of a key says which listing it belongs to, or more than that.
+const SCOPE_BYTES: usize = 17;
+
 /// Everything that some layers change in the tree on disk, in order of the keys.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     /// The keys, one after another in one piece of memory.
     keys: Vec<u8>,
-    /// Where the key of each record begins and ends, and the record.
-    records: Vec<(usize, usize, Record)>,
+    records: Vec<Keyed>,
     /// How many have been taken.
     taken: usize,
 }
@@ -333,12 +345,25 @@ impl Changes {
     fn add(&mut self, key: &[u8], record: Record) {
         let start = self.keys.len();
         self.keys.extend_from_slice(key);
-        self.records.push((start, self.keys.len(), record));
+        self.records.push(Keyed { order: 0, start, end: self.keys.len(), record });
     }
 
     fn sort(&mut self) {
-        let key = |(start, end, _): &(usize, usize, Record)| &self.keys[*start..*end];
-        self.records.sort_by(|a, b| key(a).cmp(key(b)));
+        let key = |keyed: &Keyed| &self.keys[keyed.start..keyed.end];
+        let scope =
+            |keyed: &Keyed| &self.keys[keyed.start..keyed.end.min(keyed.start + SCOPE_BYTES)];
+        self.records.sort_by(|a, b| scope(a).cmp(scope(b)));
+        // Names of one listing mostly begin alike: what comes next is looked at first, as a number.
+        for listed in self.records.chunk_by_mut(|a, b| scope(a) == scope(b)) {
+            let first = key(&listed[0]);
+            let alike =
+                |keyed: &Keyed| key(keyed).iter().zip(first).take_while(|(a, b)| a == b).count();
+            let shared = listed.iter().map(alike).min().unwrap_or_default();
+            for keyed in listed.iter_mut() {
+                keyed.order = first_bytes(&key(keyed)[shared..]);
+            }
+            listed.sort_by(|a, b| a.order.cmp(&b.order).then_with(|| key(a).cmp(key(b))));
+        }
         // Of two records with one key the later layer's counts: it comes second.
         self.records.dedup_by(|later, earlier| {
             let same = key(later) == key(earlier);
@@ -351,14 +376,22 @@ impl Changes {
 
     /// The first that has not been taken yet.
     pub(super) fn peek(&self) -> Option<(&[u8], &Record)> {
-        let (start, end, record) = self.records.get(self.taken)?;
+        let Keyed { start, end, record, .. } = self.records.get(self.taken)?;
         Some((&self.keys[*start..*end], record))
     }
 
     /// Take it.
     pub(super) fn next(&mut self) -> Option<(&[u8], &Record)> {
         self.taken += 1;
-        let (start, end, record) = self.records.get(self.taken - 1)?;
+        let Keyed { start, end, record, .. } = self.records.get(self.taken - 1)?;
         Some((&self.keys[*start..*end], record))
     }
+}
+
+/// The first eight bytes as a number that is ordered as they are.
+fn first_bytes(text: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    let len = text.len().min(bytes.len());
+    bytes[..len].copy_from_slice(&text[..len]);
+    u64::from_be_bytes(bytes)
 }

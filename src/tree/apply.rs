@@ -443,6 +443,8 @@ impl<N: Nodes> Work<'_, N> {
             held = held && self.holds(condition).map_err(|code| fault(code, place))?;
         }
         let branch = if held { then } else { otherwise };
+        self.draft.expect(branch.len());
+        self.changes.reserve(branch.len());
         let mut replies = Vec::with_capacity(branch.len());
         for (place, op) in branch.iter().enumerate() {
             if !may_be_in_multi(op) {

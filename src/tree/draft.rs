@@ -100,6 +100,11 @@ impl<'a, N: Nodes> Draft<'a, N> {
         Draft { nodes, edits: Edits::new(), quotas }
     }
 
+    /// So many parts of the transaction are to come.
+    pub(super) fn expect(&mut self, parts: usize) {
+        self.edits.list.reserve(parts.min(FEW));
+    }
+
     /// The state as it was before the transaction.
     pub(super) fn base(&self) -> &N {
         self.nodes
