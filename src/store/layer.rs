@@ -22,7 +22,7 @@ pub(super) const SESSION_COST: usize = 200;
 pub(super) struct Layer {
     /// In the order in which they changed first: close together in memory when all of them are
     /// written or freed.
-    changes: Vec<Change>,
+    changes: Chunks,
     /// Where in `changes` each path is.
     places: HashTable<u32>,
     children: HashTable<Children>,
@@ -44,7 +44,50 @@ struct Change {
     /// That of the path: kept, so that a table that grows need not read every path again.
     hash: u64,
     path: ZPath,
-    node: Option<Arc<Node>>,
+    node: Option<Node>,
+}
+
+/// Changes that stay where they are however many come after them.
+#[derive(Debug, Default)]
+struct Chunks(Vec<Vec<Change>>);
+
+impl Chunks {
+    /// How many changes lie together.
+    const SIZE: usize = 256;
+
+    fn len(&self) -> usize {
+        let last = self.0.last().map_or(0, Vec::len);
+        self.0.len().saturating_sub(1) * Chunks::SIZE + last
+    }
+
+    fn get(&self, place: u32) -> &Change {
+        let place = place as usize;
+        &self.0[place / Chunks::SIZE][place % Chunks::SIZE]
+    }
+
+    fn get_mut(&mut self, place: u32) -> &mut Change {
+        let place = place as usize;
+        &mut self.0[place / Chunks::SIZE][place % Chunks::SIZE]
+    }
+
+    /// Where it lies from now on.
+    fn push(&mut self, change: Change) -> u32 {
+        let place = u32::try_from(self.len()).expect("a layer has not so many changes");
+        match self.0.last_mut().filter(|chunk| chunk.len() < Chunks::SIZE) {
+            Some(chunk) => chunk.push(change),
+            None => {
+                let mut chunk = Vec::with_capacity(Chunks::SIZE);
+                chunk.push(change);
+                self.0.push(chunk);
+            }
+        }
+        place
+    }
+
+    /// All of them, each with its place.
+    fn iter(&self) -> impl Iterator<Item = (u32, &Change)> {
+        (0..).zip(self.0.iter().flatten())
+    }
 }
 
 /// Paths that changed, in order: whether each is there now.
@@ -65,9 +108,9 @@ struct Children {
 
 impl Children {
     /// All of them, in order.
-    fn sorted(&self, changes: &[Change]) -> &Names {
+    fn sorted(&self, changes: &Chunks) -> &Names {
         let named = |place: &u32| {
-            let change = &changes[*place as usize];
+            let change = changes.get(*place);
             (change.path.clone(), change.node.is_some())
         };
         self.sorted.get_or_init(|| self.places.iter().map(named).collect())
@@ -82,8 +125,7 @@ impl Layer {
     /// What comes after this layer: nothing yet.
     pub(super) fn next(&self) -> Layer {
         Layer {
-            // Likely about as many: to move them whenever there is no more room costs more.
-            changes: Vec::with_capacity(self.changes.len()),
+            // Likely about as many: to move them whenever the table is full costs more.
             places: HashTable::with_capacity(self.changes.len()),
             hasher: self.hasher.clone(),
             ..Layer::new(self.meta)
@@ -102,13 +144,13 @@ impl Layer {
     }
 
     /// What it says of the node: nothing, that it is gone, or what it is.
-    pub(super) fn node(&self, hash: u64, path: &ZPath) -> Option<&Option<Arc<Node>>> {
-        self.place(hash, path).map(|place| &self.changes[place as usize].node)
+    pub(super) fn node(&self, hash: u64, path: &ZPath) -> Option<Option<&Node>> {
+        self.place(hash, path).map(|place| self.changes.get(place).node.as_ref())
     }
 
     fn place(&self, hash: u64, path: &ZPath) -> Option<u32> {
         let is_it = |place: &u32| {
-            let change = &self.changes[*place as usize];
+            let change = self.changes.get(*place);
             change.hash == hash && change.path == *path
         };
         self.places.find(hash, is_it).copied()
@@ -119,22 +161,19 @@ impl Layer {
         self.bytes += data_len(&node);
         let hash = self.hash(path.as_str());
         let Some(place) = self.place(hash, path) else {
-            let place = self.insert(hash, path, Some(Arc::new(node)));
+            let place = self.insert(hash, path, Some(node));
             return self.index(place, owner, lifetime);
         };
-        let change = &mut self.changes[place as usize];
+        let change = self.changes.get_mut(place);
         let Some(old) = &mut change.node else {
-            change.node = Some(Arc::new(node));
+            change.node = Some(node);
             return self.index(place, owner, lifetime);
         };
         // A node that changes keeps its index, or else is removed and comes back.
         let same = (old.owner, old.lifetime) == (owner, lifetime);
         assert!(same, "{path} changes, but not its owner and its lifetime");
         self.bytes -= data_len(old);
-        match Arc::get_mut(old) {
-            Some(old) => *old = node,
-            None => *old = Arc::new(node),
-        }
+        *old = node;
     }
 
     /// Mark the node as gone; `owner` and `lifetime` are those it had.
@@ -142,8 +181,8 @@ impl Layer {
         let hash = self.hash(path.as_str());
         let place = match self.place(hash, path) {
             Some(place) => {
-                let old = self.changes[place as usize].node.take();
-                self.bytes -= old.as_deref().map_or(0, data_len);
+                let old = self.changes.get_mut(place).node.take();
+                self.bytes -= old.as_ref().map_or(0, data_len);
                 place
             }
             None => self.insert(hash, path, None),
@@ -151,18 +190,17 @@ impl Layer {
         self.index(place, owner, lifetime);
     }
 
-    fn insert(&mut self, hash: u64, path: &ZPath, node: Option<Arc<Node>>) -> u32 {
+    fn insert(&mut self, hash: u64, path: &ZPath, node: Option<Node>) -> u32 {
         self.bytes += NODE_COST + path.as_str().len();
-        let place = u32::try_from(self.changes.len()).expect("a layer has not so many changes");
-        self.changes.push(Change { hash, path: path.clone(), node });
+        let place = self.changes.push(Change { hash, path: path.clone(), node });
         let changes = &self.changes;
-        self.places.insert_unique(hash, place, |place| changes[*place as usize].hash);
+        self.places.insert_unique(hash, place, |place| changes.get(*place).hash);
         place
     }
 
     /// Note in every index that the node in that place has come or gone.
     fn index(&mut self, place: u32, owner: SessionId, lifetime: Lifetime) {
-        let change = &self.changes[place as usize];
+        let change = self.changes.get(place);
         let (path, there) = (&change.path, change.node.is_some());
         if let Some((parent, _)) = split(path) {
             let hash = self.hasher.hash_one(parent);
@@ -242,10 +280,11 @@ fn names_after<'a>(names: &'a Names, after: &str, cut: usize) -> NamesAfter<'a> 
 
 /// What the tree on disk is to hold under one key.
 #[derive(Debug)]
-pub(super) enum Record {
+enum Record {
     Nothing,
-    /// A node, and its name if that does not fit the key.
-    Node(Arc<Node>, Option<Box<str>>),
+    /// A node, by the numbers of its layer and of its place there, and whether its name does not
+    /// fit the key.
+    Node(usize, u32, bool),
     /// An index entry, and its text if that does not fit the key.
     Index(Option<Box<str>>),
     Session(Arc<SessionRecord>),
@@ -254,10 +293,15 @@ pub(super) enum Record {
 
 impl Record {
     /// Write its value in place of what `out` holds; `false` if it is that there is none.
-    pub(super) fn encode(&self, key: &[u8], open: &[Acl], out: &mut Vec<u8>) -> bool {
+    fn encode(&self, key: &[u8], layers: &[Arc<Layer>], open: &[Acl], out: &mut Vec<u8>) -> bool {
         match self {
             Record::Nothing => return false,
-            Record::Node(node, name) => codec::encode_node(key, node, name.as_deref(), open, out),
+            Record::Node(layer, place, is_long) => {
+                let Change { path, node, .. } = layers[*layer].changes.get(*place);
+                let Some(node) = node else { return false };
+                let name = split(path).map(|(_, name)| name).filter(|_| *is_long);
+                codec::encode_node(key, node, name, open, out);
+            }
             Record::Index(text) => codec::encode_index(key, text.as_deref(), out),
             Record::Session(record) => codec::encode_session(key, record, out),
             Record::Meta(whole) => codec::encode_meta(key, &whole.0.0, &whole.1, out),
@@ -282,6 +326,7 @@ const SCOPE_BYTES: usize = 17;
 /// Everything that some layers change in the tree on disk, in order of the keys.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
+    layers: Vec<Arc<Layer>>,
     /// The keys, one after another in one piece of memory.
     keys: Vec<u8>,
     records: Vec<Keyed>,
@@ -291,11 +336,11 @@ pub(super) struct Changes {
 
 impl Changes {
     /// What these layers, oldest first, change.
-    pub(super) fn of(layers: &[Arc<Layer>], hash_key: &HashKey) -> Changes {
+    pub(super) fn of(layers: Vec<Arc<Layer>>, hash_key: &HashKey) -> Changes {
         let mut changes = Changes::default();
         changes.records.reserve(layers.iter().map(|layer| layer.changes.len() + 1).sum());
-        for layer in layers {
-            changes.add_nodes(layer, hash_key);
+        for (number, layer) in layers.iter().enumerate() {
+            changes.add_nodes(number, layer, hash_key);
             let ephemerals = layer.ephemerals.iter();
             let ephemerals = ephemerals.map(|(owner, names)| (Scope::ephemerals(*owner), names));
             for (scope, names) in ephemerals.chain([(Scope::mortals(), &layer.mortals)]) {
@@ -315,14 +360,15 @@ impl Changes {
             changes.add(&Key::meta(), Record::Meta(Box::new((*hash_key, last.meta))));
         }
         changes.sort();
+        changes.layers = layers;
         changes
     }
 
-    fn add_nodes(&mut self, layer: &Layer, hash_key: &HashKey) {
+    fn add_nodes(&mut self, number: usize, layer: &Layer, hash_key: &HashKey) {
         // Most nodes have their parent in common with the one before.
         let mut last: Option<(&str, Scope)> = None;
-        for Change { path, node, .. } in &layer.changes {
-            let mut name = None;
+        for (place, Change { path, .. }) in layer.changes.iter() {
+            let mut is_long = false;
             let key = match split(path) {
                 None => Key::root(),
                 Some((parent, text)) => {
@@ -330,15 +376,11 @@ impl Changes {
                     let (_, scope) = *last.insert(
                         known.unwrap_or_else(|| (parent, Scope::children(hash_key, parent))),
                     );
-                    name = scope.is_long(text).then(|| text.into());
+                    is_long = scope.is_long(text);
                     scope.key(hash_key, text)
                 }
             };
-            let record = match node {
-                Some(node) => Record::Node(Arc::clone(node), name),
-                None => Record::Nothing,
-            };
-            self.add(&key, record);
+            self.add(&key, Record::Node(number, place, is_long));
         }
     }
 
@@ -374,17 +416,19 @@ impl Changes {
         });
     }
 
-    /// The first that has not been taken yet.
-    pub(super) fn peek(&self) -> Option<(&[u8], &Record)> {
-        let Keyed { start, end, record, .. } = self.records.get(self.taken)?;
-        Some((&self.keys[*start..*end], record))
+    /// The key of the first that has not been taken yet.
+    pub(super) fn next_key(&self) -> Option<&[u8]> {
+        let Keyed { start, end, .. } = self.records.get(self.taken)?;
+        Some(&self.keys[*start..*end])
     }
 
-    /// Take it.
-    pub(super) fn next(&mut self) -> Option<(&[u8], &Record)> {
+    /// Take it: its key, and whether there is to be a value, which is written in place of what `out`
+    /// holds.
+    pub(super) fn next(&mut self, open: &[Acl], out: &mut Vec<u8>) -> Option<(&[u8], bool)> {
+        let Keyed { start, end, record, .. } = self.records.get(self.taken)?;
         self.taken += 1;
-        let Keyed { start, end, record, .. } = self.records.get(self.taken - 1)?;
-        Some((&self.keys[*start..*end], record))
+        let key = &self.keys[*start..*end];
+        Some((key, record.encode(key, &self.layers, open, out)))
     }
 }
 

@@ -270,7 +270,7 @@ impl Nodes for StoreNodes {
     fn node(&self, path: &ZPath) -> Option<Node> {
         let hash = self.active.hash(path.as_str());
         match self.layers().find_map(|layer| layer.node(hash, path)) {
-            Some(node) => node.as_deref().cloned(),
+            Some(node) => node.cloned(),
             None => alive(self.view.node(&self.hash_key, &self.open, path)),
         }
     }
@@ -376,9 +376,9 @@ impl Frozen {
     pub fn write(&self) -> Result<Checkpointed, StoreError> {
         let mut update = self.tree.write()?;
         let mut value = Vec::new();
-        let mut changes = Changes::of(&self.layers, &self.hash_key);
-        while let Some((key, record)) = changes.next() {
-            if record.encode(key, &self.open, &mut value) {
+        let mut changes = Changes::of(self.layers.clone(), &self.hash_key);
+        while let Some((key, is_there)) = changes.next(&self.open, &mut value) {
+            if is_there {
                 update.put(key, &value)?;
             } else {
                 update.delete(key)?;

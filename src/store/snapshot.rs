@@ -125,7 +125,7 @@ impl SnapshotReader {
         self.ahead.put_u32_le(FORMAT);
         put_position(&mut self.ahead, self.at);
         let crc = crc32c::crc32c(&self.ahead);
-        let changes = Changes::of(&std::mem::take(&mut self.layers), &self.hash_key);
+        let changes = Changes::of(std::mem::take(&mut self.layers), &self.hash_key);
         self.merge = Some(Merge { changes, cursor: Vec::new(), records: 0, crc });
     }
 
@@ -143,7 +143,7 @@ impl SnapshotReader {
         };
         let mut record = on_disk.next().transpose().in_tree("read", view.tree().path())?;
         while ahead.len() < room {
-            let changed = merge.changes.peek().map(|(key, _)| key);
+            let changed = merge.changes.next_key();
             let key = changed.into_iter().chain(record.map(|(key, _)| key)).min();
             let Some(key) = key.map(<[u8]>::to_vec) else {
                 self.done = true;
@@ -153,9 +153,9 @@ impl SnapshotReader {
             if of_disk.is_some() {
                 record = on_disk.next().transpose().in_tree("read", view.tree().path())?;
             }
-            if merge.changes.peek().is_some_and(|(own, _)| *own == *key) {
-                let (_, change) = merge.changes.next().expect("it was looked at");
-                if change.encode(&key, open, &mut value) {
+            if merge.changes.next_key().is_some_and(|own| *own == *key) {
+                let taken = merge.changes.next(open, &mut value);
+                if taken.is_some_and(|(_, is_there)| is_there) {
                     put_record(ahead, &key, &value);
                     merge.records += 1;
                 }
