@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use conclave_client::Client;
-use conclave_client::recipes::assignment::Work;
+use conclave_client::recipes::assignment::{Order, Work};
 use conclave_client::recipes::cache::Cache;
-use conclave_client::recipes::config::{Layer, Registry};
+use conclave_client::recipes::config::{Layer, Place, Registry};
 use conclave_client::recipes::counter::{Counter, IdBlocks, SharedValue};
 use conclave_client::recipes::discovery::{Discovery, Instance, Strategy};
 use conclave_client::recipes::log::Log;
@@ -14,7 +14,7 @@ use conclave_client::recipes::members::{Group, KeptNode, Names};
 use conclave_client::recipes::partition::Partitioner;
 use conclave_client::recipes::queue::{Push, Queue};
 use conclave_client::recipes::ring::LiveRing;
-use conclave_client::recipes::two_phase::TwoPhase;
+use conclave_client::recipes::two_phase::{Task, TwoPhase};
 use conclave_client::recipes::{Barrier, DoubleBarrier, Election, Error, Fence, Lease, Loss};
 use conclave_client::recipes::{MultiLease, MultiLock, Mutex, ReadWriteLock, Semaphore, Token};
 
@@ -160,9 +160,14 @@ async fn nodes_that_are_not_the_recipes() {
         "/log/operations/readme",
         "/log-2/readme",
         "/parts/owners/p",
+        "/work/workers/readme",
+        "/config/live/readme",
     ] {
         make(c, path, "").await;
     }
+    let leading = soon(Election::new(c, "/leader").unwrap().campaign("")).await.unwrap();
+    let work = Work::new(c, "/work").unwrap();
+    work.submit("task", "").await.unwrap();
     let hold = soon(Mutex::new(c, "/primary").unwrap().lock()).await.unwrap();
     let mut both = [Mutex::new(c, "/mutex").unwrap(), Mutex::new(c, "/other").unwrap()];
     let [mutex, _] = &mut both;
@@ -186,6 +191,8 @@ async fn nodes_that_are_not_the_recipes() {
             "a log" => Log::new(c, "/log")?.follow().await,
             "a log's node" => Log::new(c, "/log-2")?.follow().await,
             "a partition" => parts.next().await,
+            "a worker" => work.assign(&leading).await,
+            "a layer" => Registry::new(c, "/config")?.layers().await,
     });
     // They were not touched, and nothing was left beside them.
     let left = eventually("nobody waits any more", async || {
@@ -208,6 +215,8 @@ async fn nodes_that_were_edited_by_hand() {
     let writing = soon(ReadWriteLock::new(c, "/shared").unwrap().write()).await.unwrap();
     let leading = soon(Election::new(c, "/election").unwrap().campaign("")).await.unwrap();
     let lease = Lease::new(c, "/lease", HOUR).unwrap().acquire("").await.unwrap().unwrap();
+    let slots = MultiLease::new(c, "/slots", 1, HOUR).unwrap();
+    let slot = slots.acquire("").await.unwrap().unwrap();
     let inside = soon(DoubleBarrier::new(c, "/double", 1).unwrap().enter()).await.unwrap();
     let queue = Queue::new(c, "/queue").unwrap();
     queue.push("x").await.unwrap();
@@ -217,8 +226,10 @@ async fn nodes_that_were_edited_by_hand() {
     let mut participant = transactions.participant("a").await.unwrap();
     let log = Log::new(c, "/log").unwrap();
     log.write(&held).await.unwrap().append(["x"]).await.unwrap();
-    let setting = Registry::new(c, "/config").unwrap().setting::<u32>("limit").unwrap();
+    let registry = Registry::new(c, "/config").unwrap();
+    let setting = registry.setting::<u32>("limit").unwrap();
     setting.set(&Layer::Default, &1).await.unwrap();
+    setting.stage(&Layer::Default, &["canary"], &2).await.unwrap();
     let discovery = Discovery::new(c, "/services").unwrap();
     let _db = discovery.register("db", &Instance::new("a", "host:1")).await.unwrap();
     let mut paths = Vec::from([held.path(), writing.path(), lease.path()].map(ToString::to_string));
@@ -227,6 +238,7 @@ async fn nodes_that_were_edited_by_hand() {
     paths.extend(["/semaphore/limit", "/counter", "/ids", "/log/state"].map(String::from));
     paths.push(format!("/log/operations/{:020}", 1));
     paths.push(String::from("/services/db/a"));
+    paths.push(slot.path().to_string());
     for path in c.list_recursive("/config").await.unwrap().entries {
         paths.push(format!("/config/{}", path.name));
     }
@@ -244,6 +256,11 @@ async fn nodes_that_were_edited_by_hand() {
             "to ask for a mutex" => Mutex::new(c, "/mutex")?.revoke().await,
             "a reader" => ReadWriteLock::new(c, "/shared")?.read().await,
             "a leader" => Election::new(c, "/election")?.leader().await,
+            "who looks who leads" => Election::new(c, "/election")?.observe().await?.next().await,
+            "one of several leases" => slots.acquire("").await,
+            "a layer's history" => setting.history(&Layer::Default).await?.remove(0),
+            "what is staged" => setting.staged(&Layer::Default).await,
+            "what is seen" => registry.follow(Place::new()).await?.get(&setting),
             "who has a lease" => Lease::new(c, "/lease", HOUR)?.holder().await,
             "a lease" => Lease::new(c, "/lease", HOUR)?.acquire("").await,
             "what is no lease" => Lease::new(c, "/lease-by-hand", HOUR)?.acquire("").await,
@@ -291,11 +308,27 @@ async fn nodes_that_were_deleted_by_hand_and_tokens_from_the_past() {
     let paths = [held.path(), reading.path(), permit.path(), leading.hold().path()];
     let mut paths: Vec<_> = paths.into_iter().map(ToString::to_string).collect();
     paths.extend([several.path().to_string(), lease.path().to_string()]);
+    let other = Lease::new(c, "/lease-2", HOUR).unwrap().acquire("").await.unwrap().unwrap();
+    paths.push(other.path().to_string());
+    let work = Work::new(c, "/work").unwrap();
+    let mut worker = work.worker("a").await.unwrap();
+    work.submit("t", "").await.unwrap();
+    let assigner = soon(Election::new(c, "/assigner").unwrap().campaign("")).await.unwrap();
+    let assigning = work.clone();
+    let assigning = tokio::spawn(async move { assigning.assign(&assigner).await });
+    let Order::Begin(task) = soon(worker.next()).await.unwrap() else { panic!("no task") };
+    paths.push(String::from("/work/tasks/t"));
+    let transactions = TwoPhase::new(c, "/tx").unwrap();
+    transactions.begin("t", &["a", "b"], "").await.unwrap();
+    let mut participant = transactions.participant("a").await.unwrap();
+    let Task::Prepare(prepared) = soon(participant.next()).await.unwrap() else { panic!("none") };
+    participant.vote(&prepared, true).await.unwrap();
     paths.extend([item.path().to_string(), format!("/double/{member}")]);
     paths.extend([String::from("/parts/owners/p"), format!("/log/operations/{:020}", 2)]);
     for path in paths {
         c.delete(path.as_str()).await.unwrap();
     }
+    c.delete_recursive("/tx/t").await.unwrap();
     let write = || c.multi().set("/data", "x", None);
     all_fail!(|error: &Error| matches!(error, Error::Lost { loss: Loss::Deleted | Loss::Expired, .. }), {
             "a write under a mutex" => held.guard(write()).await,
@@ -315,7 +348,10 @@ async fn nodes_that_were_deleted_by_hand_and_tokens_from_the_past() {
             "several locks to release" => several.release().await,
             "to resign" => leading.resign().await,
             "an item that is done" => item.done().await,
+            "a lease to release" => other.release().await,
+            "a task that is done" => worker.done(&task).await,
     });
+    assigning.abort();
     assert_eq!(c.get("/data").await.unwrap().text(), Ok(""), "nothing was written");
     let mut follower = log.follow().await.unwrap();
     follower.next().await.unwrap();
@@ -323,6 +359,9 @@ async fn nodes_that_were_deleted_by_hand_and_tokens_from_the_past() {
             "an operation that is gone" => follower.next().await,
             "a transaction that never was" => TwoPhase::new(c, "/tx")?.decide("t").await,
             "its decision" => TwoPhase::new(c, "/tx")?.decision("t").await,
+            "what was to be prepared" => participant.next().await,
+            "a vote for it" => participant.vote(&prepared, false).await,
+            "to wait for the votes" => transactions.all_votes("t").await,
     });
     let mut fence = Fence::at(Token::new(7));
     let seen = SharedValue::new(c, "/value").unwrap().get().await.unwrap();
@@ -428,6 +467,22 @@ async fn sessions_that_are_over() {
             "ids" => IdBlocks::new(c, "/ids", 2)?.next().await,
             "a value" => SharedValue::new(c, "/value")?.get().await,
             "a name" => Names::new(c, "/names")?.resolve("a").await,
+            "a name to bind" => Names::new(c, "/names")?.bind("a", "").await,
+            "a name for good" => Names::new(c, "/names")?.set("a", "").await,
+            "a service" => discovery.register("db", &Instance::new("b", "host:2")).await,
+            "a lease to have" => Lease::new(c, "/lease-2", HOUR)?.acquire("").await,
+            "a lease that goes on" => lease.clone().renew().await,
+            "who assigns" => work.assign(&leading).await,
+            "tasks" => work.open().await,
+            "a decision" => transactions.decide("t").await,
+            "a log to follow" => log.follow().await,
+            "a log to write" => log.write(&held).await,
+            "an id in a queue" => queue.remove("x").await,
+            "settings to follow" => registry.follow(Place::new()).await,
+            "a setting's history" => setting.history(&Layer::Default).await,
+            "a value to stage" => setting.stage(&Layer::Default, &["canary"], &1).await,
+            "a cache to open" => Cache::tree(c, "/data").await,
+            "a member of partitions" => Partitioner::join(c, "/parts-2", "a", partitions()).await,
     });
     // What is told in a stream ends; what was seen before the end may come first.
     let error = soon(async {

@@ -21,6 +21,7 @@ mod mutex;
 #[path = "../common/ports.rs"]
 mod ports;
 mod shared;
+mod waiting;
 
 use std::future::poll_fn;
 use std::pin::Pin;

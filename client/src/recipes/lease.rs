@@ -1,5 +1,6 @@
 //! What is had for a bounded time, without waiting, and without a session.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -272,27 +273,39 @@ impl MultiLease {
     /// Takes one of the leases; `None` if all are had.
     ///
     /// # Errors
-    /// As [`Lease::acquire`], or if the directory has other nodes in it.
+    /// As [`Lease::acquire`], or if the directory has other nodes in it. What is no lease in the place
+    /// of one is told when no other one is to be had.
     pub async fn acquire(&self, holder: impl Into<Bytes>) -> Result<Option<LeaseHold>, Error> {
-        let holder = holder.into();
-        let taken = match self.place.client.children(&self.place.path).await {
-            Ok(taken) => taken,
-            Err(error) if error.code() == Some(ErrorCode::NoNode) => Vec::new(),
-            Err(error) => return Err(error.into()),
-        };
-        let is_slot = |name: &String| {
-            name.strip_prefix("slot-").is_some_and(|slot| slot.parse::<u16>().is_ok())
-        };
-        if let Some(name) = taken.iter().find(|name| !is_slot(name)) {
-            return Err(self.place.foreign(name));
-        }
+        let (holder, taken) = (holder.into(), self.taken().await?);
         for lease in &self.slots {
-            if !taken.iter().any(|name| name == lease.path.name())
+            if !taken.contains_key(lease.path.name())
                 && let Some(hold) = lease.acquire(holder.clone()).await?
             {
                 return Ok(Some(hold));
             }
         }
-        Ok(None)
+        match taken.iter().find(|(_, is_lease)| !**is_lease) {
+            // It would never be over.
+            Some((name, _)) => Err(self.place.malformed(&self.place.child(name)?, NO_BODY)),
+            None => Ok(None),
+        }
+    }
+
+    /// The names of the slots that are taken, and whether it is a lease that takes each.
+    async fn taken(&self) -> Result<BTreeMap<String, bool>, Error> {
+        let mut taken = BTreeMap::new();
+        let mut entries = self.place.client.list(&self.place.path).with_data().stream();
+        while let Some(entry) = entries.next().await {
+            let entry = match entry {
+                Err(error) if error.code() == Some(ErrorCode::NoNode) => break,
+                entry => entry?,
+            };
+            let slot = entry.name.strip_prefix("slot-");
+            if slot.is_none_or(|slot| slot.parse::<u16>().is_err()) {
+                return Err(self.place.foreign(&entry.name));
+            }
+            taken.insert(entry.name, entry.data.as_ref().and_then(Body::decode).is_some());
+        }
+        Ok(taken)
     }
 }

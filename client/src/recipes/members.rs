@@ -450,6 +450,12 @@ impl Group {
     /// If it cannot be read; [`Error::Foreign`] if there is a node that is no session's, which would
     /// be a member for ever.
     pub async fn members(&self) -> Result<Members, Error> {
+        self.check().await?;
+        self.look().await
+    }
+
+    /// Whether all who are there are somebody's.
+    pub(super) async fn check(&self) -> Result<(), Error> {
         let mut entries = self.client.list(&self.path).with_stat().stream();
         while let Some(entry) = entries.next().await {
             let entry = match entry {
@@ -461,7 +467,7 @@ impl Group {
                 return Err(Error::Foreign { path, recipe: "a group" });
             }
         }
-        self.look().await
+        Ok(())
     }
 
     async fn look(&self) -> Result<Members, Error> {

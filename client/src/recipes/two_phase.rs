@@ -394,7 +394,9 @@ impl Participant {
     /// to be done is told again.
     ///
     /// # Errors
-    /// If the session is over; [`Error::Malformed`] for a transaction that was edited by hand.
+    /// If the session is over; [`Error::Malformed`] for a transaction that was edited by hand;
+    /// [`Error::Gone`], once, for one that was deleted by hand before it was decided: what was
+    /// prepared for it is to be taken back. The others follow.
     pub async fn next(&mut self) -> Result<Task, Error> {
         loop {
             if let Some(task) = self.tasks.pop_front() {
@@ -411,14 +413,17 @@ impl Participant {
     /// once; a vote that comes after the decision does not count.
     ///
     /// # Errors
-    /// If no server confirms it.
+    /// [`Error::Gone`] if somebody has deleted the transaction; if no server confirms it.
     pub async fn vote(&self, transaction: &Transaction, is_for: bool) -> Result<(), Error> {
         let path = child(&self.transactions.root, &transaction.id)?;
         let vote = vote_of(&path, &self.name)?;
         let client = &self.transactions.client;
         // The first vote counts, and none after the decision, which changes the version.
         let multi = client.multi().when(&path, Test::Version(0)).when(&vote, Test::Missing);
-        multi.create(&vote, if is_for { YES } else { NO }).await?;
+        let counts = multi.create(&vote, if is_for { YES } else { NO }).await?.held;
+        if !counts && client.exists(&path).await?.is_none() {
+            return Err(Error::Gone { path });
+        }
         Ok(())
     }
 
@@ -464,9 +469,15 @@ impl Participant {
             self.cache.flush().await?;
         }
         let (root, told) = (self.transactions.root.clone(), &mut self.told);
-        self.cache.read(|view| {
-            told.retain(|id, _| child(&root, id).is_ok_and(|path| view.get(&path).is_some()));
-        })
+        let gone = self.cache.read(|view| {
+            let is_there = |id: &str| child(&root, id).is_ok_and(|path| view.get(&path).is_some());
+            told.extract_if(.., |id, _| !is_there(id)).collect::<Vec<_>>()
+        })?;
+        // One with a decision is forgotten when all have done what it says.
+        match gone.into_iter().find(|(_, decision)| decision.is_none()) {
+            Some((id, _)) => Err(Error::Gone { path: child(&self.transactions.root, &id)? }),
+            None => Ok(()),
+        }
     }
 
     /// Decides in the place of a coordinator that is gone.
