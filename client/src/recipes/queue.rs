@@ -51,21 +51,24 @@
 //! each id. A consumer that waits has one watch, and is woken by each push: with very many consumers
 //! use shards. A million items are no trouble: nobody reads more than a page.
 
+mod item;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use conclave_proto::{Acl, CreateMode, ErrorCode, EventKind, WatchKind, ZPath, Zxid};
+use conclave_proto::{Acl, CreateMode, ErrorCode, EventKind, WatchKind, ZPath};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use super::owned::delete_in_background;
+pub use item::Item;
+
 use super::support::{child, ensure};
-use super::{Error, Loss, NameError, Token};
+use super::{Error, NameError};
 use crate::chroot::IntoPath;
 use crate::dice::Dice;
 use crate::request::Pending;
-use crate::{Client, Multi, MultiOutcome, Reply, Test, Watch, WatchItem};
+use crate::{Client, MultiOutcome, Reply, Test, Watch, WatchItem};
 
 const RECIPE: &str = "a queue";
 
@@ -82,6 +85,10 @@ const PAGE: u32 = 2000;
 /// How often in a row a consumer is too late for an item before it reads again what there is. A try
 /// is a write, and costs more than a page of names.
 const TOO_LATE: u32 = 2;
+
+/// For so many items in work one consumer more begins where the front of the queue was, and not at
+/// its very front, where the servers still pass over all that was there lately.
+const FROM_THE_FRONT: usize = 4;
 
 /// The directories of a shard.
 const ITEMS: &str = "items";
@@ -277,9 +284,7 @@ impl Queue {
     pub fn consumer(&self) -> Consumer {
         let mut dice = Dice::default();
         let first = dice.below(self.shards.len());
-        let shelf =
-            |shard| Shelf { shard, seen: VecDeque::new(), malformed: BTreeSet::new(), in_work: 0 };
-        let shelves = self.shards.iter().cloned().map(shelf).collect();
+        let shelves = self.shards.iter().cloned().map(Shelf::new).collect();
         let client = self.client.clone();
         Consumer { client, shelves, next: first, ahead: AHEAD, now_ms: None, is_made: false, dice }
     }
@@ -344,6 +349,11 @@ fn key(name: &str) -> Option<u64> {
     (key.len() == DIGITS && is_number).then(|| key.parse().ok()).flatten()
 }
 
+/// A text that is in front of the name of an item, and not far.
+fn before(name: &str) -> &str {
+    &name[..name.len() - 1]
+}
+
 /// What a consumer knows of a shard.
 #[derive(Debug)]
 struct Shelf {
@@ -353,7 +363,16 @@ struct Shelf {
     /// Nodes that are no items, or do not hold what items do, which were told of.
     malformed: BTreeSet<String>,
     /// How many items were in work when that was last seen.
-    in_work: u32,
+    in_work: usize,
+    /// Behind this name the items began when that was last seen; the empty one is before all.
+    front: String,
+}
+
+impl Shelf {
+    fn new(shard: Shard) -> Shelf {
+        let (seen, malformed) = (VecDeque::new(), BTreeSet::new());
+        Shelf { shard, seen, malformed, in_work: 0, front: String::new() }
+    }
 }
 
 /// Takes items from a queue.
@@ -467,20 +486,40 @@ impl Consumer {
 
     /// Tries what was seen of a shard, and then, from its front, what is there now.
     async fn look_at(&mut self, place: usize) -> Result<Look, Error> {
-        // The page to read next; each begins behind a name, and the first one behind none.
-        let mut next = Some(None);
+        // The page to read next begins behind this name; the empty one is before all.
+        let mut next = Some(self.beginning(place));
+        let mut from_the_front = next.as_deref() == Some("");
         // What others had, whether or not the servers still list their locks.
         let mut beaten = BTreeSet::new();
         loop {
             match self.try_seen(place, &mut beaten).await? {
                 Tried::Item(item) => return Ok(Look::Item(item)),
                 Tried::Later(due) => return Ok(Look::Nothing(Some(due))),
-                Tried::Beaten => next = Some(None),
+                Tried::Beaten => {
+                    next = Some(self.beginning(place));
+                    from_the_front = next.as_deref() == Some("");
+                }
                 Tried::Nothing => {}
             }
-            let Some(after) = next else { return Ok(Look::Nothing(None)) };
-            next = self.fill(place, after, &beaten).await?.map(Some);
+            let after = match next.take() {
+                Some(after) => after,
+                None if from_the_front => return Ok(Look::Nothing(None)),
+                // What there is may be in front of where it began to look.
+                None => {
+                    from_the_front = true;
+                    String::new()
+                }
+            };
+            next = self.fill(place, after, &beaten).await?;
         }
+    }
+
+    /// Where to begin to look. Of many consumers a few begin at the very front, often enough that
+    /// what was given back, or has a lower key, is found soon; the others where the front was.
+    fn beginning(&mut self, place: usize) -> String {
+        let shelf = &self.shelves[place];
+        let is_one_of_few = self.dice.below(1 + shelf.in_work / FROM_THE_FRONT) == 0;
+        if is_one_of_few || self.now_ms.is_some() { String::new() } else { shelf.front.clone() }
     }
 
     async fn try_seen(
@@ -544,18 +583,17 @@ impl Consumer {
     async fn fill(
         &mut self,
         place: usize,
-        after: Option<String>,
+        after: String,
         beaten: &BTreeSet<String>,
     ) -> Result<Option<String>, Error> {
         let shelf = &mut self.shelves[place];
-        let spread = shelf.in_work.saturating_mul(SPREAD);
+        let spread = u32::try_from(shelf.in_work).unwrap_or(u32::MAX).saturating_mul(SPREAD);
         let length = self.ahead.saturating_add(spread).min(PAGE.max(self.ahead));
-        let mut list = self.client.list(&shelf.shard.items).page_size(length);
-        if let Some(after) = after {
-            list = list.after(after);
-        }
-        // What is taken already need not be tried.
-        let (page, taken) = (list.send(), self.client.list(&shelf.shard.taken).send());
+        let is_first = after <= shelf.front;
+        let page = self.client.list(&shelf.shard.items).page_size(length);
+        // What is taken already need not be tried. Locks have the names of their items.
+        let taken = self.client.list(&shelf.shard.taken).after(&after);
+        let (page, taken) = (page.after(after).send(), taken.send());
         let page = match page.await {
             Ok(page) => page,
             Err(error) if error.code() == Some(ErrorCode::NoNode) => return Ok(None),
@@ -570,7 +608,11 @@ impl Consumer {
             }
             Err(error) => return Err(error.into()),
         };
-        shelf.in_work = u32::try_from(taken.len()).unwrap_or(u32::MAX);
+        if is_first {
+            shelf.in_work = taken.len();
+            let first = page.entries.iter().find(|entry| key(&entry.name).is_some());
+            shelf.front = first.map_or_else(String::new, |first| before(&first.name).to_owned());
+        }
         let next = page.entries.last().filter(|_| page.more).map(|entry| entry.name.clone());
         let is_unfit =
             |name: &String| [&taken, beaten, &shelf.malformed].iter().any(|all| all.contains(name));
@@ -598,7 +640,7 @@ impl Consumer {
             .send();
         // From here on the lock is given back when this is dropped.
         let (client, runtime) = (self.client.clone(), Handle::current());
-        let lock = Lock { client, runtime, path: path_of_lock, tag, is_held: true };
+        let lock = item::Lock { client, runtime, path: path_of_lock, tag, is_held: true };
         // It is read as it is after the claim: one round trip does for both.
         let node = self.client.get(&path).send();
         let outcome = claim.await?;
@@ -659,127 +701,5 @@ async fn wakes(watch: &mut Watch) -> Result<(), Error> {
             }
             Some(WatchItem::Gap { .. }) | None => return Ok(()),
         }
-    }
-}
-
-/// The lock of an item, which is given back when it is dropped.
-#[derive(Debug)]
-struct Lock {
-    client: Client,
-    runtime: Handle,
-    path: ZPath,
-    /// What it holds, so that nobody else's is given back.
-    tag: Bytes,
-    is_held: bool,
-}
-
-impl Lock {
-    fn forget(mut self) {
-        self.is_held = false;
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        if self.is_held {
-            let (client, path) = (self.client.clone(), self.path.clone());
-            let mine = Test::Data(self.tag.clone());
-            delete_in_background(&self.runtime, client, path, mine);
-        }
-    }
-}
-
-/// An item that was taken. Dropping it gives it back.
-#[derive(Debug)]
-#[must_use = "an item that is dropped goes to the next consumer"]
-pub struct Item {
-    lock: Lock,
-    path: ZPath,
-    made_by: Zxid,
-    id: Option<ZPath>,
-    data: Bytes,
-    token: Zxid,
-}
-
-impl Item {
-    /// What was pushed.
-    pub fn data(&self) -> &Bytes {
-        &self.data
-    }
-
-    /// The id it was pushed under.
-    pub fn id(&self) -> Option<&str> {
-        self.id.as_ref().map(ZPath::name)
-    }
-
-    /// Its node.
-    pub fn path(&self) -> &ZPath {
-        &self.path
-    }
-
-    /// The fencing token: when the item is taken again, by this or another consumer, it is greater.
-    pub fn token(&self) -> Token {
-        Token::from(self.token)
-    }
-
-    /// It is done: it leaves the queue.
-    ///
-    /// # Errors
-    /// [`Error::Lost`] if it was not this consumer's any more: another one has it, or had it; or it
-    /// was taken back by its id, or deleted by hand. Any other error leaves it open: the item is
-    /// given back, unless it is done.
-    pub async fn done(self) -> Result<(), Error> {
-        let mut multi = self.held().when(&self.path, Test::CreatedBy(self.made_by));
-        if let Some(id) = &self.id {
-            multi = multi.when(id, Test::CreatedBy(self.made_by)).delete(id, None);
-        }
-        let held = multi.delete(&self.lock.path, None).delete(&self.path, None).await?.held;
-        if held {
-            self.lock.forget();
-            return Ok(());
-        }
-        let (has_id, lost) = (self.id.is_some(), self.lost());
-        // Its id may have been removed meanwhile.
-        if has_id && self.leave().await? { Ok(()) } else { Err(lost) }
-    }
-
-    /// Leaves the queue, whatever has become of its id. False if it was not this consumer's any more.
-    async fn leave(self) -> Result<bool, Error> {
-        let multi = self.held().when(&self.path, Test::CreatedBy(self.made_by));
-        let held = multi.delete(&self.lock.path, None).delete(&self.path, None).await?.held;
-        if held {
-            self.lock.forget();
-        }
-        Ok(held)
-    }
-
-    /// Whether it was taken back by its id, which the same transaction made as the item: if it is not
-    /// there, or is another's.
-    async fn is_taken_back(&self) -> Result<bool, Error> {
-        let Some(id) = &self.id else { return Ok(false) };
-        let stat = self.lock.client.exists(id).await?;
-        Ok(stat.is_none_or(|stat| stat.czxid != self.made_by))
-    }
-
-    /// It goes back to the queue, to its old place; it is there when this returns.
-    ///
-    /// # Errors
-    /// [`Error::Lost`] if it was not this consumer's any more.
-    pub async fn release(self) -> Result<(), Error> {
-        let held = self.held().delete(&self.lock.path, None).await?.held;
-        if !held {
-            return Err(self.lost());
-        }
-        self.lock.forget();
-        Ok(())
-    }
-
-    /// What is done only while the lock is held.
-    fn held(&self) -> Multi<'_> {
-        self.lock.client.multi().when(&self.lock.path, Test::CreatedBy(self.token))
-    }
-
-    fn lost(&self) -> Error {
-        Error::Lost { path: self.path.clone(), token: self.token(), loss: Loss::Deleted }
     }
 }
