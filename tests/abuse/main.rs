@@ -24,6 +24,7 @@ mod ports;
 mod random;
 mod server;
 mod setup;
+mod throttle;
 mod tls;
 mod trust;
 mod zookeeper;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// How long anything that must happen may take on a slow machine.
@@ -118,11 +119,24 @@ impl Server {
         self.running.log.lock().unwrap().clone()
     }
 
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.running.child.id()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    /// Lets the server do nothing for a while.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// Asks the server to stop, and waits until it has.
     pub(crate) fn stop(&mut self) -> ExitStatus {
-        let pid = i32::try_from(self.running.child.id()).unwrap();
-        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         wait_for("the server to stop", || self.running.child.try_wait().unwrap())
     }
 
