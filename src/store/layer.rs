@@ -299,7 +299,7 @@ impl Record {
             Record::Node(layer, place, is_long) => {
                 let Change { path, node, .. } = layers[*layer].changes.get(*place);
                 let Some(node) = node else { return false };
-                let name = split(path).map(|(_, name)| name).filter(|_| *is_long);
+                let name = if *is_long { split(path).map(|(_, name)| name) } else { None };
                 codec::encode_node(key, node, name, open, out);
             }
             Record::Index(text) => codec::encode_index(key, text.as_deref(), out),
