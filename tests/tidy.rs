@@ -109,3 +109,46 @@ fn files_are_short_and_safe() {
         assert!(!is_unsafe, "{path} has unsafe code");
     }
 }
+
+/// What recipes are made of.
+const PARTS: [&str; 9] =
+    ["body", "error", "hold", "line", "mod", "owned", "place", "support", "token"];
+
+/// What every recipe says what happens when, in one of these words.
+const EVENTS: [&[&str]; 5] = [
+    &["connection"],
+    &["session expires", "expired session"],
+    &["process is paused", "paused process"],
+    &["dead leader", "a leader dies", "leader of the servers dies"],
+    &["by mistake", " think "],
+];
+
+#[test]
+fn every_recipe_shows_how_it_is_used_what_it_guarantees_and_what_it_costs() {
+    let folder = "client/src/recipes";
+    let of = |folder: &str| fs::read_dir(folder).expect("it can be listed");
+    let files = of(folder).map(|entry| entry.expect("an entry").path());
+    let recipes = files.filter_map(|path| {
+        let name = path.file_stem().and_then(|name| name.to_str()).expect("names are ASCII");
+        let is_part = PARTS.contains(&name);
+        let module = if path.is_dir() { path.join("mod.rs") } else { path.clone() };
+        (!is_part).then_some(module)
+    });
+    let mut count = 0;
+    for path in recipes {
+        let text = fs::read_to_string(&path).expect("a source file is readable");
+        let lines = text.lines().map(str::trim);
+        let docs = lines.filter(|line| line.starts_with("//!") || line.starts_with("///"));
+        let docs = docs.collect::<Vec<_>>().join("\n").to_lowercase();
+        let place = |what: &str| docs.find(what);
+        let (example, guarantees) = (place("```"), place("# guarantees"));
+        let is_in_order = example.is_some() && example < guarantees && guarantees < place("# cost");
+        assert!(is_in_order, "{}: an example, then # Guarantees, then # Cost", path.display());
+        for words in EVENTS {
+            let says = words.iter().any(|words| docs.contains(words));
+            assert!(says, "{} says nothing of one of {words:?}", path.display());
+        }
+        count += 1;
+    }
+    assert!(count >= 18, "{count} recipes in {folder}");
+}
