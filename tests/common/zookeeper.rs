@@ -1,24 +1,15 @@
 //! Where Apache ZooKeeper is on this machine.
 
+#[path = "../../src/cli/bench/jars.rs"]
+mod jars;
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use jars::{DEBIAN_JARS, NEEDED_JARS};
+
 /// A directory with ZooKeeper's jars, in place of Debian's packages.
 const JARS_VARIABLE: &str = "ZOOKEEPER_JARS";
-/// Where Debian's packages put theirs.
-const DEBIAN_JARS: &str = "/usr/share/java";
-const NEEDED_JARS: [&str; 10] = [
-    "zookeeper",
-    "zookeeper-jute",
-    "slf4j-api",
-    "slf4j-nop",
-    "netty-buffer",
-    "netty-common",
-    "netty-handler",
-    "netty-transport",
-    "netty-codec",
-    "netty-resolver",
-];
 
 /// The jars of ZooKeeper; or why there is no ZooKeeper here.
 pub(crate) fn class_path() -> Result<String, String> {

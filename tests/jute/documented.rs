@@ -61,36 +61,9 @@ fn every_request_is_documented() {
 
 #[test]
 fn every_error_is_documented() {
-    let codes = [
-        ErrorCode::NoNode,
-        ErrorCode::NodeExists,
-        ErrorCode::BadVersion,
-        ErrorCode::NotEmpty,
-        ErrorCode::NoChildrenForEphemerals,
-        ErrorCode::ConditionFailed,
-        ErrorCode::RolledBack,
-        ErrorCode::NotTried,
-        ErrorCode::BadArguments,
-        ErrorCode::TooLarge,
-        ErrorCode::InvalidAcl,
-        ErrorCode::NoAuth,
-        ErrorCode::AuthFailed,
-        ErrorCode::SessionExpired,
-        ErrorCode::SessionMoved,
-        ErrorCode::NoWatcher,
-        ErrorCode::Unimplemented,
-        ErrorCode::QuotaExceeded,
-        ErrorCode::NoSpace,
-        ErrorCode::Throttled,
-        ErrorCode::Unavailable,
-        ErrorCode::SequenceOverflow,
-        ErrorCode::OutcomeUnknown,
-        ErrorCode::NotReadOnly,
-        ErrorCode::EphemeralOnLocalSession,
-    ];
     // What the wire says by itself: it does not understand, and there is no reconfig.
     let mut sent = BTreeSet::from([-5, -123]);
-    for code in codes {
+    for &code in ErrorCode::ALL {
         let mut talk = Talk::open();
         talk.op(3, Body::new().text("/a").bool(false));
         let (frames, _) = talk.respond(Err(code.into()));

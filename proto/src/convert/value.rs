@@ -209,6 +209,11 @@ pub(super) fn fault(error: &wire::Error) -> Result<Fault, Invalid> {
 /// Pairs every error with its number, once for both directions.
 macro_rules! codes {
     ($($code:ident),* $(,)?) => {
+        impl ErrorCode {
+            /// Every error, in the order of their numbers.
+            pub const ALL: &[ErrorCode] = &[$(ErrorCode::$code),*];
+        }
+
         pub(super) fn code_to_wire(code: ErrorCode) -> wire::ErrorCode {
             match code {
                 $(ErrorCode::$code => wire::ErrorCode::$code,)*

@@ -5,10 +5,9 @@ use conclave_proto::convert::{encode_client, encode_server};
 use conclave_proto::frame::write_frame;
 use conclave_proto::request::ReadLevel;
 use conclave_proto::{
-    ClientMessage, Epoch, Op, Reply, Response, ServerMessage, Stat, Xid, ZPath, Zxid, limits,
+    ClientMessage, Epoch, ErrorCode, Op, Reply, Response, ServerMessage, Stat, Xid, ZPath, Zxid,
+    limits,
 };
-
-use crate::values::CODES;
 
 const DOCUMENT: &str = include_str!("../../../docs/PROTOCOL.md");
 
@@ -56,7 +55,7 @@ fn its_example_is_what_is_sent() {
 #[test]
 fn its_errors_are_the_errors() {
     let rows: String = (1..)
-        .zip(CODES)
+        .zip(ErrorCode::ALL)
         .map(|(number, code)| {
             format!("| {number} | `{}` | {code} |\n", shouted(&format!("{code:?}")))
         })

@@ -11,7 +11,6 @@ use conclave_proto::{
 use expect_test::{Expect, expect};
 
 use crate::round_trip::bytes;
-use crate::values::CODES;
 
 fn check(bytes: &[u8], expected: Expect) {
     let line = |line: &[u8]| line.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>();
@@ -217,7 +216,7 @@ fn the_numbers_of_errors() {
         assert_eq!(&outcome[..3], [0x12, 2, 8]);
         format!("{} {code:?}: {code}\n", outcome[3])
     };
-    let numbers: String = CODES.iter().map(number).collect();
+    let numbers: String = ErrorCode::ALL.iter().map(number).collect();
     expect![[r#"
         1 NoNode: the node does not exist
         2 NodeExists: the node exists already

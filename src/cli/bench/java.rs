@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::jars::{DEBIAN_JARS, NEEDED_JARS};
 use super::zookeeper::Connection;
 
 /// How long the servers may take until they serve.
@@ -17,20 +18,6 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 const TRY: Duration = Duration::from_secs(2);
 /// How often it is tried.
 const POLL: Duration = Duration::from_millis(100);
-/// Where Debian's packages put the jars.
-const DEBIAN_JARS: &str = "/usr/share/java";
-/// The jars that a server needs, of all those in Debian's directory.
-const NEEDED: [&str; 9] = [
-    "zookeeper",
-    "slf4j-api",
-    "slf4j-nop",
-    "netty-buffer",
-    "netty-common",
-    "netty-handler",
-    "netty-transport",
-    "netty-codec",
-    "netty-resolver",
-];
 
 /// Server processes; they end with this value.
 pub(super) struct ZooKeeper {
@@ -145,5 +132,5 @@ pub(super) fn class_path(jars: Option<&Path>, others: &[&str]) -> anyhow::Result
         "there is no ZooKeeper in {DEBIAN_JARS}: install Debian's packages libzookeeper-java, \
          libslf4j-java and libnetty-java, or name a directory of jars with --zookeeper-jars"
     );
-    Ok(NEEDED.iter().chain(others).map(jar).collect::<Vec<_>>().join(":"))
+    Ok(NEEDED_JARS.iter().chain(others).map(jar).collect::<Vec<_>>().join(":"))
 }

@@ -5,6 +5,7 @@ mod compare;
 mod contest;
 mod crew;
 mod failover;
+mod jars;
 mod java;
 mod locks;
 mod native;

@@ -15,8 +15,7 @@ use super::{Args, Library, Outcome};
 /// What a contest may take beside its own time: a program starts and opens sessions.
 const PREPARATION: Duration = Duration::from_secs(60);
 /// The jars that Curator needs beside those of ZooKeeper.
-const CURATOR: [&str; 5] =
-    ["curator-client", "curator-framework", "curator-recipes", "guava", "zookeeper-jute"];
+const CURATOR: [&str; 4] = ["curator-client", "curator-framework", "curator-recipes", "guava"];
 
 /// The programs, ready to run.
 pub(super) struct Foreign {
