@@ -2,7 +2,7 @@
 //! one there ever was; delivery is contiguous and in order.
 
 use conclave::zab::{Entry, Position};
-use conclave_proto::Zxid;
+use conclave_proto::{Epoch, Zxid};
 
 /// The one history: everything that any server ever delivered.
 ///
@@ -10,6 +10,8 @@ use conclave_proto::Zxid;
 #[derive(Debug, Default)]
 pub(crate) struct History {
     positions: Vec<Position>,
+    /// What the first server that delivered each of them had promised by then.
+    epochs: Vec<Epoch>,
 }
 
 impl History {
@@ -34,6 +36,13 @@ impl History {
         }
     }
 
+    /// The epoch in which this position was committed, or a later one; `None` if the history does not
+    /// have it.
+    pub(crate) fn committed_in(&self, position: Position) -> Option<Epoch> {
+        let at = self.positions.binary_search_by_key(&position.zxid, |found| found.zxid).ok()?;
+        (self.positions[at] == position).then_some(self.epochs[at])
+    }
+
     /// Fails unless the history passes through this position.
     pub(crate) fn assert_contains(&self, server: usize, position: Position) {
         assert_eq!(
@@ -44,8 +53,9 @@ impl History {
         );
     }
 
-    /// A server that had delivered everything up to `last` delivers an entry.
-    pub(crate) fn delivered(&mut self, server: usize, last: Position, entry: &Entry) {
+    /// A server that had delivered everything up to `last`, and has promised `epoch`, delivers an
+    /// entry.
+    pub(crate) fn delivered(&mut self, server: usize, epoch: Epoch, last: Position, entry: &Entry) {
         assert!(
             entry.continues(last),
             "server {} delivers {} directly after {}",
@@ -62,6 +72,7 @@ impl History {
                 self.end().zxid
             );
             self.positions.push(entry.position());
+            self.epochs.push(epoch);
         } else {
             self.assert_contains(server, entry.position());
         }

@@ -1,6 +1,10 @@
 //! Invariant 13: a log has no gap, and what is committed is never truncated.
+//!
+//! A server that has not promised the epoch in which something was committed is not one of the
+//! quorum that holds it. It may still follow a leader of an earlier epoch, which will never be
+//! established, and remove what that one does not have.
 
-use conclave::zab::{Entry, Write};
+use conclave::zab::Write;
 
 use super::History;
 use crate::disk::Disk;
@@ -13,6 +17,7 @@ pub(crate) fn check<S: Clone + Default>(
     history: &History,
 ) {
     let mut end = disk.pending_end();
+    let (mut promised, _) = disk.pending_epochs();
     for write in writes {
         match write {
             Write::Append(entries) => {
@@ -29,7 +34,10 @@ pub(crate) fn check<S: Clone + Default>(
                 assert!(!entries.is_empty(), "server {} writes no entries", server + 1);
             }
             Write::Truncate(to) => {
-                let committed = disk.entries(to.zxid, end.zxid).find(|entry| is_in(history, entry));
+                let committed = disk.entries(to.zxid, end.zxid).find(|entry| {
+                    let epoch = history.committed_in(entry.position());
+                    epoch.is_some_and(|epoch| epoch <= promised)
+                });
                 if let Some(entry) = committed {
                     panic!(
                         "server {} truncates to {}, below the committed {}",
@@ -40,11 +48,8 @@ pub(crate) fn check<S: Clone + Default>(
                 }
                 end = *to;
             }
-            Write::AcceptedEpoch(_) | Write::CurrentEpoch(_) | Write::NeedsRepair => {}
+            Write::AcceptedEpoch(epoch) => promised = *epoch,
+            Write::CurrentEpoch(_) | Write::NeedsRepair => {}
         }
     }
-}
-
-fn is_in(history: &History, entry: &Entry) -> bool {
-    history.position_at(entry.zxid) == entry.position()
 }

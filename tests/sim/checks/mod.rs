@@ -138,8 +138,9 @@ impl Checks {
     ) -> usize {
         let known = self.history.len();
         let mut last = self.delivered[server];
+        let (promised, _) = disks[server].epochs();
         for entry in entries {
-            self.history.delivered(server, last, entry);
+            self.history.delivered(server, promised, last, entry);
             last = entry.position();
         }
         self.delivered[server] = last;
