@@ -184,6 +184,8 @@ fn message() -> impl Strategy<Value = PeerMessage> {
         1 => touch(),
         1 => (epoch(), any::<u64>(), any::<u64>())
             .prop_map(|(epoch, stream, first)| PeerMessage::Resend { epoch, stream, first }),
+        1 => (epoch(), any::<u64>())
+            .prop_map(|(epoch, stream)| PeerMessage::Retired { epoch, stream }),
         1 => (epoch(), vec((any::<u64>(), fault), 0..4))
             .prop_map(|(epoch, requests)| PeerMessage::Rejected { epoch, requests }),
         1 => (epoch(), any::<u64>())

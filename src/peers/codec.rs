@@ -117,6 +117,7 @@ choice!(PeerMessage {
     10 => ReadIndex { epoch, read },
     11 => ReadAt { epoch, read, commit },
     12 => Counted { epoch, report, refused },
+    13 => Retired { epoch, stream },
 });
 
 choice!(Message {

@@ -105,6 +105,11 @@ impl<N: Nodes> Replica<N> {
             PeerMessage::Resend { epoch, stream, first } if (from, epoch) == current => {
                 self.resend(stream, first);
             }
+            PeerMessage::Retired { epoch, stream }
+                if (from, epoch, stream) == (follow.leader, follow.epoch, follow.stream) =>
+            {
+                self.restart_stream();
+            }
             PeerMessage::Rejected { epoch, requests } if (from, epoch) == current => {
                 for (tag, fault) in requests {
                     self.rejected(tag, Answer { zxid: None, result: Err(fault) });
@@ -131,6 +136,7 @@ impl<N: Nodes> Replica<N> {
             PeerMessage::Zab(_)
             | PeerMessage::Forward(_)
             | PeerMessage::Resend { .. }
+            | PeerMessage::Retired { .. }
             | PeerMessage::Rejected { .. }
             | PeerMessage::Touch(_)
             | PeerMessage::Poll { .. }

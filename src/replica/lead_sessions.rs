@@ -51,12 +51,16 @@ impl<N: Nodes> Replica<N> {
         }
         lead.sessions.report(from, touch.polled_ms);
         let stream = lead.streams.entry(from).or_default();
-        if let Some(received) = stream.received(touch.stream)
-            && touch.forwarded > received
-        {
-            stream.asked = true;
-            let message = PeerMessage::Resend { epoch, stream: touch.stream, first: received };
-            self.out.send.push((from, message));
+        let name = touch.stream;
+        match stream.received(name) {
+            Some(received) if touch.forwarded > received => {
+                stream.asked = true;
+                let message = PeerMessage::Resend { epoch, stream: name, first: received };
+                self.out.send.push((from, message));
+            }
+            Some(_) => {}
+            // An earlier stream arrived so late that it was taken for a new one; or this report did.
+            None => self.out.send.push((from, PeerMessage::Retired { epoch, stream: name })),
         }
     }
 

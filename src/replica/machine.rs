@@ -281,6 +281,7 @@ impl<N: Nodes> Replica<N> {
             PeerMessage::ReadIndex { epoch, read } => self.take_read_index(from, epoch, read),
             // The others come from the leader this server follows, or are out of date.
             PeerMessage::Resend { .. }
+            | PeerMessage::Retired { .. }
             | PeerMessage::Rejected { .. }
             | PeerMessage::Poll { .. }
             | PeerMessage::Counted { .. }

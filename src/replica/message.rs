@@ -27,6 +27,13 @@ pub enum PeerMessage {
         /// The first that is missing.
         first: u64,
     },
+    /// From the leader: it takes this stream for one that is over. What comes of it is ignored.
+    Retired {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The stream.
+        stream: u64,
+    },
     /// From the leader: it did not propose these writes, and never will.
     Rejected {
         /// The leader's epoch.

@@ -13,7 +13,7 @@ mod show;
 mod world;
 
 use bytes::Bytes;
-use conclave::replica::{Input, PeerMessage};
+use conclave::replica::{Forward, Input, PeerMessage};
 use conclave_proto::request::ReadLevel;
 use conclave_proto::{Acl, CreateMode, Epoch, Identity, Lifetime, Op, ZPath, Zxid};
 
@@ -192,4 +192,26 @@ fn time_does_not_stand_still_after_a_clock_that_was_ahead() {
     world.ask("a", ReadLevel::Local, get);
     world.settle();
     assert!(world.log.concat().contains("NoNode"), "{:?}", world.log);
+}
+
+/// What is late of an earlier stream is taken for a new one if nothing of it has arrived before. The
+/// follower hears that its own is over, and begins another.
+#[test]
+fn a_forward_of_an_earlier_stream_that_arrives_late_stops_nobodys_writes() {
+    let mut world = World::new(3);
+    world.elect();
+    let leader = world.leader().expect("it was elected");
+    world.dial("a", server(1), 60_000);
+    world.settle();
+    let set = || Op::SetData { path: ZPath::root(), data: None, version: None };
+    world.ask("a", ReadLevel::Local, set());
+    world.settle();
+    let epoch = world.status(leader).unwrap().epoch;
+    let late = Forward { epoch, stream: 1, first: 0, requests: Vec::new() };
+    world.step(leader, Input::Peer { from: server(1), message: PeerMessage::Forward(late) });
+    world.settle();
+    world.log.clear();
+    world.ask("a", ReadLevel::Local, set());
+    world.pass(10_000);
+    assert_eq!(world.log, ["a: #2 version 2 at 1.3"]);
 }
