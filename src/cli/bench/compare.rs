@@ -33,7 +33,8 @@ const SATURATED_MARK: char = '*';
 /// medians of the rounds. Needs Java and ZooKeeper's jars (Debian: libzookeeper-java
 /// libslf4j-java libnetty-java).
 ///
-/// The load runs on the same machine. A * marks a figure that the load has limited.
+/// The load runs on the same machine. A * marks a figure that the load has limited. A line that
+/// cannot be measured is left out, and the exit code is 1 then.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -184,10 +185,11 @@ pub(in crate::cli) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let sides = Sides { conclave, zookeeper };
     let outcome = compare_all(&args, &sides).await;
     sides.conclave.stop().await;
-    outcome.map(|()| ExitCode::SUCCESS)
+    outcome.map(|complete| if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn compare_all(args: &Args, sides: &Sides) -> anyhow::Result<()> {
+/// Whether every line of the table could be measured.
+async fn compare_all(args: &Args, sides: &Sides) -> anyhow::Result<bool> {
     let cells: Vec<(Kind, Shape)> = args
         .kinds
         .iter()
@@ -199,8 +201,18 @@ async fn compare_all(args: &Args, sides: &Sides) -> anyhow::Result<()> {
     if !args.output.json {
         print_heading();
     }
+    let mut complete = true;
     for (kind, shape) in cells {
-        for comparison in compare(args, sides, kind, shape, &mut progress).await? {
+        let comparisons = match compare(args, sides, kind, shape, &mut progress).await {
+            Ok(comparisons) => comparisons,
+            // What was measured before, and will be after it, is as true without it.
+            Err(error) => {
+                tell(&format!("{} {shape} is left out: {error:#}", kind.name()));
+                complete = false;
+                continue;
+            }
+        };
+        for comparison in comparisons {
             if args.output.json {
                 say!("{}", serde_json::to_string(&comparison)?);
             } else {
@@ -208,7 +220,7 @@ async fn compare_all(args: &Args, sides: &Sides) -> anyhow::Result<()> {
             }
         }
     }
-    Ok(())
+    Ok(complete)
 }
 
 async fn warm_up(args: &Args, sides: &Sides) -> anyhow::Result<()> {
