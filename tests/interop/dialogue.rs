@@ -102,13 +102,16 @@ impl Dialogue {
         match (self.manners)(line) {
             Line::Noise => {}
             Line::Event(event) => self.events.push_back(event),
-            Line::Answer(answer) => self.answers.push_back(answer),
+            Line::Answer(answer) => match self.answers.back_mut().filter(|last| is_cut(last)) {
+                Some(cut) => cut.push_str(&answer),
+                None => self.answers.push_back(answer),
+            },
         }
         true
     }
 
     fn expect_answer(&mut self, pattern: &str) {
-        while self.answers.is_empty() {
+        while self.answers.front().is_none_or(|answer| is_cut(answer)) {
             assert!(self.listen(), "{}: instead of {pattern:?} the client has ended", self.at);
         }
         let answer = self.answers.pop_front().expect("there is one");
@@ -150,6 +153,12 @@ impl Dialogue {
             text.replace(&format!("{{{name}}}"), value)
         })
     }
+}
+
+/// Whether an event was told in the middle of a list, by another thread of the client: what is left
+/// of the list is on a line of its own.
+fn is_cut(answer: &str) -> bool {
+    answer.starts_with('[') && !answer.contains(']')
 }
 
 /// What the Java and the C client say.
