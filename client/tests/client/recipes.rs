@@ -101,8 +101,7 @@ async fn an_item_is_given_back_however_often_that_is_refused() {
     let mut consumer = Queue::new(&client, "/q").unwrap().consumer();
     let serving = async {
         let name = "i00000000000000000000-0000000000".to_owned();
-        let (stat, data) = (Some(Stat::default()), Some(vec![0, 0].into()));
-        let item = Entry { name, stat, data };
+        let item = Entry { name, stat: None, data: None };
         for entries in [vec![item], vec![]] {
             let asked = peer.request().await;
             assert!(matches!(asked.op, Op::Children { .. }), "{asked:?}");
@@ -114,6 +113,10 @@ async fn an_item_is_given_back_however_often_that_is_refused() {
         let lock = path("/q/taken/i00000000000000000000-0000000000");
         let replies = vec![Reply::Created { path: lock, stat: Stat::default() }];
         peer.answer(take.xid, 6, Ok(Reply::Multi { held: true, replies })).await;
+        let read = peer.request().await;
+        assert!(matches!(read.op, Op::Get { .. }), "{read:?}");
+        let node = Reply::Data { data: Some(vec![0, 0].into()), stat: Stat::default() };
+        peer.answer(read.xid, 6, Ok(node)).await;
     };
     let (item, ()) = tokio::join!(soon(consumer.next()), serving);
     drop(item.unwrap());
