@@ -16,7 +16,6 @@ use tempfile::TempDir;
 
 use crate::ensemble::Ensemble;
 use crate::ports::Ports;
-use crate::program::Program;
 use crate::{eventually, is_missing};
 
 /// Names ClickHouse's server, if it is not where Debian's package has it.
@@ -228,16 +227,5 @@ fn the_engine_of_clickhouse_goes_on_when_the_leader_dies() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/clickhouse.py");
     let mut command = Command::new(python);
     command.arg("-u").arg(script).arg(dir.path()).arg(ensemble.addresses().join(","));
-    let mut engine = Program::start(&mut command);
-    let mut said = String::new();
-    while let Some(line) = engine.hear(&said) {
-        if let Some(order) = line.strip_prefix("! ") {
-            ensemble.obey(order);
-            engine.say("done");
-        }
-        said += &line;
-        said.push('\n');
-    }
-    let status = engine.end();
-    assert!(status.success() && said.contains("all is well"), "{status}:\n{said}");
+    ensemble.obey_to_the_end(&mut command);
 }

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::eventually;
 use crate::ports::Ports;
+use crate::program::Program;
 
 /// Names another launcher than Conclave's, such as one of Apache ZooKeeper: to see that what the
 /// dialogues expect is what ZooKeeper does.
@@ -54,6 +55,23 @@ impl Ensemble {
             }
             _ => panic!("nobody knows how to {order}"),
         }
+    }
+
+    /// Runs a program that says behind `! ` what it wants done, and then hears that it is; it has to
+    /// say that all is well, and to end so.
+    pub(crate) fn obey_to_the_end(&mut self, command: &mut Command) {
+        let mut program = Program::start(command);
+        let mut said = String::new();
+        while let Some(line) = program.hear(&said) {
+            if let Some(order) = line.strip_prefix("! ") {
+                self.obey(order);
+                program.say("done");
+            }
+            said += &line;
+            said.push('\n');
+        }
+        let status = program.end();
+        assert!(status.success() && said.contains("all is well"), "{status}:\n{said}");
     }
 
     /// Ends the leader as `kill -9` does.

@@ -24,7 +24,6 @@ use std::time::Duration;
 
 use dialogue::Line;
 use ensemble::Ensemble;
-use program::Program;
 
 /// How long anything may take before a test gives up.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -121,16 +120,5 @@ fn the_java_client_goes_on_when_the_leader_dies() {
     let mut command = Command::new("java");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/JavaClient.java");
     command.args(["-cp", &class_path, source, &ensemble.addresses().join(",")]);
-    let mut client = Program::start(&mut command);
-    let mut said = String::new();
-    while let Some(line) = client.hear(&said) {
-        if let Some(order) = line.strip_prefix("! ") {
-            ensemble.obey(order);
-            client.say("done");
-        }
-        said += &line;
-        said.push('\n');
-    }
-    let status = client.end();
-    assert!(status.success() && said.contains("all is well"), "{status}:\n{said}");
+    ensemble.obey_to_the_end(&mut command);
 }

@@ -22,7 +22,8 @@ use crate::cli::{say, until_stopped};
 ///
 /// A setting has a name and a JSON value, for everybody or for an environment, a service or an
 /// instance alone; who reads it sees the value of the most special of its layers, with the fields
-/// that are set with --overlay alone merged into what the layers beneath say. Every change is checked against the setting's schema, if it has one, and kept in its history. What the schema
+/// that are set with --overlay alone merged into what the layers beneath say. Every change is
+/// checked against the setting's schema, if it has one, and kept in its history. What the schema
 /// calls a secret is printed as ***, unless --show-secrets asks for it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
