@@ -339,8 +339,10 @@ impl Driver {
         Ok(has_written)
     }
 
+    /// Fills the outbox. A ping that is due goes into it however full it is: only its deadline shows
+    /// that a server which takes nothing any more is frozen or cut off.
     fn encode(&mut self, outbox: &mut BytesMut, now_ms: u64) {
-        while outbox.len() < OUTBOX_BYTES {
+        while outbox.len() < OUTBOX_BYTES || self.session.owes_ping() {
             let limit = self.session.limits().map(|limits| limits.frame_bytes);
             let Some(message) = self.session.next_message(now_ms) else { return };
             let is_request = matches!(message, ClientMessage::Request { .. });

@@ -11,7 +11,7 @@ pub(crate) const WATCH_BYTES: usize = 8 << 20;
 /// From so many waiting items on, nothing more is read from the connection as long as the reader of
 /// the watch makes progress.
 pub(crate) const WATCH_ITEMS_PRESSING: usize = WATCH_ITEMS / 2;
-/// The bytes encoded for a connection and not yet written, after which requests wait.
+/// The bytes encoded for a connection and not yet written, after which requests wait. A ping does not.
 pub(crate) const OUTBOX_BYTES: usize = 256 << 10;
 /// The bytes read from a connection at once.
 pub(crate) const READ_BYTES: usize = 64 << 10;

@@ -392,6 +392,11 @@ impl<T, W: Clone> Session<T, W> {
         }
     }
 
+    /// Whether the next message is a ping.
+    pub(crate) fn owes_ping(&self) -> bool {
+        matches!(&self.phase, Phase::Open(connection) if connection.pulse.owes_ping())
+    }
+
     /// The message that [`next_message`](Self::next_message) gave last is over the server's limit
     /// and was not sent.
     pub(crate) fn refuse_last(&mut self, bytes: usize, limit: usize) {

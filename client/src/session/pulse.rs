@@ -68,6 +68,11 @@ impl Pulse {
         self.certain_until_ms
     }
 
+    /// Whether a ping is to be sent now.
+    pub(super) fn owes_ping(&self) -> bool {
+        self.is_due
+    }
+
     /// Whether a ping is to be sent now, which the caller does.
     pub(super) fn take_ping(&mut self, now_ms: u64) -> bool {
         let is_due = std::mem::take(&mut self.is_due);

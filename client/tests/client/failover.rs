@@ -298,3 +298,28 @@ async fn a_server_with_a_lower_limit_is_left_with_what_may_have_been_done() {
     peer.answer(1, 5, Ok(Reply::Stat(Stat::default()))).await;
     soon(first).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_server_that_takes_nothing_any_more_is_left_though_much_waits_to_be_sent() {
+    let fake = Fake::start().await;
+    let script = async {
+        let mut peer = fake.accept().await;
+        peer.connect().await;
+        peer.connected_with(false, LIMITS, 2_000).await;
+        peer
+    };
+    let (client, frozen) = tokio::join!(soon(Client::connect(fake.address())), script);
+    let client = client.unwrap();
+    // More than what the system keeps for the two ends of a connection.
+    let large = vec![0; 500_000];
+    let writes: Vec<_> = (0..80).map(|_| client.set("/a", large.clone()).send()).collect();
+    let mut peer = fake.resume().await;
+    for xid in 1..=80 {
+        assert_eq!(peer.request().await.xid, xid);
+        peer.answer(xid, 5, Ok(Reply::Stat(Stat::default()))).await;
+    }
+    for write in writes {
+        soon(write).await.unwrap();
+    }
+    drop(frozen);
+}
