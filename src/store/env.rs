@@ -151,17 +151,18 @@ impl View {
         if gaps.contain(&key) {
             return Ok(false);
         }
-        let next = self.tree.table.get_greater_than_or_equal_to(&self.txn, &key);
-        match next.in_tree("read", &self.tree.path)? {
-            Some((found, value)) if *found == *key => match codec::unseal(&key, value) {
+        let records = self.range(&key, true)?;
+        let mut records = records.map(|record| record.in_tree("read", &self.tree.path)).peekable();
+        if let Some(Ok((found, value))) = records.peek()
+            && **found == *key
+        {
+            return match codec::unseal(&key, value) {
                 Some(_) => Ok(true),
                 None => Err(self.damaged_node(path)),
-            },
-            next => {
-                gaps.add(&key, next.map(|(next, _)| next));
-                Ok(false)
-            }
+            };
         }
+        gaps.add(&key, records.map(|record| record.map(|(key, _)| key)))?;
+        Ok(false)
     }
 
     fn damaged_node(&self, path: &ZPath) -> StoreError {
