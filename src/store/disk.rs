@@ -8,6 +8,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
+
 use super::error::{IoContext, StoreError};
 
 /// A change that is about to be made.
@@ -83,6 +85,13 @@ impl Disk {
         create().at("create", path)
     }
 
+    /// Open a file to write it past the system's cache, in whole pages; `None` if its file system
+    /// has no such thing.
+    pub(super) fn open_direct(&self, path: &Path) -> Option<File> {
+        let direct = OFlags::DIRECT.bits().cast_signed();
+        OpenOptions::new().write(true).custom_flags(direct).open(path).ok()
+    }
+
     /// Open a file to read and write it.
     pub(super) fn open(&self, path: &Path) -> Result<File, StoreError> {
         OpenOptions::new().read(true).write(true).open(path).at("open", path)
@@ -98,6 +107,25 @@ impl Disk {
         self.step(&Step::Write(path, offset, bytes))
             .and_then(|()| file.write_all_at(bytes, offset))
             .at("write", path)
+    }
+
+    /// Write through `direct`, which [`Disk::open_direct`] has opened; `false` if the file system
+    /// refuses this write, which then goes the usual way.
+    pub(super) fn write_direct(
+        &self,
+        direct: &File,
+        path: &Path,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<bool, StoreError> {
+        let written = self
+            .step(&Step::Write(path, offset, bytes))
+            .and_then(|()| direct.write_all_at(bytes, offset));
+        match written {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
+            Err(error) => Err(error).at("write", path),
+        }
     }
 
     /// fdatasync.
