@@ -17,6 +17,9 @@ use crate::server::{
 };
 use crate::wire::Word;
 
+/// A smaller map for the tree would not hold what a checkpoint and a snapshot need beside it.
+const SMALLEST_MAP_GB: u32 = 4;
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -565,14 +568,16 @@ impl Config {
     fn storage(&self) -> Result<StorageSettings, ConfigError> {
         let StorageConfig { log_thread, checkpoint_ms, checkpoint_mb, reserve_mb, map_gb } =
             self.storage;
-        for (key, value) in [
-            ("storage.checkpoint_ms", checkpoint_ms),
-            ("storage.checkpoint_mb", checkpoint_mb),
-            ("storage.map_gb", map_gb),
-        ] {
+        for (key, value) in
+            [("storage.checkpoint_ms", checkpoint_ms), ("storage.checkpoint_mb", checkpoint_mb)]
+        {
             if value == 0 {
                 return Err(invalid(key, "0 makes no sense", "leave it out to get the default"));
             }
+        }
+        if map_gb < SMALLEST_MAP_GB {
+            let why = "leaves no room for what a checkpoint changes";
+            return Err(invalid("storage.map_gb", why, "make it 4 or more"));
         }
         let map_bytes = usize::try_from(u64::from(map_gb) << 30)
             .map_err(|_| invalid("storage.map_gb", "is over the address space", "lower it"))?;
@@ -683,7 +688,7 @@ mod tests {
             ("data_dir = '/d'\ntiming.heartbeat_ms = 1", "`timing.heartbeat_ms`"),
             ("data_dir = '/d'\ntiming.silence_ms = 100", "`timing.silence_ms`"),
             ("data_dir = '/d'\nsessions.timeout_min_ms = 1", "`sessions.timeout_min_ms`"),
-            ("data_dir = '/d'\nstorage.map_gb = 0", "`storage.map_gb`"),
+            ("data_dir = '/d'\nstorage.map_gb = 3", "`storage.map_gb`"),
             ("data_dir = '/d'\nmembers = [{id = 2, peer = 'a:1'}]", "does not list this server"),
             ("data_dir = '/d'\nmembers = [{id = 1, peer = 'a'}]", "host:port"),
             ("data_dir = '/d'\nmembers = [{id = 1, peer = ':1'}]", "host:port"),

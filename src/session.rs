@@ -177,6 +177,16 @@ impl Sessions {
         }
     }
 
+    /// A proposed end was committed and was none: the session had asked for something else under
+    /// that number before, say.
+    pub fn stays(&mut self, session: SessionId) {
+        if let Some(live) = self.live.get_mut(&session)
+            && std::mem::take(&mut live.closing)
+        {
+            self.alarms.entry(live.deadline()).or_default().push(session);
+        }
+    }
+
     /// A server has reported all signs of life up to `covered_ms` of [`Sessions::clock_ms`].
     pub fn report(&mut self, server: ServerId, covered_ms: u64) {
         let heard_ms = self.clock_ms;

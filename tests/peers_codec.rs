@@ -139,7 +139,7 @@ fn forwarded() -> impl Strategy<Value = Forwarded> {
     ];
     let identity = "[a-z]{1,8}".prop_map(|id| Identity { scheme: "ip".into(), id }).boxed();
     let who = (vec(identity, 0..3), proptest::option::of(claim()));
-    (any::<u64>(), who, session(), any::<u64>(), any::<u64>(), op).prop_map(
+    (1..=u64::MAX, who, session(), any::<u64>(), any::<u64>(), op).prop_map(
         |(tag, (identities, claim), session, xid, acked, op)| Forwarded {
             tag,
             identities: identities.into(),
@@ -315,12 +315,17 @@ fn the_layout_is_fixed() {
     expect!["01 04 00000003 0000000000000009 04 0000030000000011 01"]
         .assert_eq(&grouped(&encoded(&ack), &[1, 1, 4, 8, 1, 8, 1]));
 
-    let forward = PeerMessage::Forward(Forward {
+    let forward = forward(7);
+    expect!["02 00000003 0000000000000005 0000000000000006 00000001 0000000000000007 00000000 120a1009080000000000000010012203ba0100"].assert_eq(&grouped(&encoded(&forward), &[1, 4, 8, 8, 4, 8, 4]));
+}
+
+fn forward(tag: u64) -> PeerMessage {
+    PeerMessage::Forward(Forward {
         epoch: Epoch::new(3).unwrap(),
         stream: 5,
         first: 6,
         requests: vec![Forwarded {
-            tag: 7,
+            tag,
             identities: Arc::new([]),
             claim: None,
             request: Request {
@@ -330,8 +335,14 @@ fn the_layout_is_fixed() {
                 op: Op::CloseSession,
             },
         }],
-    });
-    expect!["02 00000003 0000000000000005 0000000000000006 00000001 0000000000000007 00000000 120a1009080000000000000010012203ba0100"].assert_eq(&grouped(&encoded(&forward), &[1, 4, 8, 8, 4, 8, 4]));
+    })
+}
+
+/// The mark of what the leader itself asks for, which is never refused, is not for others.
+#[test]
+fn a_write_of_nobody_is_refused() {
+    expect!["malformed message: a write that no client asked for"]
+        .assert_eq(&decode(encoded(&forward(0))).unwrap_err().to_string());
 }
 
 /// The bytes in hexadecimal, in groups of these sizes; 0 begins a line.

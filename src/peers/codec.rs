@@ -16,7 +16,7 @@ use conclave_proto::frame::write_frame;
 use conclave_proto::{Epoch, Fault, Secret, ServerId, SessionId, Zxid};
 
 use crate::limits::BATCH_ENTRIES;
-use crate::replica::{Claim, Forward, Forwarded, PeerMessage, Touch, Touched};
+use crate::replica::{Claim, Forward, Forwarded, PeerMessage, SYSTEM, Touch, Touched};
 use crate::zab::{Ballot, Entry, FromFollower, FromLeader, Message, Position, Standing, SyncStart};
 
 /// Appends the message to `out`, without a frame.
@@ -208,6 +208,9 @@ impl Part for Forwarded {
 
     fn take(from: &mut Bytes) -> Result<Forwarded, DecodeError> {
         let tag = u64::take(from)?;
+        if tag == SYSTEM {
+            return Err(malformed("a write that no client asked for"));
+        }
         let claim: Option<Claim> = Part::take(from)?;
         let (request, identities) = convert::decode_request(take_sized(from)?)?;
         Ok(Forwarded { tag, identities, claim, request })

@@ -77,6 +77,13 @@ impl<N: Nodes> Replica<N> {
             let answer = Answer { zxid: Some(applied.zxid), result: applied.result };
             self.answer_own(txn.origin.1, session, answer, applied.session);
         }
+        let ends = matches!(txn.request.op, Op::CloseSession | Op::ExpireSession);
+        if let Part::Leading(lead) = &mut self.part
+            && ends
+            && applied.session.is_none()
+        {
+            lead.sessions.stays(txn.request.session);
+        }
         if let Some(SessionChange::Closed(session)) = applied.session {
             self.session_count -= 1;
             if let Part::Leading(lead) = &mut self.part {

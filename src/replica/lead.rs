@@ -21,7 +21,7 @@ use super::pending::Work;
 use super::{Forward, Forwarded, PeerMessage};
 
 /// The mark of a write that nobody waits for: the system's own.
-pub(super) const SYSTEM: u64 = 0;
+pub(crate) const SYSTEM: u64 = 0;
 
 /// What a leader remembers.
 pub(super) struct Lead {

@@ -5,8 +5,9 @@
 //! so batches grow with the load and no timer is needed.
 //!
 //! A loop with little to do writes itself as long as the disk is quick: for a lone write, waking the
-//! log's thread and being woken by it costs more than the disk does. And it is not woken for a write
-//! on which nothing hangs: see [`Outcomes::await_writes`].
+//! log's thread and being woken by it costs more than the disk does. It stands still for that, so
+//! it first looks whether more has come that can share the sync. And it is not woken for a write on
+//! which nothing hangs: see [`Outcomes::await_writes`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
@@ -137,6 +138,8 @@ pub(super) struct Log {
     desk: Arc<Desk>,
     /// Who looks after it; `None`: the loop itself writes and waits.
     thread: Option<Thread>,
+    /// Whether the loop has taken writes that it has yet to sync.
+    unsynced: bool,
 }
 
 /// Where the log is written: by the log's thread, or by the loop while that sleeps.
@@ -153,23 +156,42 @@ impl Log {
     pub(super) fn start(scribe: Scribe, threaded: bool) -> io::Result<Log> {
         let desk = Arc::new(Desk { scribe: Mutex::new(scribe), jobs: Mailbox::new() });
         if !threaded {
-            return Ok(Log { desk, thread: None });
+            return Ok(Log { desk, thread: None, unsynced: false });
         }
         let shared = desk.clone();
         let handle = thread::Builder::new().name("log".into()).spawn(move || shared.run())?;
-        Ok(Log { desk, thread: Some(handle.thread().clone()) })
+        Ok(Log { desk, thread: Some(handle.thread().clone()), unsynced: false })
     }
 
-    /// Has this done, after everything before it. If the loop is `idle`, it does small writes
-    /// itself: waiting for a quick disk costs less than two threads that wake each other.
-    pub(super) fn put(&self, job: Job, idle: bool) {
-        let Some(thread) = &self.thread else {
-            return self.desk.scribe().perform(&mut vec![job]);
+    /// Has this done, after everything before it. If the loop is `idle`, it takes small writes
+    /// itself, and has to [`sync`](Log::sync) them: waiting for a quick disk costs less than two
+    /// threads that wake each other.
+    pub(super) fn put(&mut self, job: Job, idle: bool) {
+        let scribe = match &self.thread {
+            None => Some(self.desk.scribe()),
+            Some(_) if idle => self.desk.free_for(&job),
+            Some(_) => None,
         };
-        if idle && let Some(mut scribe) = self.desk.free_for(&job) {
-            scribe.perform(&mut vec![job]);
-        } else if self.desk.jobs.put(job, true) {
+        self.unsynced = scribe.is_some();
+        if let Some(mut scribe) = scribe {
+            scribe.take(job);
+        } else if self.desk.jobs.put(job, true)
+            && let Some(thread) = &self.thread
+        {
+            // It will sync what the loop has taken before, too.
             thread.unpark();
+        }
+    }
+
+    /// Whether the loop has taken writes that wait for [`sync`](Log::sync).
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.unsynced
+    }
+
+    /// Makes durable what the loop has taken.
+    pub(super) fn sync(&mut self) {
+        if mem::take(&mut self.unsynced) {
+            self.desk.scribe().sync();
         }
     }
 }
@@ -184,7 +206,8 @@ impl Desk {
                 drop(scribe);
                 thread::park();
             } else {
-                scribe.perform(&mut jobs);
+                jobs.drain(..).for_each(|job| scribe.take(job));
+                scribe.sync();
             }
         }
     }
@@ -207,6 +230,8 @@ pub(super) struct Scribe {
     clock: Clock,
     outcomes: Outcomes,
     metrics: Arc<Metrics>,
+    /// What the next sync makes durable.
+    batch: Batch,
     /// What the latest writes have taken on the average, in µs.
     average_us: u64,
 }
@@ -218,7 +243,7 @@ impl Scribe {
         outcomes: Outcomes,
         metrics: Arc<Metrics>,
     ) -> Scribe {
-        Scribe { writer, clock, outcomes, metrics, average_us: 0 }
+        Scribe { writer, clock, outcomes, metrics, batch: Batch::default(), average_us: 0 }
     }
 
     /// Whether these are few entries for a disk that has been quick, and nothing but entries.
@@ -233,39 +258,39 @@ impl Scribe {
         writes.iter().all(few) && self.writer.has_room(writes) && self.average_us <= QUICK_US
     }
 
-    /// Does what is asked; a failure ends the process.
-    fn perform(&mut self, jobs: &mut Vec<Job>) {
-        if let Err(error) = self.try_perform(jobs) {
-            fatal(&error);
-        }
+    /// Does what is asked, but for the sync of what is written; a failure ends the process.
+    fn take(&mut self, job: Job) {
+        self.try_take(job).unwrap_or_else(|error| fatal(&error));
     }
 
-    fn try_perform(&mut self, jobs: &mut Vec<Job>) -> Result<(), StoreError> {
-        let mut batch = Batch::default();
-        let began = self.clock.micros();
-        for job in jobs.drain(..) {
-            match job {
-                Job::Write(token, writes) => {
-                    self.writer.apply(&writes)?;
-                    batch.add(token, &writes);
-                }
-                Job::Trim(checkpoint) => {
-                    self.sync(&mut batch, began)?;
-                    self.writer.trim(checkpoint)?;
-                }
-                Job::Install { sync, at, received } => {
-                    self.sync(&mut batch, began)?;
-                    let installed = Box::new(self.writer.install(*received)?);
-                    self.outcomes.post(Outcome::Installed { sync, at, installed });
-                }
+    /// One write and one sync for everything taken; a failure ends the process.
+    fn sync(&mut self) {
+        self.try_sync().unwrap_or_else(|error| fatal(&error));
+    }
+
+    fn try_take(&mut self, job: Job) -> Result<(), StoreError> {
+        match job {
+            Job::Write(token, writes) => {
+                self.writer.apply(&writes)?;
+                self.batch.add(token, &writes);
+            }
+            Job::Trim(checkpoint) => {
+                self.try_sync()?;
+                self.writer.trim(checkpoint)?;
+            }
+            Job::Install { sync, at, received } => {
+                self.try_sync()?;
+                let installed = Box::new(self.writer.install(*received)?);
+                self.outcomes.post(Outcome::Installed { sync, at, installed });
             }
         }
-        self.sync(&mut batch, began)
+        Ok(())
     }
 
-    fn sync(&mut self, batch: &mut Batch, began: u64) -> Result<(), StoreError> {
-        let batch = mem::take(batch);
+    fn try_sync(&mut self) -> Result<(), StoreError> {
+        let batch = mem::take(&mut self.batch);
         let Some(token) = batch.token else { return Ok(()) };
+        let began = self.clock.micros();
         self.writer.sync()?;
         self.outcomes.post(Outcome::Written { token, bytes: batch.bytes });
         let took = self.clock.micros() - began;

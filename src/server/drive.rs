@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_proto::ServerId;
+use tokio::task::yield_now;
 
 use crate::peers::Links;
 use crate::replica::{Input, Notice, PeerMessage, Ready, Replica};
@@ -28,8 +29,9 @@ use super::transfers::Transfers;
 use super::words::Shown;
 use super::{EXIT_DIVERGED, Stop};
 
-/// The tree's file is called almost full beyond this part of its map, in percent.
-const MAP_ALERT_PERCENT: u64 = 90;
+/// The tree's file is called almost full beyond this part of its map, in percent. The rest is for
+/// pages that a checkpoint copies, and for those that are kept while a snapshot of them is sent.
+const MAP_ALERT_PERCENT: u64 = 70;
 /// The log speaks of quotas that are exceeded at most this often, in µs.
 const QUOTA_LOG_US: u64 = 1_000_000;
 /// With so few inputs in a turn, the loop has nothing better to do than wait for the disk.
@@ -90,6 +92,15 @@ impl Drive {
         let bell = self.inbox.bell().clone();
         loop {
             self.turn();
+            if self.log.is_unsynced() {
+                // The loop will stand still for the disk. What has come in the meantime had better share
+                // the sync than wait for this one and then for another.
+                yield_now().await;
+                if !self.inbox.is_empty() {
+                    self.turn();
+                }
+                self.log.sync();
+            }
             bell.notified().await;
         }
     }

@@ -85,6 +85,11 @@ impl Inbox {
         add(&mut waiting);
     }
 
+    /// Whether nothing has come.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.borrow().is_empty()
+    }
+
     /// Everything that has come, in exchange for an empty one whose memory is used again.
     pub(super) fn take(&self, into: &mut Waiting) {
         assert!(into.is_empty(), "a turn deals with everything it takes");

@@ -337,7 +337,7 @@ impl Levels {
             ("peer_outbox_bytes", "Waiting to be sent to servers", &self.peer_outbox_bytes),
             ("linked_peers", "Servers this one is linked with", &self.linked_peers),
             ("low_space", "1 while writes are refused for lack of space", &self.low_space),
-            ("follower_lag", "Transactions the slowest voter is behind", &self.follower_lag),
+            ("follower_lag", "Transactions the slowest follower is behind", &self.follower_lag),
         ] {
             to.register(name, help, gauge.clone());
         }

@@ -29,10 +29,12 @@ impl Shown {
         let port = settings.zookeeper.map_or(0, |address| address.port());
         let address = settings.zookeeper.map(|address| address.ip().to_string());
         let log_dir = settings.log_dir.clone().unwrap_or_else(|| settings.data_dir.join("log"));
+        let secure =
+            settings.zookeeper_secure.map_or("-1".into(), |address| address.port().to_string());
         let lines = vec![
             ("clientPort", port.to_string()),
             ("clientPortAddress", address.unwrap_or_default()),
-            ("secureClientPort", "-1".into()),
+            ("secureClientPort", secure),
             ("dataDir", settings.data_dir.display().to_string()),
             ("dataLogDir", log_dir.display().to_string()),
             ("tickTime", settings.timing.tick.as_millis().to_string()),

@@ -24,7 +24,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The database of the tree failed.
-    #[error("the tree in {} failed to {what}: {source}", path.display())]
+    #[error("the tree in {} failed to {what}: {source}{}", path.display(), tree_advice(source))]
     Tree {
         /// What was tried.
         what: &'static str,
@@ -34,7 +34,7 @@ pub enum StoreError {
         source: heed::Error,
     },
     /// What the disk returns is not what was written to it.
-    #[error("{} is damaged: {what}; start the server again: it repairs itself from the other members", path.display())]
+    #[error("{} is damaged: {what}; start the server again: it repairs itself from the other members, if there are any", path.display())]
     Damaged {
         /// The file or directory.
         path: PathBuf,
@@ -64,6 +64,15 @@ fn advice(error: &io::Error) -> &'static str {
         " (mount the file system for writing)"
     } else {
         ""
+    }
+}
+
+fn tree_advice(error: &heed::Error) -> &'static str {
+    match error {
+        heed::Error::Mdb(heed::MdbError::MapFull) => {
+            " (raise storage.map_gb, then start the server again)"
+        }
+        _ => "",
     }
 }
 

@@ -94,7 +94,8 @@ impl Owner {
             StoreError::unusable(
                 dir,
                 "its file `identity` is damaged; copy the one of a backup, or start with an empty \
-                 directory: the server then fetches everything from the other members",
+                 directory and --lost-data: the server then fetches everything from the other \
+                 members before it counts",
             )
         };
         let mut reader = match unseal(IDENTITY_MAGIC, &bytes) {

@@ -150,7 +150,8 @@ pub(super) struct SegmentReader {
 pub(super) enum Tail {
     /// Nothing that was ever written to this segment.
     Clean,
-    /// This many bytes that a crash left half written; nothing there was ever durable.
+    /// This many bytes that a crash left half written. No later record says that any of them was
+    /// durable. If the records of the very last sync rot on the disk, that looks the same.
     Torn(u64),
     /// A record that was durable once: something later was written after it had been synced.
     Damaged,
