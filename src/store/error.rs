@@ -68,11 +68,10 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 fn tree_advice(error: &heed::Error) -> &'static str {
-    match error {
-        heed::Error::Mdb(heed::MdbError::MapFull) => {
-            " (raise storage.map_gb, then start the server again)"
-        }
-        _ => "",
+    if matches!(error, heed::Error::Mdb(heed::MdbError::MapFull)) {
+        " (raise storage.map_gb, then start the server again)"
+    } else {
+        ""
     }
 }
 
