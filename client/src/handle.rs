@@ -445,7 +445,7 @@ impl Client {
         Read { client: self, call }
     }
 
-    /// Lists the session's ephemeral nodes at or below a path.
+    /// Lists the session's ephemeral nodes below a path, at any depth.
     ///
     /// ```
     /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
@@ -454,7 +454,10 @@ impl Client {
     /// # }
     /// ```
     pub fn ephemerals(&self, below: impl IntoPath) -> Read<'_, Vec<ZPath>> {
-        let op = |path: ZPath| Op::Ephemerals { prefix: path.as_str().to_owned() };
+        // The servers compare text: with the slash, /app is not above /apple.
+        let op = |path: ZPath| Op::Ephemerals {
+            prefix: format!("{}/", path.as_str().trim_end_matches('/')),
+        };
         let name = "list the ephemeral nodes below";
         let call = Call::new(self, name, below.into_path(), op, |reply, _, _| {
             if let Reply::Paths(paths) = reply { Some(paths) } else { None }

@@ -386,3 +386,21 @@ async fn dropping_the_last_clone_ends_the_session() {
     peer.expect(1, set("/a", "1")).await;
     peer.expect(2, Op::CloseSession).await;
 }
+
+#[tokio::test]
+async fn ephemeral_nodes_are_listed_by_path_and_not_by_the_beginning_of_a_name() {
+    let fake = Fake::start().await;
+    let (client, mut peer) = connected(&fake).await;
+    let below = client.under("/app").unwrap();
+    let asked = [
+        (client.ephemerals("/").send(), "/"),
+        (client.ephemerals("/app").send(), "/app/"),
+        (below.ephemerals("/").send(), "/app/"),
+        (below.ephemerals("/a").send(), "/app/a/"),
+    ];
+    for ((pending, prefix), xid) in asked.into_iter().zip(1..) {
+        peer.expect(xid, Op::Ephemerals { prefix: prefix.to_owned() }).await;
+        peer.answer(xid, 1, Ok(Reply::Paths(vec![path("/app/a/b")]))).await;
+        soon(pending).await.unwrap();
+    }
+}
