@@ -81,6 +81,7 @@ impl StateBoard {
         let mailbox = Arc::new(Mailbox::new());
         let mut board = lock(&self.0);
         tell(&mailbox, board.current);
+        board.readers.retain(|reader| reader.strong_count() > 0);
         board.readers.push(Arc::downgrade(&mailbox));
         States(mailbox)
     }
