@@ -318,8 +318,10 @@ impl Worker {
                 self.begun.remove(&task);
                 return Ok(Order::Stop(task));
             }
-            let new = mine.into_iter().find(|(task, _)| !self.begun.contains_key(task));
-            if let Some((id, czxid)) = new {
+            for (id, czxid) in mine {
+                if self.begun.contains_key(&id) {
+                    continue;
+                }
                 let read = self.work.client.get(child(&self.work.tasks, &id)?).await;
                 match read {
                     Ok(node) => {

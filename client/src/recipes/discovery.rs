@@ -57,7 +57,7 @@ use tokio::time::Instant;
 use super::Error;
 use super::cache::{Cache, CachedNode};
 use super::members::{Joining, KeptNode};
-use super::support::child;
+use super::support::{child, later};
 use crate::Client;
 use crate::chroot::IntoPath;
 use crate::dice::Dice;
@@ -279,7 +279,7 @@ impl Provider {
         let note = notes.of.entry(id.to_owned()).or_default();
         note.failures = note.failures.saturating_add(1);
         if note.failures >= self.policy.failures {
-            note.down_until = Some(Instant::now() + self.policy.pause);
+            note.down_until = Some(later(Instant::now(), self.policy.pause));
         }
     }
 

@@ -187,7 +187,7 @@ impl Election {
         let place = self.line.place.clone();
         let path = place.child(LEADER)?;
         let watch = place.client.watch(&path, WatchKind::Persistent).await?;
-        Ok(Observer { place, watch, last: None })
+        Ok(Observer { place, watch, is_stale: true, last: None })
     }
 
     /// Creates the leader's node, if there is none and this candidate still stands.
@@ -379,6 +379,8 @@ impl Drop for Latch {
 pub struct Observer {
     place: Place,
     watch: Watch,
+    /// Something has happened since the last reading.
+    is_stale: bool,
     /// What was told last; the outer `None`: nothing yet.
     last: Option<Option<Leader>>,
 }
@@ -387,17 +389,22 @@ impl Observer {
     /// Who leads, as soon as it is another one than was told before, or proclaims something else.
     /// Of several changes in short time only the last may be told.
     ///
+    /// If the future is dropped, or fails for a reason that passes, no change is lost: the next call
+    /// tells it.
+    ///
     /// # Errors
     /// If the session ends, or the leader's node was edited by hand.
     pub async fn next(&mut self) -> Result<Option<Leader>, Error> {
         loop {
-            if self.last.is_some() {
+            if !self.is_stale {
                 let item = self.watch.next().await.transpose()?;
                 if item.is_none() {
                     return Err(Error::Config(String::from("the observer's watch has ended")));
                 }
+                self.is_stale = true;
             }
             let now = leader(&self.place).await?;
+            self.is_stale = false;
             if self.last.as_ref() != Some(&now) {
                 self.last = Some(now.clone());
                 return Ok(now);

@@ -13,6 +13,7 @@ use super::body::{Body, NO_BODY};
 use super::error::{Error, Loss};
 use super::owned::Stake;
 use super::place::Place;
+use super::support::later;
 use super::token::Token;
 use crate::{Client, IntoPath, Multi, MultiOutcome};
 
@@ -104,7 +105,7 @@ impl Lease {
                 Ok(created) => {
                     let stake = Stake { path: created.path, zxid: created.stat.czxid };
                     let (place, data) = (self.place.clone(), data);
-                    let (time, until) = (self.time, asked + self.time);
+                    let (time, until) = (self.time, later(asked, self.time));
                     return Ok(Some(LeaseHold { place, stake, data, time, until }));
                 }
                 Err(error) if error.code() == Some(ErrorCode::NodeExists) => {

@@ -26,7 +26,8 @@
 //! # Guarantees
 //!
 //! - *Lost connection, dead leader*: the node stays as long as the session lives.
-//! - *Deleted by somebody else*: it is created again, under the same name.
+//! - *Deleted by somebody else*: it is created again, under the same name, as soon as the servers
+//!   can; until then it is tried.
 //! - *Expired session*: the node is gone, as soon as the servers end the session; so is the
 //!   membership, and [`KeptNode::ended`] tells its owner. A new client joins anew.
 //! - *Paused process*: if for longer than the session timeout, it is no member any more and finds out
@@ -49,19 +50,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use conclave_proto::{ErrorCode, SessionId, Stat, WatchKind, ZPath};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Error;
 use super::cache::{Cache, CacheChanges, CacheItem};
 use super::owned::patience;
-use super::support::{child, ensure};
+use super::support::{child, ensure, later};
 use crate::chroot::IntoPath;
-use crate::{Client, Lifetime, Watch};
+use crate::{Client, Lifetime, Watch, WatchItem};
 
 const RECIPE: &str = "the kept node";
 
 /// How often it is tried to create a node that others delete or create at the same time.
 const ATTEMPTS: usize = 64;
+
+/// How long to wait before it is tried again to keep a node.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// What is wrong if a node that nobody wants any more cannot be deleted.
 const LEFT_BEHIND: &str = "a node that was kept is left to its session";
@@ -192,11 +196,12 @@ impl Joining {
             path: path.clone(),
             data: self.data,
             lifetime: self.lifetime,
+            written: None,
         };
         let (orders, ordered) = mpsc::unbounded_channel();
         let (has_ended, ended) = watch::channel(None);
         let (told, outcome) = oneshot::channel();
-        tokio::spawn(keeper.begin(Instant::now() + self.patience, ordered, told, has_ended));
+        tokio::spawn(keeper.begin(later(Instant::now(), self.patience), ordered, told, has_ended));
         let node = KeptNode { path, orders, ended };
         match outcome.await {
             Ok(outcome) => outcome.map(|()| node),
@@ -211,6 +216,8 @@ struct Keeper {
     path: ZPath,
     data: Bytes,
     lifetime: Lifetime,
+    /// When it was written last; `None` if it is from before, and not written yet.
+    written: Option<Instant>,
 }
 
 impl Keeper {
@@ -276,9 +283,12 @@ impl Keeper {
     /// Keeps the node until told to stop (`None`), or until that is not possible.
     async fn run(
         &mut self,
-        mut watch: Watch,
+        watch: Watch,
         mut orders: mpsc::UnboundedReceiver<Order>,
     ) -> Option<Error> {
+        // Without a watch it is not known whether the node is there.
+        let mut watch = Some(watch);
+        let mut again = Instant::now();
         loop {
             let outcome = tokio::select! {
                 order = orders.recv() => match order {
@@ -302,12 +312,16 @@ impl Keeper {
                         return None;
                     }
                 },
-                item = watch.next() => match item {
+                () = sleep_until(again), if watch.is_none() => {
+                    let created = self.create_watched(Instant::now()).await;
+                    created.map(|created| watch = Some(created))
+                }
+                item = next(&mut watch), if watch.is_some() => match item {
                     Some(Ok(_)) => self.create(Instant::now()).await,
                     Some(Err(error)) => Err(error.into()),
                     None => Err(Error::Gone { path: self.path.clone() }),
                 },
-                () = self.refresh_time() => self.set(self.data.clone()).await,
+                () = self.refresh_time(), if watch.is_some() => self.set(self.data.clone()).await,
             };
             match outcome {
                 Err(error) if error.is_final() || matches!(error, Error::Taken { .. }) => {
@@ -315,7 +329,7 @@ impl Keeper {
                 }
                 Err(error) => {
                     tracing::warn!("{} is not kept at the moment: {error}", self.path);
-                    sleep(Duration::from_millis(200)).await;
+                    (watch, again) = (None, Instant::now() + AGAIN);
                 }
                 Ok(()) => {}
             }
@@ -324,7 +338,11 @@ impl Keeper {
 
     async fn refresh_time(&self) {
         match self.lifetime {
-            Lifetime::Ttl(ttl) => sleep(Duration::from_millis(ttl / 3)).await,
+            Lifetime::Ttl(ttl) => {
+                if let Some(written) = self.written {
+                    sleep_until(later(written, Duration::from_millis(ttl / 3))).await;
+                }
+            }
             Lifetime::Persistent
             | Lifetime::Ephemeral
             | Lifetime::Lingering(_)
@@ -342,8 +360,12 @@ impl Keeper {
                 }
                 self.wait_for_end(&stat, patience).await?;
             }
+            let now = Instant::now();
             match self.client.create(&self.path, self.data.clone()).mode(mode).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    self.written = Some(now);
+                    return Ok(());
+                }
                 Err(error) if error.code() == Some(ErrorCode::NodeExists) => {}
                 Err(error) if error.code() == Some(ErrorCode::NoNode) => {
                     let Some(parent) = self.path.parent() else { return Err(error.into()) };
@@ -382,9 +404,22 @@ impl Keeper {
     }
 
     async fn set(&mut self, data: Bytes) -> Result<(), Error> {
-        self.data = data;
+        let before = std::mem::replace(&mut self.data, data);
+        let outcome = self.write().await;
+        // What was refused is not what the node is to be created with again.
+        if outcome.as_ref().is_err_and(|error| !error.outcome_unknown()) {
+            self.data = before;
+        }
+        outcome
+    }
+
+    async fn write(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
         match self.client.set(&self.path, self.data.clone()).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.written = Some(now);
+                Ok(())
+            }
             Err(error) if error.code() == Some(ErrorCode::NoNode) => {
                 self.create(Instant::now()).await
             }
@@ -399,6 +434,11 @@ impl Keeper {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// What comes next on the watch, if there is one.
+async fn next(watch: &mut Option<Watch>) -> Option<Result<WatchItem, crate::Error>> {
+    watch.as_mut()?.next().await
 }
 
 /// A group: each member is a node, for as long as its session lives.

@@ -1,6 +1,9 @@
 //! What several recipes share.
 
+use std::time::Duration;
+
 use conclave_proto::{ErrorCode, ZPath};
+use tokio::time::Instant;
 
 use super::Error;
 use super::error::NameError;
@@ -39,6 +42,14 @@ pub(crate) async fn ensure(client: &Client, path: &ZPath) -> Result<(), crate::E
         }
     }
     Ok(())
+}
+
+/// More time than any program has.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// That much later; [`Duration::MAX`] and the like are for ever.
+pub(crate) fn later(from: Instant, time: Duration) -> Instant {
+    from + time.min(FOR_EVER)
 }
 
 /// Whether an operation failed for this reason.

@@ -72,7 +72,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Error;
 use super::cache::{Cache, CacheChanges, View};
-use super::support::{child, ensure};
+use super::support::{child, ensure, later};
 use crate::chroot::IntoPath;
 use crate::{Client, Multi, Node};
 
@@ -184,7 +184,7 @@ impl TwoPhase {
         payload: impl Into<Bytes>,
         time: Duration,
     ) -> Result<Decision, Error> {
-        let deadline = Instant::now() + time;
+        let deadline = later(Instant::now(), time);
         self.begin(id, participants, payload).await?;
         // Votes that are missing at the deadline count against it.
         timeout_at(deadline, self.all_votes(id)).await.unwrap_or(Ok(()))?;

@@ -5,6 +5,7 @@
 mod failover;
 mod fake;
 mod hostile;
+mod kept;
 mod recipes;
 mod requests;
 mod watches;
