@@ -1,6 +1,7 @@
 //! The load over Conclave's own protocol, with the client crate.
 
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -85,12 +86,9 @@ pub(super) async fn work(load: &Load, shift: Shift) -> anyhow::Result<Tally> {
             anyhow::bail!("{} has a loop of its own", load.kind.name())
         }
         Kind::Set | Kind::Create | Kind::Get | Kind::Mixed | Kind::Multi | Kind::Children => {
-            let loops = clients.iter().zip(numbers).flat_map(|(client, n)| {
-                (0..load.depth as u64).map(move |lane| {
-                    steady(load.clone(), client.clone(), n * load.depth as u64 + lane, until)
-                })
-            });
-            join_all(loops.map(tokio::spawn).collect()).await?
+            let loads = clients.iter().zip(numbers);
+            let loads = loads.map(|(client, n)| steady(load.clone(), client.clone(), n, until));
+            join_all(loads.map(tokio::spawn).collect()).await?
         }
     };
     for client in clients {
@@ -123,17 +121,30 @@ pub(super) async fn clean_up(load: &Load) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// One client, with a task for each operation that it keeps in flight.
+async fn steady(load: Load, client: Client, n: u64, until: Instant) -> anyhow::Result<Tally> {
+    // One for all of them: a tally is far larger than everything else that an operation touches.
+    let tally = Arc::new(Mutex::new(Tally::new()));
+    let depth = load.depth as u64;
+    let lanes = (n * depth..(n + 1) * depth)
+        .map(|number| lane(load.clone(), client.clone(), number, until, tally.clone()));
+    for lane in lanes.map(tokio::spawn).collect::<Vec<_>>() {
+        lane.await?;
+    }
+    Arc::into_inner(tally).and_then(|tally| tally.into_inner().ok()).context("a lane has failed")
+}
+
 /// One of a client's lanes: always one operation in flight.
-async fn steady(load: Load, client: Client, lane: u64, until: Instant) -> anyhow::Result<Tally> {
-    let mut tally = Tally::new();
+async fn lane(load: Load, client: Client, lane: u64, until: Instant, tally: Arc<Mutex<Tally>>) {
     let mut steps = Steps::new(load.kind, lane);
     loop {
         let started = Instant::now();
         if started >= until {
-            return Ok(tally);
+            return;
         }
         let outcome = perform(&load, &client, lane, steps.next()).await;
-        tally.record(started.elapsed(), outcome.is_ok());
+        let took = started.elapsed();
+        tally.lock().unwrap_or_else(PoisonError::into_inner).record(took, outcome.is_ok());
     }
 }
 
