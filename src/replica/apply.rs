@@ -1,8 +1,10 @@
 //! Committed transactions: applied, told to watchers, answered, in this order.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use conclave_proto::{Op, Perms, ServerMessage, SessionId, Txn, Zxid, convert};
+use bytes::Bytes;
+use conclave_proto::{Acl, EventKind, Op, Perms, ServerMessage, SessionId, Txn, Zxid, convert};
 
 use crate::limits;
 use crate::tree::{self, Change, Nodes, SessionChange};
@@ -66,8 +68,8 @@ impl<N: Nodes> Replica<N> {
         if is_new {
             self.session_opened(&txn, applied.session);
         }
-        for change in &applied.changes {
-            self.fire(change);
+        for (index, change) in applied.changes.iter().enumerate() {
+            self.fire(change, &applied.changes[index + 1..]);
         }
         self.tell_acl_changes(&txn, &applied);
         if let (Some(excess), Part::Leading(_)) = (applied.excess, &self.part) {
@@ -145,11 +147,12 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// Tell the watchers of a change that was applied just now.
-    fn fire(&mut self, change: &Change) {
+    /// Tell the watchers of a change that was applied just now, and of what came `later` in the
+    /// same transaction.
+    fn fire(&mut self, change: &Change, later: &[Change]) {
         let mut told = std::mem::take(&mut self.told);
         self.hub.fire(&change.event, &change.acl, &mut told);
-        let mut node = None;
+        let mut said = None;
         for told in told.drain(..) {
             let conn = ConnId(told.watcher.0);
             let Some(client) = self.clients.get(&conn) else { continue };
@@ -159,8 +162,8 @@ impl<N: Nodes> Replica<N> {
             }
             let value = if told.with_value {
                 // What follows in the same transaction may have changed data and ACL again.
-                let node = node.get_or_insert_with(|| self.nodes.node(&change.event.path));
-                node.as_ref().filter(|node| may_read(&node.acl)).and_then(|node| node.data.clone())
+                let said = said.get_or_insert_with(|| self.said(change, later));
+                said.as_ref().filter(|said| may_read(&said.acl)).and_then(|said| said.data.clone())
             } else {
                 None
             };
@@ -170,4 +173,22 @@ impl<N: Nodes> Replica<N> {
         }
         self.told = told;
     }
+    /// What a node holds, or held last if it was changed and deleted in one transaction.
+    fn said(&self, change: &Change, later: &[Change]) -> Option<Said> {
+        if let Some(node) = self.nodes.node(&change.event.path) {
+            return Some(Said { data: node.data, acl: node.acl });
+        }
+        let is_end = |later: &&Change| {
+            later.event.kind == EventKind::Deleted && later.event.path == change.event.path
+        };
+        let end = later.iter().find(is_end)?;
+        let was_changed = change.event.kind == EventKind::DataChanged;
+        was_changed.then(|| Said { data: end.last.clone(), acl: end.acl.clone() })
+    }
+}
+
+/// What goes with an event to those who may read it.
+struct Said {
+    data: Option<Bytes>,
+    acl: Arc<[Acl]>,
 }

@@ -66,6 +66,8 @@ pub struct Change {
     pub event: Event,
     /// The node's ACL (its last one, if it is gone): whoever may not read the node is not told.
     pub acl: Arc<[Acl]>,
+    /// What the node held last, if this is its deletion.
+    pub last: Option<Bytes>,
 }
 
 /// A session began or ended.
@@ -559,7 +561,8 @@ impl<N: Nodes> Work<'_, N> {
 
     fn tell(&mut self, path: &ZPath, node: &Node, kind: EventKind) {
         let event = Event { zxid: self.zxid, path: path.clone(), kind };
-        self.changes.push(Change { event, acl: node.acl.clone() });
+        let last = if kind == EventKind::Deleted { node.data.clone() } else { None };
+        self.changes.push(Change { event, acl: node.acl.clone(), last });
     }
 }
 

@@ -68,11 +68,10 @@ const LEADER: &str = "leader";
 ///
 /// # Cost
 ///
-/// A campaign takes two round trips and two writes, and at most three more round trips to get ready
-/// for its turn. A leader that resigns is followed after one write for its end and one for its successor. A
-/// candidate has one node, a watch on it, and one on a node before it; the leader one node more. When
-/// the leader ends, two candidates are told and no other: the next one, and the one behind it, which
-/// gets ready; each observer has one watch.
+/// A campaign takes two round trips and two writes, and one more round trip to wait for
+/// its turn. A leader that resigns is followed after one write for its end and one for its successor. A
+/// candidate has one node, a watch on it, and one on the node before it; the leader one node more. When
+/// the leader ends, the next candidate is told and no other; each observer has one watch.
 #[derive(Clone)]
 pub struct Election {
     line: Line,
@@ -135,7 +134,7 @@ impl Election {
         let (candidate, mut entries) = self.line.enter(Body::new("", value.clone())).await?;
         let leader = self.line.place.child(LEADER)?;
         loop {
-            self.line.wait(&candidate, candidate.path(), entries, |_| Ok(true)).await?;
+            self.line.wait_alone(&candidate, candidate.path(), entries).await?;
             match self.take(&candidate, &leader, Body::new("", value.clone())).await? {
                 Some(leader) => {
                     return Ok(Leadership { hold: Hold::new(candidate.with(leader.take())) });

@@ -1,15 +1,15 @@
 //! A queue: nodes in the order in which they were made, each waiting for those before it.
 
 use bytes::Bytes;
-use conclave_proto::{ErrorCode, EventKind, Stat, ZPath, Zxid};
+use conclave_proto::{ErrorCode, EventKind, WatchKind, ZPath, Zxid};
 use tokio::sync::oneshot;
 
 use super::body::Body;
 use super::error::{Error, Loss};
-use super::owned::{Owned, Stake, forget};
+use super::owned::{Owned, RELEASED, Stake, forget};
 use super::place::Place;
 use crate::dice::Dice;
-use crate::{List, Page, Pending, Watch, WatchItem};
+use crate::{List, Page, Pending, WatchItem};
 
 /// Numbers below this have ten digits, so that the order of their names is that of the numbers.
 const TEN_DIGITS: u64 = 10_000_000_000;
@@ -46,19 +46,24 @@ pub(super) struct Entry {
     pub(super) made_by: Option<Zxid>,
 }
 
-/// Those who block a place.
-struct Blockers {
-    nearest: Entry,
-    /// The one before the nearest. Nothing changes for the place while it is there.
-    other: Option<Entry>,
+/// Who blocks a place.
+struct Blocker<'a> {
+    /// The nearest of them. Nothing changes for the place while it is there.
+    nearest: &'a Entry,
+    is_only: bool,
     /// How many there are from the nearest to the place, these two included.
     length: u32,
 }
 
-impl Blockers {
-    fn is_only(&self, entry: &Entry) -> bool {
-        self.other.is_none() && self.nearest.path == entry.path
-    }
+/// How a node went, or changed, that blocks a place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Departure {
+    /// It was released, and nobody was before it.
+    First,
+    /// It was deleted.
+    Deleted,
+    /// Something has happened to it.
+    Unclear,
 }
 
 impl Line {
@@ -106,16 +111,41 @@ impl Line {
         }
     }
 
-    /// Waits until nobody blocks this place. One who leaves wakes two and no more: the next one, and
-    /// the one behind it, which then makes sure that nobody else is left before it.
+    /// Waits until nobody at all is before this place, and notes that. One who leaves wakes one and
+    /// no more.
+    pub(super) async fn wait_alone(
+        &self,
+        owned: &Owned,
+        mine: &ZPath,
+        entries: Vec<Entry>,
+    ) -> Result<(), Error> {
+        self.wait(owned, mine, entries, |_| Ok(true)).await?;
+        self.note_first(owned, mine);
+        Ok(())
+    }
+
+    /// Notes that nobody is before this place.
+    pub(super) fn note_first(&self, owned: &Owned, mine: &ZPath) {
+        // In a random order somebody may come before it yet.
+        if !self.random {
+            owned.is_first(mine);
+        }
+    }
+
+    /// Waits until nobody blocks this place. One who leaves wakes those whom it was the nearest to
+    /// block, and no others.
     ///
-    /// # Why the departure of the last one is enough
+    /// # Why a departure can be enough
     ///
-    /// When only one blocks this place by a listing that was read after this place was taken, and
-    /// that one's node is deleted later, nobody blocks it, and nothing needs to be read:
+    /// When the nearest one that blocks this place, by a listing that was read after this place was
+    /// taken, goes later and says that it was the first ([`RELEASED`]), nobody blocks this place, and
+    /// nothing needs to be read. The same is true if it was the only one in the listing, whatever
+    /// it says:
     ///
+    /// - What says so is the very transaction that deletes the node, on the condition that it is
+    ///   still the one of who asks for that; and who asks was told that it had its turn before.
     /// - Nobody can have come in between. The servers number nodes in the order of history and never
-    ///   give a number of a directory twice, so that whoever comes after this place is behind it. (The
+    ///   give a number of a directory twice, so that whoever comes after a place is behind it. (The
     ///   numbers begin again if the directory is deleted; then this place was deleted with it. And
     ///   the order must be that of the numbers: a random one is always read again.)
     /// - Nobody who does not block begins to: a writer may become a reader, but not the other way.
@@ -124,8 +154,9 @@ impl Line {
     ///   sessions that are over. If it was deleted by hand at the same time, that is as if it had been
     ///   its turn before: `owned` is told as any holder is.
     ///
-    /// What was lost or late is no danger: a watch that may have missed something says so, and then
-    /// the line is read again.
+    /// One who gives up its place, or whose session ends, or who holds a lock together with others,
+    /// says nothing: then the line is read. What was lost or late is no danger: an event that is told
+    /// later, after a reconnection for instance, does not have what the node held last.
     pub(super) async fn wait(
         &self,
         owned: &Owned,
@@ -133,76 +164,74 @@ impl Line {
         mut entries: Vec<Entry>,
         blocks: impl Fn(&Entry) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        while let Some(blockers) = self.blockers(owned, mine, &entries, &blocks)? {
-            if let Some(other) = &blockers.other {
-                self.departure(owned, self.watch(other)).await?;
-            }
-            let last = self.watch(&blockers.nearest);
-            if blockers.other.is_some() {
-                entries = self.front(mine, blockers.length).await?;
-                let left = self.blockers(owned, mine, &entries, &blocks)?;
-                if left.is_none_or(|left| !left.is_only(&blockers.nearest)) {
-                    continue;
-                }
-            }
-            if self.departure(owned, last).await? && !self.random && owned.is_held() {
+        let mut since = owned.token().zxid();
+        while let Some(blocker) = self.blocker(owned, mine, &entries, &blocks)? {
+            let is_last = match self.departure(owned, blocker.nearest, since).await? {
+                Departure::First => true,
+                Departure::Deleted => blocker.is_only,
+                Departure::Unclear => false,
+            };
+            if is_last && !self.random && owned.is_held() {
                 return Ok(());
             }
-            entries = self.front(mine, blockers.length).await?;
+            since = self.place.client.last_zxid();
+            entries = self.front(mine, blocker.length).await?;
         }
         Ok(())
     }
 
-    fn watch(&self, entry: &Entry) -> Pending<(Option<Stat>, Watch)> {
-        self.place.client.exists_and_watch(&entry.path).send()
-    }
-
-    /// Waits until something happens to a node; whether it is certain that it was deleted.
+    /// Waits until something happens to a node that was listed after `since`.
     async fn departure(
         &self,
         owned: &Owned,
-        watch: Pending<(Option<Stat>, Watch)>,
-    ) -> Result<bool, Error> {
-        let (stat, mut watch) = watch.await?;
-        if stat.is_none() {
-            return Ok(true);
+        entry: &Entry,
+        since: Zxid,
+    ) -> Result<Departure, Error> {
+        let mut watch = self.place.client.watch(&entry.path, WatchKind::Data).with_value();
+        if self.with_data {
+            // What it holds counts, and may have changed since.
+            watch = watch.since(since);
         }
-        tokio::select! {
-            item = watch.next() => {
-                let item = item.transpose()?;
-                Ok(matches!(item, Some(WatchItem::Event { kind: EventKind::Deleted, .. })))
+        let mut watch = match watch.await {
+            Ok(watch) => watch,
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => return Ok(Departure::Deleted),
+            Err(error) => return Err(error.into()),
+        };
+        let item = tokio::select! {
+            item = watch.next() => item.transpose()?,
+            error = owned.ended() => return Err(error),
+        };
+        Ok(match item {
+            Some(WatchItem::Event { kind: EventKind::Deleted, .. }) => Departure::Deleted,
+            Some(WatchItem::Event { value: Some(value), .. }) if value == RELEASED => {
+                Departure::First
             }
-            error = owned.ended() => Err(error),
-        }
+            Some(WatchItem::Event { .. } | WatchItem::Gap { .. }) | None => Departure::Unclear,
+        })
     }
 
-    /// Those who block this place; `None` if nobody does.
-    fn blockers(
+    /// Who blocks this place; `None` if nobody does.
+    fn blocker<'a>(
         &self,
         owned: &Owned,
         mine: &ZPath,
-        entries: &[Entry],
+        entries: &'a [Entry],
         blocks: impl Fn(&Entry) -> Result<bool, Error>,
-    ) -> Result<Option<Blockers>, Error> {
+    ) -> Result<Option<Blocker<'a>>, Error> {
         let Some(place) = entries.iter().position(|entry| entry.path == *mine) else {
             return Err(owned.lost(Loss::Deleted));
         };
-        let mut found: Option<Blockers> = None;
+        let mut found: Option<Blocker<'a>> = None;
         for (index, entry) in entries[..place].iter().enumerate().rev() {
             if !blocks(entry)? {
                 continue;
             }
-            let Some(blockers) = &mut found else {
-                let length = u32::try_from(place - index + 1).unwrap_or(u32::MAX);
-                found = Some(Blockers { nearest: entry.clone(), other: None, length });
-                // In a random order others may come in between.
-                if self.random {
-                    break;
-                }
-                continue;
-            };
-            blockers.other = Some(entry.clone());
-            break;
+            if let Some(blocker) = &mut found {
+                blocker.is_only = false;
+                break;
+            }
+            let length = u32::try_from(place - index + 1).unwrap_or(u32::MAX);
+            found = Some(Blocker { nearest: entry, is_only: true, length });
         }
         Ok(found)
     }

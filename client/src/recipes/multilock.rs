@@ -102,7 +102,7 @@ impl MultiLock {
     pub async fn lock(&self) -> Result<Hold, Error> {
         let owned = self.enter().await?;
         for (line, mine) in self.lines.iter().zip(mine(&owned)) {
-            line.wait(&owned, mine, line.list().await?, |_| Ok(true)).await?;
+            line.wait_alone(&owned, mine, line.list().await?).await?;
         }
         Ok(Hold::new(owned))
     }

@@ -61,11 +61,11 @@ pub(super) const LOCK: &str = "lock";
 ///
 /// # Cost
 ///
-/// To lock a free one: one round trip and one write. To wait: three round trips more, at most, before
-/// it is one's turn; when the one before leaves, word of it is all that it takes. To release: one round
-/// trip and one write. A contender has one node, one watch on it, and one on a node before it: when the
-/// lock is released two contenders are told and no other, the next one and the one behind it, which
-/// gets ready.
+/// To lock a free one: one round trip and one write. To wait: one round trip more, before it
+/// is one's turn; when the holder releases it, word of that is all that it takes. (If the one before gives
+/// up, or its session expires, one more, to see who else is before.) To release: one round trip and one
+/// write. A contender has one node, one watch on it, and one on the node before it: when the lock is
+/// released the next contender is told and no other.
 pub struct Mutex {
     line: Line,
     description: Bytes,
@@ -128,7 +128,7 @@ impl Mutex {
         }
         let body = Body::new("", self.description.clone());
         let (owned, entries) = self.line.enter(body).await?;
-        self.line.wait(&owned, owned.path(), entries, |_| Ok(true)).await?;
+        self.line.wait_alone(&owned, owned.path(), entries).await?;
         Ok(self.hold(owned))
     }
 
@@ -153,8 +153,11 @@ impl Mutex {
             return Ok(None);
         }
         let (owned, entries) = self.line.enter(Body::new("", self.description.clone())).await?;
-        let is_first = entries.first().is_some_and(|first| first.path == *owned.path());
-        Ok(is_first.then(|| self.hold(owned)))
+        if entries.first().is_none_or(|first| first.path != *owned.path()) {
+            return Ok(None);
+        }
+        self.line.note_first(&owned, owned.path());
+        Ok(Some(self.hold(owned)))
     }
 
     /// Who holds the lock now; `None` if nobody does.

@@ -1,12 +1,13 @@
 //! Nodes that stand for what this process holds or waits for: watched over, and never left behind.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use conclave_proto::request::{Reply, Test};
-use conclave_proto::{ErrorCode, EventKind, SessionId, WatchKind, ZPath, Zxid};
+use conclave_proto::{ErrorCode, EventKind, SessionId, ZPath, Zxid};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
@@ -21,6 +22,11 @@ use crate::{Client, MultiOutcome, Operation, Pending, WatchItem};
 
 /// The word in the body of a node whose holder is asked to release it.
 pub(super) const REVOKED: &str = "revoked";
+
+/// What a node holds at last that was the first of its line when it was released: in the transaction
+/// that deletes it, so that who watches it is told. It is shorter than what any node holds, so that
+/// no quota refuses it, and nobody's [`Body`].
+pub(super) const RELEASED: &[u8] = b"released";
 
 /// How long to wait before a refused removal is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -53,6 +59,8 @@ impl Standing {
 pub(super) struct Owned {
     place: Place,
     stakes: Vec<Stake>,
+    /// Whether nobody is before each of them in its line, which stays so as long as it is there.
+    firsts: Vec<AtomicBool>,
     standing: Arc<watch::Sender<Standing>>,
     watchers: Vec<AbortHandle>,
     /// Whether the nodes are somebody else's business now, or are being deleted.
@@ -75,21 +83,41 @@ impl Owned {
                 place.runtime.spawn(watcher.run()).abort_handle()
             })
             .collect();
+        let firsts = stakes.iter().map(|_| AtomicBool::new(false)).collect();
         let given_up = AtomicBool::new(false);
-        Owned { place: place.clone(), stakes, standing, watchers, given_up }
+        Owned { place: place.clone(), stakes, firsts, standing, watchers, given_up }
     }
 
     /// The same nodes and others, which come first.
     pub(super) fn with(self, mut stakes: Vec<Stake>) -> Owned {
         self.given_up.store(true, Ordering::Relaxed);
         stakes.extend_from_slice(&self.stakes);
-        Owned::new(&self.place, stakes)
+        let all = Owned::new(&self.place, stakes);
+        for stake in self.said_first() {
+            all.is_first(&stake.path);
+        }
+        all
     }
 
     /// What takes the place of nodes that the same transaction has deleted.
     pub(super) fn replaced_by(self, place: &Place, stakes: Vec<Stake>) -> Owned {
         self.given_up.store(true, Ordering::Relaxed);
         Owned::new(place, stakes)
+    }
+
+    /// Notes that nobody is before this node in its line, which is one of one at a time. Nobody
+    /// can come before it any more, so that its release says as much ([`RELEASED`]).
+    pub(super) fn is_first(&self, path: &ZPath) {
+        for (stake, first) in self.stakes.iter().zip(&self.firsts) {
+            if stake.path == *path {
+                first.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn said_first(&self) -> impl Iterator<Item = &Stake> {
+        let both = self.stakes.iter().zip(&self.firsts);
+        both.filter(|(_, first)| first.load(Ordering::Relaxed)).map(|(stake, _)| stake)
     }
 
     pub(super) fn place(&self) -> &Place {
@@ -170,7 +198,8 @@ impl Owned {
         lose(&self.standing, Loss::Released);
         let (client, stakes) = (self.place.client.clone(), self.stakes.clone());
         // Asked now, so that what the caller asks next finds them gone.
-        let first = remove(&client, &stakes);
+        let firsts: Vec<ZPath> = self.said_first().map(|stake| stake.path.clone()).collect();
+        let first = remove(&client, &stakes, &firsts);
         Some(async move { remove_surely(&client, &stakes, first).await })
     }
 }
@@ -237,30 +266,34 @@ impl Watcher {
         }
     }
 
+    /// One watch for each change: nearly every node has one change only, its deletion, with which its
+    /// watch goes by itself.
     async fn watch(&self) -> Result<Loss, crate::Error> {
-        let watch = self.client.watch(&self.stake.path, WatchKind::Persistent).with_value();
-        let mut watch = watch.since(self.stake.zxid).await?;
-        loop {
+        while !self.is_over() {
+            let mut watch = match self.client.get_and_watch(&self.stake.path).await {
+                Ok((node, watch)) if node.stat.czxid == self.stake.zxid => {
+                    self.note_word(node.data.as_ref().and_then(Body::decode));
+                    watch
+                }
+                Ok(_) => return Ok(Loss::Deleted),
+                Err(error) if error.code() == Some(ErrorCode::NoNode) => return Ok(Loss::Deleted),
+                // Whoever may not read its own node is told nothing of it.
+                Err(error) if error.code() == Some(ErrorCode::NoAuth) => pending().await,
+                Err(error) => return Err(error),
+            };
             match watch.next().await.transpose()? {
                 Some(WatchItem::Event { kind: EventKind::Deleted, .. }) => {
                     return Ok(Loss::Deleted);
                 }
-                Some(WatchItem::Event { value, .. }) => {
-                    self.note_word(value.as_ref().and_then(Body::decode));
-                }
-                Some(WatchItem::Gap { .. }) => match self.client.get(&self.stake.path).await {
-                    Ok(node) if node.stat.czxid == self.stake.zxid => {
-                        self.note_word(node.data.as_ref().and_then(Body::decode));
-                    }
-                    Ok(_) => return Ok(Loss::Deleted),
-                    Err(error) if error.code() == Some(ErrorCode::NoNode) => {
-                        return Ok(Loss::Deleted);
-                    }
-                    Err(error) => return Err(error),
-                },
+                Some(WatchItem::Event { .. } | WatchItem::Gap { .. }) => {}
                 None => return Ok(Loss::Closed),
             }
         }
+        Ok(Loss::Released)
+    }
+
+    fn is_over(&self) -> bool {
+        self.standing.borrow().end().is_some()
     }
 
     fn note_word(&self, body: Option<Body>) {
@@ -295,11 +328,15 @@ impl Watcher {
     }
 }
 
-/// Asks for the deletion of the nodes, all or none.
-fn remove(client: &Client, stakes: &[Stake]) -> Pending<MultiOutcome> {
+/// Asks for the deletion of the nodes, all or none; some of them are the first of their lines.
+fn remove(client: &Client, stakes: &[Stake], firsts: &[ZPath]) -> Pending<MultiOutcome> {
     let mut multi = client.multi();
     for Stake { path, zxid } in stakes {
-        multi = multi.when(path, Test::CreatedBy(*zxid)).delete(path, None);
+        multi = multi.when(path, Test::CreatedBy(*zxid));
+        if firsts.contains(path) {
+            multi = multi.set(path, RELEASED, None);
+        }
+        multi = multi.delete(path, None);
     }
     multi.send()
 }
@@ -310,10 +347,19 @@ async fn remove_surely(
     stakes: &[Stake],
     first: Pending<MultiOutcome>,
 ) -> Result<bool, crate::Error> {
-    let all_were_there = surely(client, first, || remove(client, stakes)).await?.held;
+    let again = || remove(client, stakes, &[]);
+    let all_were_there = match first.await {
+        Ok(outcome) => outcome.held,
+        // Who may delete the nodes may not be allowed to write them: then nothing is said.
+        Err(error) if error.code().is_some() => surely(client, again(), again).await?.held,
+        Err(error) => {
+            patience(client, error, NOT_DELETED).await?;
+            surely(client, again(), again).await?.held
+        }
+    };
     if !all_were_there && stakes.len() > 1 {
         for stake in stakes {
-            let again = || remove(client, std::slice::from_ref(stake));
+            let again = || remove(client, std::slice::from_ref(stake), &[]);
             surely(client, again(), again).await?;
         }
     }
@@ -453,7 +499,7 @@ pub(super) async fn forget(place: Place, tag: u64) {
         let error = match result {
             Ok(Some(stake)) => {
                 let stakes = [stake];
-                let first = remove(&place.client, &stakes);
+                let first = remove(&place.client, &stakes, &[]);
                 match remove_surely(&place.client, &stakes, first).await {
                     Ok(_) => return,
                     Err(error) => error,

@@ -61,7 +61,8 @@ const WRITE: &str = "write";
 ///
 /// # Cost
 ///
-/// That of [`Mutex`](super::Mutex). When a writer releases the lock, all readers up to the next
+/// That of [`Mutex`](super::Mutex), and a writer who waits for readers has one round trip more for each
+/// of them that it sees leave. When a writer releases the lock, all readers up to the next
 /// writer are told, since all of them have it then. To downgrade takes one round trip and one write.
 #[derive(Clone)]
 pub struct ReadWriteLock {
@@ -108,7 +109,7 @@ impl ReadWriteLock {
     /// As [`read`](ReadWriteLock::read).
     pub async fn write(&self) -> Result<WriteHold, Error> {
         let (owned, entries) = self.line.enter(Body::new(WRITE, Bytes::new())).await?;
-        self.line.wait(&owned, owned.path(), entries, |_| Ok(true)).await?;
+        self.line.wait_alone(&owned, owned.path(), entries).await?;
         Ok(WriteHold { hold: Hold::new(owned) })
     }
 

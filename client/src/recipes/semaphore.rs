@@ -56,7 +56,7 @@ const LIMIT: &str = "limit";
 ///
 /// Two round trips and two writes for a free permit: one to be first in the queue, one to go from
 /// there to the permits. One to release it. Only the first in the queue watches the permits; everybody
-/// else watches one of the two before. The node that holds the limit stays.
+/// else watches the one before. The node that holds the limit stays.
 #[derive(Clone)]
 pub struct Semaphore {
     /// Of those who wait.
@@ -100,7 +100,7 @@ impl Semaphore {
     /// no number, or the directory has other nodes in it.
     pub async fn acquire(&self) -> Result<Hold, Error> {
         let (mut waiter, entries) = self.line.enter(Body::new("", Bytes::new())).await?;
-        self.line.wait(&waiter, waiter.path(), entries, |_| Ok(true)).await?;
+        self.line.wait_alone(&waiter, waiter.path(), entries).await?;
         loop {
             let (mut permits, mut limit) = match self.take(waiter).await? {
                 Taken::Permit(hold) => return Ok(hold),
