@@ -69,6 +69,23 @@ fn an_item_leaves_its_queue_when_it_is_done() {
 }
 
 #[test]
+fn an_item_that_is_lost_in_the_middle_is_told_of() {
+    let dev = Dev::start();
+    for ends in ["true", "exit 5"] {
+        dev.ask(&["queue", "push", "mail", "hello"]);
+        let conclave = env!("CARGO_BIN_EXE_conclave");
+        let delete = format!(
+            "lock=$({conclave} ls /queues/mail/taken) && {conclave} delete /queues/mail/taken/$lock"
+        );
+        let lost =
+            dev.run(&["queue", "pop", "mail", "--", "sh", "-c", &format!("{delete}; {ends}")]);
+        assert_eq!(lost.status.code(), Some(123), "{}", text(&lost.stderr));
+        assert!(text(&lost.stderr).contains("was not held any more"), "{}", text(&lost.stderr));
+        assert_eq!(dev.ask(&["queue", "pop", "mail"]), "hello", "it is handed out again");
+    }
+}
+
+#[test]
 fn who_comes_to_a_barrier_waits_until_it_is_lowered() {
     let dev = Dev::start();
     let wait =

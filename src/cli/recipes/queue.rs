@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use conclave_client::Client;
+use conclave_client::recipes::Error;
 use conclave_client::recipes::queue::{Item, Push, Queue};
 use serde_json::json;
 use tokio::time::timeout;
@@ -12,8 +13,8 @@ use tokio::time::timeout;
 use super::child::{Signals, exit_code, run_beside};
 use super::{Program, code, failed, path_of};
 use crate::cli::nodes::{Common, Value, write_data};
-use crate::cli::say;
 use crate::cli::show::data_json;
+use crate::cli::{say, tell};
 
 /// Put work into a queue, and take it out
 ///
@@ -95,7 +96,14 @@ Examples:
   conclave queue pop mail
   while conclave queue pop mail --wait 60 -- ./send-mail; do :; done
 
-The exit code is that of COMMAND, 124 if there was nothing in time, or 125 if Conclave failed.")]
+Exit codes:
+  that of COMMAND, or 128 and the number of the signal that ended it
+  123  the item was lost while COMMAND ran, to its end, and is handed out again, unless somebody
+       took it back: its session expired, or somebody else has it
+  124  there was no item in time
+  125  Conclave itself failed: no servers, no permission, a wrong name
+  126  COMMAND cannot be run
+  127  there is no COMMAND")]
 struct PopArgs {
     /// The queue: a name below /queues, or a path
     queue: String,
@@ -129,18 +137,14 @@ impl PopArgs {
         let Some(item) = item else { return Ok(ExitCode::from(code::NOT_IN_TIME)) };
         if self.program.command.is_empty() {
             self.print(&item)?;
-            item.done().await?;
-            return Ok(ExitCode::SUCCESS);
+            let is_done = item.done().await;
+            return settled(is_done, "the item was printed", ExitCode::SUCCESS);
         }
         let environment = vec![("CONCLAVE_TOKEN", item.token().to_string())];
         let input = Some(item.data().clone());
         let status = run_beside(&self.program, environment, input, &mut signals).await?;
-        if status.success() {
-            item.done().await?;
-        } else {
-            item.release().await?;
-        }
-        Ok(exit_code(status))
+        let outcome = if status.success() { item.done().await } else { item.release().await };
+        settled(outcome, "COMMAND had ended", exit_code(status))
     }
 
     fn print(&self, item: &Item) -> anyhow::Result<()> {
@@ -151,6 +155,18 @@ impl PopArgs {
             write_data(item.data())?;
         }
         Ok(())
+    }
+}
+
+/// The exit code, if the item was this consumer's until the end.
+fn settled(outcome: Result<(), Error>, when: &str, code: ExitCode) -> anyhow::Result<ExitCode> {
+    match outcome {
+        Ok(()) => Ok(code),
+        Err(error) if matches!(error, Error::Lost { .. }) || error.is_final() => {
+            tell(&format!("conclave: when {when}, the item was not held any more: {error}"));
+            Ok(ExitCode::from(code::LOST))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
