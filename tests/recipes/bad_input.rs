@@ -205,6 +205,38 @@ async fn nodes_that_are_not_the_recipes() {
 }
 
 #[tokio::test]
+async fn nodes_that_are_not_the_recipes_and_come_later() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let c = &client;
+    let group = Group::new(c, "/group").unwrap();
+    let _a = group.join("a", "").await.unwrap();
+    let members = group.members().await.unwrap();
+    let mut changes = members.changes().unwrap();
+    let _b = group.join("b", "").await.unwrap();
+    soon(changes.next()).await.unwrap().unwrap();
+    assert_eq!(members.names(), Ok(vec!["a".to_owned(), "b".to_owned()]));
+    let mut parts = Partitioner::join(c, "/parts", "a", partitions()).await.unwrap();
+    soon(parts.next()).await.unwrap();
+    let leading = soon(Election::new(c, "/leader").unwrap().campaign("")).await.unwrap();
+    let work = Work::new(c, "/work").unwrap();
+    let assigner = work.clone();
+    let assigning = tokio::spawn(async move { assigner.assign(&leading).await });
+    work.submit("task", "").await.unwrap();
+    let mut worker = work.worker("a").await.unwrap();
+    soon(worker.next()).await.unwrap();
+    for path in ["/group/readme", "/parts/members/readme", "/work/workers/readme"] {
+        make(c, path, "").await;
+    }
+    all_fail!(|error: &Error| matches!(error, Error::Foreign { .. }), {
+            "changes of a group" => changes.next().await.unwrap(),
+            "its members" => members.all(),
+            "partitions" => parts.next().await,
+            "tasks" => assigning.await.unwrap(),
+    });
+}
+
+#[tokio::test]
 #[allow(clippy::too_many_lines, reason = "a table")]
 async fn nodes_that_were_edited_by_hand() {
     let cluster = Cluster::start(1).await;

@@ -60,7 +60,7 @@ use conclave_proto::request::Test;
 use conclave_proto::{ErrorCode, ZPath, Zxid};
 
 use super::cache::{Cache, CacheChanges, View};
-use super::members::{Group, KeptNode};
+use super::members::{GROUP, Group, KeptNode};
 use super::support::{child, ensure};
 use super::{Error, Leadership, Loss, Token};
 use crate::Client;
@@ -156,15 +156,15 @@ impl Work {
     /// Gives tasks to workers for as long as the leadership is held. Comes back with an error only.
     ///
     /// # Errors
-    /// [`Error::Lost`] when the leadership is; [`Error::Foreign`] if there is a worker that is no
-    /// session's, and would have tasks for ever; if the session is over.
+    /// [`Error::Lost`] when the leadership is; [`Error::Foreign`] if there is, or comes, a worker that is
+    /// no session's, and would have tasks for ever; if the session is over.
     pub async fn assign(&self, leadership: &Leadership) -> Result<(), Error> {
         for path in [&self.tasks, &self.workers, &self.assigned] {
             ensure(&self.client, path).await?;
         }
         let tasks = Cache::children(&self.client, &self.tasks).without_data().await?;
-        Group::new(&self.client, &self.workers)?.check().await?;
-        let workers = Cache::children(&self.client, &self.workers).without_data().await?;
+        let workers = Cache::children(&self.client, &self.workers);
+        let workers = workers.without_data().of_sessions(GROUP).await?;
         let assigned = Cache::children(&self.client, &self.assigned).await?;
         let mut changes = [tasks.changes()?, workers.changes()?, assigned.changes()?];
         loop {

@@ -441,6 +441,9 @@ async fn next(watch: &mut Option<Watch>) -> Option<Result<WatchItem, crate::Erro
     watch.as_mut()?.next().await
 }
 
+/// The recipe that a node is foreign to.
+pub(super) const GROUP: &str = "a group";
+
 /// A group: each member is a node, for as long as its session lives.
 #[derive(Clone, Debug)]
 pub struct Group {
@@ -488,30 +491,9 @@ impl Group {
     ///
     /// # Errors
     /// If it cannot be read; [`Error::Foreign`] if there is a node that is no session's, which would
-    /// be a member for ever.
+    /// be a member for ever. If one comes later, that is what the members end with.
     pub async fn members(&self) -> Result<Members, Error> {
-        self.check().await?;
-        self.look().await
-    }
-
-    /// Whether all who are there are somebody's.
-    pub(super) async fn check(&self) -> Result<(), Error> {
-        let mut entries = self.client.list(&self.path).with_stat().stream();
-        while let Some(entry) = entries.next().await {
-            let entry = match entry {
-                Err(error) if error.code() == Some(ErrorCode::NoNode) => break,
-                entry => entry?,
-            };
-            if entry.stat.is_some_and(|stat| stat.ephemeral_owner == SessionId::NONE) {
-                let path = child(&self.path, &entry.name)?;
-                return Err(Error::Foreign { path, recipe: "a group" });
-            }
-        }
-        Ok(())
-    }
-
-    async fn look(&self) -> Result<Members, Error> {
-        Ok(Members { cache: Cache::children(&self.client, &self.path).await? })
+        Ok(Members { cache: Cache::children(&self.client, &self.path).of_sessions(GROUP).await? })
     }
 }
 
@@ -544,7 +526,7 @@ impl Members {
     /// All members with their data, by name.
     ///
     /// # Errors
-    /// If the session is over.
+    /// If the session is over; [`Error::Foreign`] if a node has come that is no session's.
     pub fn all(&self) -> Result<BTreeMap<String, Bytes>, Error> {
         self.cache.read(|view| {
             let member = |(path, node): (&ZPath, &super::cache::CachedNode)| {
@@ -557,7 +539,7 @@ impl Members {
     /// The names of all members, in order.
     ///
     /// # Errors
-    /// If the session is over.
+    /// As [`all`](Members::all).
     pub fn names(&self) -> Result<Vec<String>, Error> {
         self.cache.read(|view| view.iter().map(|(path, _)| path.name().to_owned()).collect())
     }
@@ -700,6 +682,6 @@ impl Names {
     /// # Errors
     /// If they cannot be read.
     pub async fn all(&self) -> Result<Members, Error> {
-        self.group.look().await
+        Ok(Members { cache: Cache::children(&self.group.client, &self.group.path).await? })
     }
 }

@@ -153,7 +153,7 @@ impl Partitioner {
     ///
     /// # Errors
     /// If the session is over: nothing is this member's any more. [`Error::Foreign`] if a node that no
-    /// member has made stands in the place of a partition's owner.
+    /// member has made stands in the place of a partition's owner, or is among the members.
     pub async fn next(&mut self) -> Result<Turn, Error> {
         loop {
             if let Some(turn) = self.turns.pop_front() {

@@ -303,16 +303,24 @@ pub struct OpenCache<'a> {
     path: Result<ZPath, crate::Error>,
     scope: Scope,
     with_data: bool,
+    sessions_of: Option<&'static str>,
 }
 
 impl<'a> OpenCache<'a> {
     fn new(client: &'a Client, path: Result<ZPath, crate::Error>, scope: Scope) -> OpenCache<'a> {
-        OpenCache { client, path, scope, with_data: true }
+        OpenCache { client, path, scope, with_data: true, sessions_of: None }
     }
 
     /// Keeps the nodes' names and versions and not their data.
     pub fn without_data(mut self) -> Self {
         self.with_data = false;
+        self
+    }
+
+    /// All nodes, of children, are sessions', as this recipe makes them. One that is not ends the cache
+    /// with [`Error::Foreign`], whenever it comes. A node that comes is shown one round trip later.
+    pub(super) fn of_sessions(mut self, recipe: &'static str) -> Self {
+        self.sessions_of = Some(recipe);
         self
     }
 }
@@ -322,7 +330,7 @@ impl<'a> IntoFuture for OpenCache<'a> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(open(self.client, self.path, self.scope, self.with_data))
+        Box::pin(open(self.client, self.path, self.scope, (self.with_data, self.sessions_of)))
     }
 }
 
@@ -330,7 +338,7 @@ async fn open(
     client: &Client,
     path: Result<ZPath, crate::Error>,
     scope: Scope,
-    with_data: bool,
+    options: (bool, Option<&'static str>),
 ) -> Result<Cache, Error> {
     let shared = Arc::new(Shared {
         root: path?,
@@ -341,7 +349,7 @@ async fn open(
     let changes = broadcast::Sender::new(FOLLOWED);
     let (flushes, asked) = mpsc::unbounded_channel();
     let weak = changes.downgrade();
-    let mut runner = Runner::start(client, Arc::clone(&shared), with_data, changes, asked).await?;
+    let mut runner = Runner::start(client, Arc::clone(&shared), options, changes, asked).await?;
     runner.fill().await?;
     let task = tokio::spawn(runner.run());
     let client = client.clone();

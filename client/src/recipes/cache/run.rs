@@ -6,7 +6,8 @@ use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use conclave_proto::{ErrorCode, EventKind, WatchKind};
+use conclave_proto::request::Entry;
+use conclave_proto::{ErrorCode, EventKind, SessionId, WatchKind, ZPath};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tracing::{debug, warn};
 
@@ -24,6 +25,9 @@ pub(super) struct Runner {
     client: Client,
     shared: Arc<Shared>,
     with_data: bool,
+    sessions_of: Option<&'static str>,
+    /// Nodes that came while everything was being read, to be looked at.
+    came: Vec<ZPath>,
     watch: Watch,
     changes: broadcast::Sender<CacheItem>,
     flushes: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
@@ -34,6 +38,8 @@ enum Attempt {
     Read(View),
     /// Events were lost meanwhile.
     Overtaken,
+    /// There is a node that is no session's where all have to be.
+    Foreign(ZPath),
 }
 
 impl Runner {
@@ -41,7 +47,7 @@ impl Runner {
     pub(super) async fn start(
         client: &Client,
         shared: Arc<Shared>,
-        with_data: bool,
+        (with_data, sessions_of): (bool, Option<&'static str>),
         changes: broadcast::Sender<CacheItem>,
         flushes: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
     ) -> Result<Runner, recipes::Error> {
@@ -51,7 +57,8 @@ impl Runner {
         };
         let set = client.watch(&shared.root, kind);
         let watch = if with_data { set.with_value().await? } else { set.await? };
-        Ok(Runner { client: client.clone(), shared, with_data, watch, changes, flushes })
+        let (client, came) = (client.clone(), Vec::new());
+        Ok(Runner { client, shared, with_data, sessions_of, came, watch, changes, flushes })
     }
 
     /// Reads everything, as often as it takes, and shows it.
@@ -59,6 +66,9 @@ impl Runner {
         loop {
             match self.read_all().await {
                 Ok(Attempt::Read(view)) => {
+                    for path in std::mem::take(&mut self.came) {
+                        self.check(&path).await?;
+                    }
                     let mut shown =
                         self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
                     *shown = view;
@@ -67,6 +77,7 @@ impl Runner {
                     drop(self.changes.send(CacheItem::Gap));
                     return Ok(());
                 }
+                Ok(Attempt::Foreign(path)) => return Err(self.foreign(&path)),
                 Ok(Attempt::Overtaken) => {
                     debug!("{} changes faster than it is read; once more", self.shared.root);
                 }
@@ -92,7 +103,12 @@ impl Runner {
                 break error;
             }
         };
-        self.shared.phase.send_replace(Phase::Ended(self.shared.ended(why)));
+        let why = match why {
+            // As when it begins.
+            recipes::Error::Foreign { .. } => why,
+            why => self.shared.ended(why),
+        };
+        self.shared.phase.send_replace(Phase::Ended(why));
     }
 
     /// Applies what has come meanwhile, since it may have come before the flush was asked for, and
@@ -120,6 +136,9 @@ impl Runner {
         match item {
             Some(Ok(WatchItem::Event { zxid, path, kind, value })) => {
                 if let Some(told) = self.in_scope(Told { zxid, path, kind, value }) {
+                    if told.kind == EventKind::Created {
+                        self.check(&told.path).await?;
+                    }
                     self.apply(told);
                 }
                 Ok(())
@@ -132,6 +151,26 @@ impl Runner {
             Some(Err(error)) => Err(error.into()),
             None => Err(self.shared.closed()),
         }
+    }
+
+    /// Makes sure that a node that came is a session's, where all have to be: no event says so.
+    async fn check(&self, path: &ZPath) -> Result<(), recipes::Error> {
+        while self.sessions_of.is_some() {
+            match self.client.exists(path).await {
+                Ok(Some(stat)) if stat.ephemeral_owner == SessionId::NONE => {
+                    return Err(self.foreign(path));
+                }
+                Ok(_) => break,
+                Err(error) if will_pass(&error) => tokio::time::sleep(RETRY).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn foreign(&self, path: &ZPath) -> recipes::Error {
+        let recipe = self.sessions_of.unwrap_or(super::NAME);
+        recipes::Error::Foreign { path: path.clone(), recipe }
     }
 
     fn apply(&self, told: Told) {
@@ -158,6 +197,7 @@ impl Runner {
     async fn read_all(&mut self) -> Result<Attempt, Error> {
         let (client, shared) = (self.client.clone(), Arc::clone(&self.shared));
         let mut draft = Draft::new(shared.root.clone());
+        self.came.clear();
         if shared.scope == Scope::Children {
             draft.take_root(None);
         } else {
@@ -188,6 +228,15 @@ impl Runner {
                 return Ok(Attempt::Overtaken);
             };
             let Some(page) = present(page)? else { break };
+            let foreign = |entry: &&Entry| {
+                entry.stat.is_some_and(|stat| stat.ephemeral_owner == SessionId::NONE)
+            };
+            if let Some(entry) = page.entries.iter().find(foreign)
+                && self.sessions_of.is_some()
+                && let Ok(path) = shared.root.child(&entry.name)
+            {
+                return Ok(Attempt::Foreign(path));
+            }
             after = page.entries.last().filter(|_| page.more).map(|entry| entry.name.clone());
             draft.take_page(page.entries, page.more);
             if after.is_none() {
@@ -225,13 +274,15 @@ impl Runner {
 
     /// Tells the draft of an event; false if some are missing.
     fn note(
-        &self,
+        &mut self,
         draft: &mut Draft,
         item: Option<Result<WatchItem, Error>>,
     ) -> Result<bool, Error> {
         match item {
             Some(Ok(WatchItem::Event { zxid, path, kind, value })) => {
                 let told = self.in_scope(Told { zxid, path, kind, value });
+                let came = told.as_ref().filter(|told| told.kind == EventKind::Created);
+                self.came.extend(came.map(|told| told.path.clone()));
                 Ok(told.is_none_or(|told| draft.hear(told)))
             }
             Some(Ok(WatchItem::Gap { .. })) => Ok(false),
