@@ -46,8 +46,8 @@ async fn locked(fake: &Fake) -> (Client, Peer, Hold) {
 /// The request that watches over the lock's node, and the watch's id.
 async fn watching(peer: &mut Peer) -> (u64, u64) {
     let Asked { xid, op, .. } = soon(peer.request()).await;
-    let Op::Watch { id, path: watched, since, .. } = op else { panic!("a watch, not {op:?}") };
-    assert_eq!((watched, since), (path(NODE), Some(CREATED_BY)));
+    let Op::Get { watch: Some(id), path: watched } = op else { panic!("a watch, not {op:?}") };
+    assert_eq!(watched, path(NODE));
     (xid, id.0)
 }
 
@@ -70,7 +70,8 @@ async fn a_lock_whose_watch_is_refused_for_now_is_watched_later() {
     peer.fault(xid, 5, ErrorCode::Throttled).await;
     let (xid, watch) = watching(&mut peer).await;
     assert!(hold.is_held());
-    peer.answer(xid, 6, Ok(Reply::Done)).await;
+    let stat = Stat { czxid: CREATED_BY, ..Stat::default() };
+    peer.answer(xid, 6, Ok(Reply::Data { data: None, stat })).await;
     peer.tell(watch, event(7, NODE, EventKind::Deleted)).await;
     assert_eq!(soon(hold.lost()).await, Loss::Deleted);
     assert!(!hold.is_held());
