@@ -103,11 +103,9 @@ impl Runner {
                 break error;
             }
         };
-        let why = match why {
-            // As when it begins.
-            recipes::Error::Foreign { .. } => why,
-            why => self.shared.ended(why),
-        };
+        // A foreign node is told of as when the cache begins.
+        let is_foreign = matches!(why, recipes::Error::Foreign { .. });
+        let why = if is_foreign { why } else { self.shared.ended(why) };
         self.shared.phase.send_replace(Phase::Ended(why));
     }
 
