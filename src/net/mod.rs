@@ -22,4 +22,4 @@ pub use certificate::{Certificate, member_name};
 pub use crowd::{Crowd, Place, origin};
 pub use halves::{ReadHalf, WriteHalf, dial, plain};
 pub use keys::{CertCounters, ClientAuth, Files, Keys, KeysError, Purpose, WatchedKeys};
-pub use port::{HandshakeCounters, HandshakeLimits, Incoming, Port};
+pub use port::{HandshakeCounters, HandshakeLimits, Incoming, Port, keep_alive};

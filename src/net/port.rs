@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
@@ -20,8 +21,12 @@ use super::keys::WatchedKeys;
 
 /// How long a handshake may take.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the other side may leave what it is sent without a word of having got it.
+const SILENCE: Duration = Duration::from_secs(30);
 /// How long to wait when the system has no room for another connection.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(50);
+/// How often a silent connection is probed until it counts as gone.
+const PROBES: u32 = 5;
 /// The connections that are ready and wait for the thread that serves.
 const READY: usize = 64;
 /// How often at most a failed handshake is told of.
@@ -127,7 +132,7 @@ impl Port {
         loop {
             let accepted = match &mut self.source {
                 Source::Plain(listener) => listener.accept().await.map(|(socket, address)| {
-                    no_delay(&socket);
+                    prepare(&socket);
                     let (reading, writing) = plain(socket);
                     Incoming { address, reading, writing, certificate: None }
                 }),
@@ -158,9 +163,22 @@ async fn complain(port: SocketAddr, error: &io::Error) {
     sleep(NO_ROOM_PAUSE).await;
 }
 
-fn no_delay(socket: &TcpStream) {
+fn prepare(socket: &TcpStream) {
     // A connection that is gone already is found out by whoever uses it.
-    socket.set_nodelay(true).ok();
+    keep_alive(socket, SILENCE).ok();
+}
+
+/// Prepares a socket: nothing waits for more to be sent, and another side whose machine is gone, or
+/// that takes nothing, is found out after `silence` although it does not close anything.
+///
+/// # Errors
+/// If the connection is broken.
+pub fn keep_alive(socket: &TcpStream, silence: Duration) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let options = SockRef::from(socket);
+    options.set_tcp_user_timeout(Some(silence))?;
+    let probes = TcpKeepalive::new().with_time(silence).with_interval(silence / PROBES);
+    options.set_tcp_keepalive(&probes)
 }
 
 /// Accepts and shakes hands, as long as somebody takes what is ready.
@@ -183,7 +201,7 @@ async fn guard(
                     counters.refused.inc();
                     continue;
                 };
-                no_delay(&socket);
+                prepare(&socket);
                 let acceptor = TlsAcceptor::from(keys.now().server());
                 let (ready, complaints) = (ready.clone(), complaints.clone());
                 let failed = counters.failed.clone();

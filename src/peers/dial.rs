@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::net::{self, ReadHalf, WriteHalf};
 
 use super::handshake::{Hello, Welcome};
-use super::{Inner, Link, Outbound, Peer, keep_alive};
+use super::{DRAIN_DEADLINE, Inner, Link, Outbound, Peer};
 
 /// How long a dial and its handshake may take.
 const DIAL_DEADLINE: Duration = Duration::from_secs(2);
@@ -64,7 +64,7 @@ async fn dial(inner: &Inner, peer: &Peer) -> Result<(ReadHalf, WriteHalf), Failu
     let unreachable = |error: io::Error| Failure::Unreachable(error.to_string());
     // The name is resolved anew at every dial.
     let socket = TcpStream::connect(&peer.address).await.map_err(unreachable)?;
-    keep_alive(&socket).map_err(unreachable)?;
+    net::keep_alive(&socket, DRAIN_DEADLINE).map_err(unreachable)?;
     let (mut reading, writing) = match &settings.keys {
         None => net::plain(socket),
         Some(keys) => {

@@ -7,11 +7,11 @@ use conclave_proto::ServerId;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use crate::net::{Incoming, Place, Port};
+use crate::net::{Incoming, Place, Port, keep_alive};
 
 use super::frame;
 use super::handshake::{Hello, Refusal, Welcome};
-use super::{Event, Inbound, Inner, Peer, keep_alive, read_frames};
+use super::{DRAIN_DEADLINE, Event, Inbound, Inner, Peer, read_frames};
 
 /// How long one who dials may take to say who it is.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ async fn welcome(inner: Rc<Inner>, mut incoming: Incoming, place: Place) {
 
 async fn greet(inner: &Inner, incoming: &mut Incoming) -> Result<ServerId, String> {
     let Incoming { reading, writing, certificate, .. } = incoming;
-    keep_alive(writing.socket()).map_err(|error| error.to_string())?;
+    keep_alive(writing.socket(), DRAIN_DEADLINE).map_err(|error| error.to_string())?;
     let hello = Hello::read(reading).await?;
     let settings = &inner.settings;
     let known = |id| inner.peers.contains_key(&id);

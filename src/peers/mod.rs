@@ -31,9 +31,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use conclave_proto::ServerId;
-use socket2::TcpKeepalive;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::timeout;
@@ -46,8 +44,6 @@ pub use frame::{Chunk, Frame};
 
 /// How long a link may make no progress while something waits to be sent.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
-/// The time between two probes of a silent link.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// An outbox that has grown beyond this is given back when it is empty.
 const KEPT_OUTBOX_BYTES: usize = 1 << 20;
 
@@ -314,16 +310,6 @@ async fn drain(inner: Rc<Inner>, peer: Rc<Peer>, link: Link) {
             return;
         }
     }
-}
-
-/// Prepares a socket: nothing waits for more to be sent, and a peer whose machine is gone is found
-/// out although it does not close anything.
-fn keep_alive(socket: &TcpStream) -> std::io::Result<()> {
-    socket.set_nodelay(true)?;
-    let options = socket2::SockRef::from(socket);
-    options.set_tcp_user_timeout(Some(DRAIN_DEADLINE))?;
-    let probes = TcpKeepalive::new().with_time(DRAIN_DEADLINE).with_interval(PROBE_INTERVAL);
-    options.set_tcp_keepalive(&probes)
 }
 
 /// Makes room for what comes next. Entries keep the memory that they came in, so it is filled to

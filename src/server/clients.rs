@@ -42,8 +42,8 @@ pub(super) struct Clients {
     pub(super) entropy: RefCell<Entropy>,
     /// What all connections read into.
     pub(super) shared: RefCell<BytesMut>,
-    /// The most there may be.
-    limit: usize,
+    /// Their sockets, whether they have a place in the table or are about to be closed.
+    sockets: Crowd,
     table: RefCell<Table>,
     /// Those for whom something has come in this turn.
     dirty: RefCell<Vec<Rc<Client>>>,
@@ -115,7 +115,7 @@ impl Clients {
             passwords,
             entropy: RefCell::new(Entropy::new()),
             shared: RefCell::new(BytesMut::with_capacity(SHARED_BYTES)),
-            limit,
+            sockets: Crowd::new(limit, limit),
             table: RefCell::default(),
             dirty: RefCell::default(),
             strangers: Crowd::new(limit, HANDSHAKES_PER_ADDRESS.min(limit.div_ceil(2))),
@@ -125,9 +125,9 @@ impl Clients {
     /// A client has connected.
     pub(super) fn accept(self: &Rc<Self>, incoming: Incoming, mut wire: Wire) {
         let Incoming { address, reading, writing, certificate } = incoming;
-        let room = self.table.borrow().len() < self.limit;
-        let stranger = if room { self.strangers.admit(address.ip()) } else { None };
-        let Some(stranger) = stranger else {
+        let place = self.sockets.admit(address.ip());
+        let stranger = if place.is_some() { self.strangers.admit(address.ip()) } else { None };
+        let (Some(place), Some(stranger)) = (place, stranger) else {
             self.metrics.connections_refused.inc();
             let message = refusal(
                 ErrorCode::Throttled,
@@ -155,8 +155,8 @@ impl Clients {
             }));
         }
         identities.extend(shown);
-        let task =
-            connection::converse(self.clone(), client.clone(), reading, identities, stranger);
+        let (clients, known) = (self.clone(), client.clone());
+        let task = connection::converse(clients, known, reading, identities, stranger, place);
         let task = spawn_local(task).abort_handle();
         *client.task.borrow_mut() = Some(task);
     }
@@ -173,17 +173,8 @@ impl Clients {
         match what {
             ToClient::Message(message) => {
                 if !state.append(self, message) {
-                    tracing::info!(
-                        waiting = state.waiting(),
-                        "dropping a client that does not read what it is sent"
-                    );
-                    self.metrics.slow_consumers.inc();
-                    state.reset();
                     drop(state);
-                    self.remove(&client);
-                    if let Some(task) = &*client.task.borrow() {
-                        task.abort();
-                    }
+                    self.drop_unread(&client);
                     return;
                 }
             }
@@ -194,6 +185,17 @@ impl Clients {
             drop(state);
             self.dirty.borrow_mut().push(client);
         }
+    }
+
+    /// Drops a client that does not read what it is sent.
+    pub(super) fn drop_unread(&self, client: &Rc<Client>) {
+        tracing::info!(
+            waiting = client.state.borrow().waiting(),
+            "dropping a client that does not read what it is sent"
+        );
+        self.metrics.slow_consumers.inc();
+        client.reset();
+        self.remove(client);
     }
 
     /// Sends what has come in this turn: one write to each client.
@@ -219,8 +221,7 @@ impl Clients {
             Flushed::All => {}
             Flushed::Some => connection::drain(self, client),
             Flushed::Over => {
-                let open = client.state.borrow_mut().close();
-                if open {
+                if client.close() {
                     self.remove(client);
                     connection::linger(client);
                     client.resume.notify_one();
@@ -265,7 +266,7 @@ impl Clients {
 
     /// A connection's task is about to end.
     pub(super) fn gone(&self, client: &Rc<Client>) {
-        client.state.borrow_mut().close();
+        client.close();
         self.remove(client);
     }
 

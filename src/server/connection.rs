@@ -42,6 +42,8 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a connection that the server has closed waits for the client to close it too, so that
 /// the last words are not lost.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a client may take nothing of what waits for it; then it is dropped.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// Nothing more is read from a client while this much waits to be sent to it.
 const PAUSE_BYTES: usize = 1 << 20;
 /// The bytes of answers that one turn should make for one client.
@@ -66,6 +68,8 @@ pub(super) struct Client {
     pub(super) state: RefCell<State>,
     /// Rung when reading may go on, or the handshake is over.
     pub(super) resume: Notify,
+    /// Rung when nothing more is sent: the task that waits for the socket lets go of it.
+    cut: Notify,
     pub(super) task: RefCell<Option<AbortHandle>>,
 }
 
@@ -137,8 +141,29 @@ impl Client {
             largest: 0,
             answers: 0,
         };
-        let (resume, task) = (Notify::new(), RefCell::new(None));
-        Client { id, address, state: RefCell::new(state), resume, task }
+        let (resume, cut, task) = (Notify::new(), Notify::new(), RefCell::new(None));
+        Client { id, address, state: RefCell::new(state), resume, cut, task }
+    }
+
+    /// Nothing more is sent: the other end sees the connection's end once it has read the rest.
+    /// False: it was closed before.
+    pub(super) fn close(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        state.waiting = BytesMut::new();
+        self.cut.notify_one();
+        state.socket.take().is_some()
+    }
+
+    /// Ends the connection with what the system still holds for the client: it is not even worth a
+    /// word more.
+    pub(super) fn reset(&self) {
+        if let Some(socket) = &self.state.borrow().socket {
+            socket.socket().set_zero_linger().ok();
+        }
+        self.close();
+        if let Some(task) = &*self.task.borrow() {
+            task.abort();
+        }
     }
 
     /// How many of its requests have no answer.
@@ -277,7 +302,8 @@ impl State {
 
     fn may_read(&self) -> bool {
         self.socket.is_none()
-            || (!self.wire.is_leaving()
+            || (!self.ending
+                && !self.wire.is_leaving()
                 && self.asked.len() + self.pings < self.allowance
                 && self.waiting.len() < PAUSE_BYTES)
     }
@@ -286,33 +312,25 @@ impl State {
     fn next(&mut self, received: &mut BytesMut) -> Result<Option<Inbound>, Malformed> {
         self.wire.next(received)
     }
-
-    /// Nothing more is sent: the other end sees the connection's end once it has read the rest.
-    /// False: it was closed before.
-    pub(super) fn close(&mut self) -> bool {
-        self.waiting = BytesMut::new();
-        self.socket.take().is_some()
-    }
-
-    /// The connection is not even worth a word more.
-    pub(super) fn reset(&mut self) {
-        if let Some(socket) = &self.socket {
-            // What the system still holds for the client is given up too.
-            socket.socket().set_zero_linger().ok();
-        }
-        self.close();
-    }
 }
 
-/// Sends the rest of an outbox when its socket takes it.
+/// Sends the rest of an outbox when its socket takes it; drops the client if it takes nothing for
+/// too long.
 pub(super) fn drain(clients: &Rc<Clients>, client: &Rc<Client>) {
     client.state.borrow_mut().draining = true;
     let (clients, client) = (clients.clone(), client.clone());
     spawn_local(async move {
         loop {
             let Some(socket) = client.state.borrow().socket.clone() else { return };
-            let writable = socket.writable().await;
+            let writable = tokio::select! {
+                writable = timeout(DRAIN_DEADLINE, socket.writable()) => writable,
+                () = client.cut.notified() => return,
+            };
             drop(socket);
+            let Ok(writable) = writable else {
+                clients.drop_unread(&client);
+                return;
+            };
             let mut state = client.state.borrow_mut();
             let flushed = if writable.is_ok() { state.write() } else { Flushed::Over };
             if flushed == Flushed::Some {
@@ -337,13 +355,15 @@ pub(super) fn linger(client: &Rc<Client>) {
     });
 }
 
-/// The task of a connection: everything a client says, until one of both closes.
+/// The task of a connection: everything a client says, until one of both closes. Its socket has its
+/// place until then.
 pub(super) async fn converse(
     clients: Rc<Clients>,
     client: Rc<Client>,
     socket: ReadHalf,
     identities: Vec<Identity>,
     stranger: Place,
+    _place: Place,
 ) {
     let mut reader = Reader { socket, received: BytesMut::new() };
     let handshake = greet(&clients, &client, &mut reader, identities);

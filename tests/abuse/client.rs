@@ -1,7 +1,7 @@
 //! A client that says exactly what it is told to.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use bytes::BytesMut;
 use conclave_proto::convert::{decode_server, encode_client};
@@ -22,10 +22,14 @@ pub(crate) struct Client {
 
 /// The handshake that opens a session, or resumes one.
 pub(crate) fn connect(session: Option<(SessionId, Secret)>) -> ClientMessage {
+    connect_for(600_000, session)
+}
+
+fn connect_for(timeout_ms: u32, session: Option<(SessionId, Secret)>) -> ClientMessage {
     ClientMessage::Connect(Connect {
         version: PROTOCOL_VERSION,
         session,
-        timeout_ms: 600_000,
+        timeout_ms,
         last_zxid: Zxid::ZERO,
         read_only: false,
     })
@@ -60,8 +64,13 @@ impl Client {
     }
 
     pub(crate) fn open_session(address: SocketAddr) -> (Client, Connected) {
+        Client::open_for(address, 600_000)
+    }
+
+    /// A connection with a new session that ends after so many ms without a sign of life.
+    pub(crate) fn open_for(address: SocketAddr, timeout_ms: u32) -> (Client, Connected) {
         let mut client = Client::dial(address);
-        client.say(&connect(None));
+        client.say(&connect_for(timeout_ms, None));
         match client.hear() {
             Some(ServerMessage::Connected(connected)) => (client, connected),
             other => panic!("no session: {other:?}"),
@@ -71,6 +80,11 @@ impl Client {
     /// Sends bytes as they are. A server that has closed already takes none: that is no failure.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).ok();
+    }
+
+    /// Says that nothing more will be sent.
+    pub(crate) fn hang_up(&mut self) {
+        self.socket.shutdown(Shutdown::Write).unwrap();
     }
 
     /// Sends a frame with this body.

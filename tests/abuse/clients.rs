@@ -1,6 +1,7 @@
 //! Clients that do not keep to the protocol.
 
 use bytes::BytesMut;
+use conclave::limits::SESSION_TIMEOUT_MIN_MS;
 use conclave_proto::convert::encode_client;
 use conclave_proto::limits::{FRAME_BYTES, HANDSHAKE_FRAME_BYTES, VALUE_BYTES};
 use conclave_proto::{
@@ -8,7 +9,7 @@ use conclave_proto::{
 };
 
 use crate::client::{Client, connect, create, get, path};
-use crate::server::Server;
+use crate::server::{Server, wait_for};
 
 const MALFORMED: &str = "conclave_malformed_frames_total";
 const INVALID: &str = "conclave_invalid_requests_total";
@@ -187,6 +188,7 @@ fn a_client_that_never_reads_is_dropped_alone() {
     let server = Server::start();
     let mut writer = Client::open(server.client);
     writer.call(create("/big", 1)).unwrap();
+    let before = server.open_files();
     let mut deaf = Client::open(server.client);
     let watch = Op::Watch {
         id: WatchId(1),
@@ -203,7 +205,41 @@ fn a_client_that_never_reads_is_dropped_alone() {
         server.metric("conclave_slow_consumers_total") == 1
     });
     assert!(dropped, "what a client does not read is kept for ever");
+    wait_for("its socket to be closed", || (server.open_files() <= before).then_some(()));
     writer.call(get("/big")).unwrap();
+}
+
+/// Asks for more than sockets hold, without reading it.
+fn ask_without_reading(client: &mut Client) {
+    client.call(create("/big", VALUE_BYTES)).unwrap();
+    for _ in 0..100 {
+        client.ask(get("/big"));
+    }
+}
+
+#[test]
+fn a_client_that_leaves_without_reading_leaves_no_socket_behind() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    let before = server.open_files();
+    let mut rude = Client::open(server.client);
+    ask_without_reading(&mut rude);
+    server.wait_for_metric("conclave_client_outbox_bytes", 1);
+    rude.hang_up();
+    wait_for("its socket to be closed", || (server.open_files() <= before).then_some(()));
+    witness.is_undisturbed();
+}
+
+#[test]
+fn a_session_that_ends_unread_leaves_no_socket_behind() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    let before = server.open_files();
+    let (mut frozen, _) = Client::open_for(server.client, SESSION_TIMEOUT_MIN_MS);
+    ask_without_reading(&mut frozen);
+    wait_for("its session to end", || (server.metric("conclave_sessions") == 1).then_some(()));
+    wait_for("its socket to be closed", || (server.open_files() <= before).then_some(()));
+    witness.is_undisturbed();
 }
 
 #[test]

@@ -162,6 +162,11 @@ impl Server {
         wait_for(name, || (self.metric(name) >= least).then_some(()));
     }
 
+    /// The files and sockets that the server has open.
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.running.child.id())).unwrap().count()
+    }
+
     /// The memory that the server occupies, in bytes.
     pub(crate) fn resident_bytes(&self) -> u64 {
         let status =
