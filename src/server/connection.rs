@@ -109,6 +109,8 @@ pub(super) struct State {
 struct Asked {
     kind: Option<Kind>,
     at_us: u64,
+    /// It may cost far more than its answer shows: nothing more is read until it has its answer.
+    is_heavy: bool,
 }
 
 /// How writing to a socket ended.
@@ -304,6 +306,7 @@ impl State {
         self.socket.is_none()
             || (!self.ending
                 && !self.wire.is_leaving()
+                && self.asked.back().is_none_or(|asked| !asked.is_heavy)
                 && self.asked.len() + self.pings < self.allowance
                 && self.waiting.len() < PAUSE_BYTES)
     }
@@ -488,7 +491,8 @@ async fn check(clients: &Rc<Clients>, client: &Rc<Client>, xid: Xid, credentials
     let kind =
         Kind::of(&Op::Authenticate { scheme: String::new(), credentials: Credentials::default() });
     let at_us = clients.clock.micros();
-    client.state.borrow_mut().asked.push_back(Asked { kind: Some(kind), at_us });
+    let asked = Asked { kind: Some(kind), at_us, is_heavy: false };
+    client.state.borrow_mut().asked.push_back(asked);
     let (id, result) = clients.passwords.check(client.address, credentials).await;
     if result == Err(ErrorCode::Throttled) {
         clients.send_away(client);
@@ -499,12 +503,18 @@ async fn check(clients: &Rc<Clients>, client: &Rc<Client>, xid: Xid, credentials
     clients.inbox.push(Input::Checked { conn: client.id, xid, claimed, result });
 }
 
+/// Whether a request may have to look at thousands of nodes for a small answer.
+fn is_heavy(op: &Op) -> bool {
+    let lists = |ops: &[Op]| ops.iter().any(|op| matches!(op, Op::Children { .. }));
+    matches!(op, Op::CountDescendants { .. }) || matches!(op, Op::MultiRead(ops) if lists(ops))
+}
+
 /// Puts what a client says into the inbox.
 fn admit(clients: &Clients, client: &Client, inbound: Inbound) -> Result<(), Malformed> {
     let conn = client.id;
     let mut state = client.state.borrow_mut();
-    let mut ask = |kind| {
-        state.asked.push_back(Asked { kind, at_us: clients.clock.micros() });
+    let mut ask = |kind, is_heavy| {
+        state.asked.push_back(Asked { kind, at_us: clients.clock.micros(), is_heavy });
     };
     match inbound {
         Inbound::Message(ClientMessage::Connect(_)) => {
@@ -512,19 +522,19 @@ fn admit(clients: &Clients, client: &Client, inbound: Inbound) -> Result<(), Mal
         }
         Inbound::Message(message) => {
             match &message {
-                ClientMessage::Request { op, .. } => ask(Some(Kind::of(op))),
+                ClientMessage::Request { op, .. } => ask(Some(Kind::of(op)), is_heavy(op)),
                 ClientMessage::Ping | ClientMessage::Connect(_) => state.pings += 1,
             }
             clients.inbox.push(Input::Client { conn, message });
         }
         Inbound::Invalid { xid, code, detail } => {
-            ask(None);
+            ask(None, false);
             tracing::debug!(xid = xid.0, detail, "a request is refused");
             clients.metrics.invalid.inc();
             clients.inbox.push(Input::Invalid { conn, xid, fault: code.into() });
         }
         Inbound::Known => {
-            ask(None);
+            ask(None, false);
             let fault = ErrorCode::BadArguments.into();
             clients.inbox.push(Input::Invalid { conn, xid: Xid(0), fault });
         }

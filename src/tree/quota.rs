@@ -153,7 +153,7 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) fn new() -> Ledger {
-        Ledger { left: limits::COUNT_NODES, excess: None }
+        Ledger { left: limits::QUOTA_NODES, excess: None }
     }
 
     /// Enter a change of the node at `path` into every quota that it belongs to.
@@ -223,7 +223,7 @@ impl Ledger {
     /// What there is at `subject` and below it, one by one, as the data of its node.
     ///
     /// # Errors
-    /// `TooLarge` beyond [`limits::COUNT_NODES`].
+    /// `TooLarge` beyond [`limits::QUOTA_NODES`].
     pub(super) fn count<N: Nodes>(
         &mut self,
         draft: &Draft<'_, N>,

@@ -173,14 +173,21 @@ impl<N: Nodes> View<'_, N> {
         if ops.len() > limits::MULTI_OPS {
             return Err(ErrorCode::TooLarge);
         }
-        let mut left = limits::FRAME_BYTES - ops.len() * STAT_BYTES;
+        // Once an answer does not fit, nothing more is read: a refusal costs as much as what it
+        // refuses.
+        let mut left = Some(limits::FRAME_BYTES - ops.len() * STAT_BYTES);
         let mut answer = |op: &Op| {
+            let room = left.ok_or(ErrorCode::TooLarge)?;
             if !matches!(op, Op::Get { .. } | Op::Exists { .. } | Op::Children { .. }) {
                 return Err(Fault::from(ErrorCode::BadArguments));
             }
-            let reply = self.read(op)?;
-            left = left.checked_sub(payload(&reply)).ok_or(ErrorCode::TooLarge)?;
-            Ok(reply)
+            let read = self.read(op);
+            if read == Err(ErrorCode::TooLarge) {
+                left = None;
+            }
+            let reply = read?;
+            left = room.checked_sub(payload(&reply));
+            left.map(|_| reply).ok_or(ErrorCode::TooLarge.into())
         };
         Ok(Reply::MultiRead(ops.iter().map(&mut answer).collect()))
     }

@@ -1,7 +1,7 @@
 //! Clients that do not keep to the protocol.
 
 use bytes::BytesMut;
-use conclave::limits::SESSION_TIMEOUT_MIN_MS;
+use conclave::limits::{COUNT_NODES, IN_FLIGHT, MULTI_OPS, SESSION_TIMEOUT_MIN_MS};
 use conclave_proto::convert::encode_client;
 use conclave_proto::limits::{FRAME_BYTES, HANDSHAKE_FRAME_BYTES, VALUE_BYTES};
 use conclave_proto::{
@@ -256,6 +256,27 @@ fn a_client_that_asks_without_reading_waits_alone() {
         greedy.answer(xid).unwrap();
     }
     assert_eq!(server.metric("conclave_slow_consumers_total"), 0);
+}
+
+#[test]
+fn what_costs_more_than_its_answer_shows_is_asked_one_at_a_time() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    let mut greedy = Client::open(server.client);
+    greedy.call(create("/many", 0)).unwrap();
+    for batch in 0..COUNT_NODES / MULTI_OPS as u64 {
+        let then = (0..MULTI_OPS).map(|n| create(&format!("/many/{batch}-{n}"), 0)).collect();
+        greedy.call(Op::Multi { conditions: vec![], then, otherwise: vec![] }).unwrap();
+    }
+    // Whose requests are small may soon have many in flight.
+    let small: Vec<Xid> = (0..5_000).map(|_| greedy.ask(get("/many"))).collect();
+    small.into_iter().for_each(|xid| drop(greedy.answer(xid).unwrap()));
+    let count = || Op::CountDescendants { path: path("/many") };
+    let counted: Vec<Xid> = (0..IN_FLIGHT).map(|_| greedy.ask(count())).collect();
+    assert_eq!(greedy.answer(counted[0]), Ok(Reply::Count(COUNT_NODES)));
+    witness.is_undisturbed();
+    let answered = server.metric("conclave_requests_total{op=\"count_descendants\"}");
+    assert!(answered < IN_FLIGHT as u64 / 2, "{answered} were counted first");
 }
 
 #[test]
