@@ -137,6 +137,8 @@ pub(super) enum SlotState {
         op: Op,
         /// What the client has received.
         acked: Xid,
+        /// About how many bytes it takes.
+        bytes: usize,
     },
     /// It has its answer, and waits for its turn.
     Answered(Answer),
@@ -177,6 +179,8 @@ pub(super) struct Released {
     pub(super) xid: Xid,
     pub(super) acked: Xid,
     pub(super) op: Op,
+    /// As many as it took while it waited.
+    pub(super) held_bytes: usize,
 }
 
 impl Queue {
@@ -242,16 +246,25 @@ impl Queue {
             }
             if let SlotState::Held { .. } = slot.state {
                 let held = std::mem::replace(&mut slot.state, SlotState::Sent);
-                let SlotState::Held { op, acked } = held else { unreachable!("it is held") };
+                let SlotState::Held { op, acked, bytes } = held else { unreachable!("it is held") };
                 released.push(Released {
                     slot: self.first + place as u64,
                     xid: slot.xid,
                     acked,
                     op,
+                    held_bytes: bytes,
                 });
             }
         }
         released
+    }
+
+    /// About how many bytes the writes take that have to wait.
+    pub(super) fn held_bytes(&self) -> usize {
+        let held = |slot: &Slot| {
+            if let SlotState::Held { bytes, .. } = slot.state { bytes } else { 0 }
+        };
+        self.slots.iter().map(held).sum()
     }
 
     fn get_mut(&mut self, slot: u64) -> Option<&mut Slot> {

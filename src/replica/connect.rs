@@ -299,6 +299,7 @@ impl<N: Nodes> Replica<N> {
     pub(super) fn forget(&mut self, conn: ConnId) {
         let Some(client) = self.clients.remove(&conn) else { return };
         self.remember_parted(&client);
+        self.pendings.let_go(client.queue.held_bytes());
         self.hub.forget(Watcher(conn.0));
         self.handshakes.remove(&conn);
         if let Some(zxid) = client.waits_for {

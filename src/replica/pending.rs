@@ -50,9 +50,14 @@ pub(super) struct Work {
 impl Work {
     /// About how many bytes it takes on its way.
     pub(super) fn bytes(&self) -> usize {
-        let identity_bytes = |one: &Identity| 8 + one.scheme.len() + one.id.len();
-        64 + self.identities.iter().map(identity_bytes).sum::<usize>() + op_bytes(&self.request.op)
+        bytes_of(&self.identities, &self.request.op)
     }
+}
+
+/// About how many bytes a write in these names takes.
+pub(super) fn bytes_of(identities: &[Identity], op: &Op) -> usize {
+    let identity_bytes = |one: &Identity| 8 + one.scheme.len() + one.id.len();
+    64 + identities.iter().map(identity_bytes).sum::<usize>() + op_bytes(op)
 }
 
 /// The session that the answer to a request is for.
@@ -126,18 +131,31 @@ pub(super) struct Pendings {
     first: u64,
     ring: VecDeque<Option<Pending>>,
     bytes: usize,
+    /// The bytes of the writes that wait behind a read and are not among them yet.
+    held: usize,
 }
 
 impl Pendings {
     /// None yet. Marks that an earlier life of this server gave may still come back in
     /// transactions, so they start at a random place; 0 is never given.
     pub(super) fn new(seed: u64) -> Pendings {
-        Pendings { first: 1 + (mix(seed) >> 2), ring: VecDeque::new(), bytes: 0 }
+        Pendings { first: 1 + (mix(seed) >> 2), ring: VecDeque::new(), bytes: 0, held: 0 }
     }
 
     /// Whether there is no room for another.
     pub(super) fn is_full(&self) -> bool {
-        self.ring.len() >= limits::PENDING_REQUESTS || self.bytes >= limits::PENDING_BYTES
+        self.ring.len() >= limits::PENDING_REQUESTS
+            || self.bytes + self.held >= limits::PENDING_BYTES
+    }
+
+    /// A write of so many bytes waits behind a read.
+    pub(super) fn hold(&mut self, bytes: usize) {
+        self.held += bytes;
+    }
+
+    /// Writes of so many bytes do not any more: they are added, or forgotten.
+    pub(super) fn let_go(&mut self, bytes: usize) {
+        self.held -= bytes;
     }
 
     /// The mark that the next one will have.

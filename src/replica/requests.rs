@@ -14,7 +14,7 @@ use crate::tree::{self, Nodes};
 
 use super::client::{Answer, Client, Need, Released, Slot, SlotState};
 use super::machine::{Part, Replica};
-use super::pending::{Waiter, Work, mix};
+use super::pending::{Waiter, Work, bytes_of, mix};
 use super::{ConnId, ToClient};
 
 /// The reads that wait for a word of the leader.
@@ -135,10 +135,10 @@ impl<N: Nodes> Replica<N> {
                 client.queue.push(xid, SlotState::Answered(Answer { zxid: None, result }));
                 self.drain(conn);
             } else if client.queue.holds_writes() {
-                client.queue.push(xid, SlotState::Held { op, acked });
+                self.hold(conn, xid, acked, op);
             } else {
                 let slot = client.queue.push(xid, SlotState::Sent);
-                self.submit(conn, Released { slot, xid, acked, op });
+                self.submit(conn, Released { slot, xid, acked, op, held_bytes: 0 });
             }
             return;
         }
@@ -183,6 +183,18 @@ impl<N: Nodes> Replica<N> {
             return None;
         }
         Some(self.note_sign_of_life(conn))
+    }
+
+    /// Keep a write until a read before it is answered.
+    fn hold(&mut self, conn: ConnId, xid: Xid, acked: Xid, op: Op) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        if self.pendings.is_full() {
+            self.send_away(conn);
+            return;
+        }
+        let bytes = bytes_of(&client.identities, &op);
+        client.queue.push(xid, SlotState::Held { op, acked, bytes });
+        self.pendings.hold(bytes);
     }
 
     /// Put a write on its way.
@@ -272,6 +284,7 @@ impl<N: Nodes> Replica<N> {
             }
             if barrier && let Some(client) = self.clients.get_mut(&conn) {
                 for write in client.queue.release() {
+                    self.pendings.let_go(write.held_bytes);
                     self.submit(conn, write);
                 }
             }

@@ -103,6 +103,42 @@ fn writes_that_gather_without_a_leader_fit_the_link() {
 }
 
 #[test]
+fn writes_held_behind_a_read_have_a_most() {
+    let mut world = World::new(3);
+    world.elect();
+    for name in ["a", "b"] {
+        world.dial(name, server(1), 60_000);
+        world.settle();
+    }
+    world.cut(server(1), server(2));
+    world.cut(server(1), server(3));
+    world.pass(2_000);
+    let read = |world: &mut World, name| {
+        let op = Op::Get { path: ZPath::root(), watch: None };
+        world.ask(name, ReadLevel::Linearizable, op);
+    };
+    let value = Bytes::from(vec![0; conclave::limits::VALUE_BYTES]);
+    let write = |world: &mut World, name| {
+        let data = Some(value.clone());
+        world.ask(name, ReadLevel::Local, Op::SetData { path: ZPath::root(), data, version: None });
+    };
+    let is_closed = |world: &World, name| world.log.contains(&format!("{name}: closed"));
+    read(&mut world, "a");
+    let most = conclave::limits::PENDING_BYTES / conclave::limits::VALUE_BYTES;
+    (0..most).for_each(|_| write(&mut world, "a"));
+    world.settle();
+    assert!(!is_closed(&world, "a"), "{:?}", world.log);
+    write(&mut world, "a");
+    world.settle();
+    assert!(is_closed(&world, "a"), "{:?}", world.log);
+    // What it had waiting is given up with it.
+    read(&mut world, "b");
+    (0..most).for_each(|_| write(&mut world, "b"));
+    world.settle();
+    assert!(!is_closed(&world, "b"), "{:?}", world.log);
+}
+
+#[test]
 fn a_write_that_waits_for_too_long_is_refused_but_not_the_end_of_a_session() {
     let mut world = World::new(3);
     world.elect();
