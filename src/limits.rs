@@ -33,6 +33,9 @@ pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 pub const CLIENT_OUTBOX_BYTES: usize = 8 << 20;
 /// The bytes of answers to what a client asked at once that may wait beside that.
 pub const CLIENT_ANSWERS_BYTES: usize = 56 << 20;
+/// The bytes waiting to be sent to all clients of a server, after which the one with most of them is
+/// dropped.
+pub const CLIENTS_OUTBOX_BYTES: usize = 1 << 30;
 /// The largest frame that a client of the ZooKeeper protocol may send, in bytes: the default of
 /// ZooKeeper's `jute.maxbuffer`.
 pub const JUTE_FRAME_BYTES: usize = 0xf_ffff;
@@ -83,11 +86,12 @@ pub const SESSION_TIMEOUT_MIN_MS: u32 = 1_000;
 /// The longest session timeout, in ms.
 pub const SESSION_TIMEOUT_MAX_MS: u32 = 600_000;
 /// The bytes of outcomes that are kept of one session's writes, for their retries.
-pub const OUTCOME_BYTES: usize = 32 << 20;
+pub const OUTCOME_BYTES: usize = 1 << 20;
 /// The writes of one server's clients that have no answer yet; a client that asks beyond it is sent
 /// to another server.
 pub const PENDING_REQUESTS: usize = 200_000;
-/// The bytes of such writes. A new leader is sent all of them at once.
+/// The bytes of such writes, and of those that wait behind a read. A new leader is sent all of them
+/// at once.
 pub const PENDING_BYTES: usize = 32 << 20;
 /// The writes that wait at the leader because too much is in flight; more are refused.
 pub const WAITING_REQUESTS: usize = 100_000;
@@ -122,6 +126,7 @@ const _: () = assert!(BATCH_BYTES + FRAME_BYTES < PEER_FRAME_BYTES);
 const _: () = assert!(FOLLOWER_WINDOW_BYTES + BATCH_BYTES + FRAME_BYTES < PEER_OUTBOX_BYTES);
 const _: () = assert!(JUTE_FRAME_BYTES < FRAME_BYTES && JUTE_FRAME_BYTES <= VALUE_BYTES);
 const _: () = assert!(WHOLE_LIST_BYTES < CLIENT_ANSWERS_BYTES);
+const _: () = assert!(CLIENT_OUTBOX_BYTES + CLIENT_ANSWERS_BYTES < CLIENTS_OUTBOX_BYTES);
 const _: () = assert!(PENDING_BYTES <= PEER_OUTBOX_BYTES / 2);
 const _: () = assert!(TLS_HANDSHAKES_PER_ADDRESS < TLS_HANDSHAKES);
 const _: () = assert!(STRANGERS_PER_ADDRESS < STRANGERS);

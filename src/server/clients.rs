@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use conclave_proto::{ErrorCode, Identity, ServerId, ServerMessage};
 use tokio::task::spawn_local;
 
-use crate::limits::{BACKOFF_MS, HANDSHAKES_PER_ADDRESS, IDENTITY_BYTES};
+use crate::limits::{BACKOFF_MS, CLIENTS_OUTBOX_BYTES, HANDSHAKES_PER_ADDRESS, IDENTITY_BYTES};
 use crate::net::{Certificate, Crowd, Incoming};
 use crate::replica::{ConnId, Input, ToClient};
 use crate::wire::words::{ConnectionFacts, Traffic};
@@ -17,7 +17,7 @@ use crate::wire::{Wire, Word};
 
 use super::audit::{Audit, Claimed, Record};
 use super::clock::{Clock, Entropy};
-use super::connection::{self, Client, Flushed, SHARED_BYTES, refusal};
+use super::connection::{self, Client, Flushed, SHARED_BYTES, State, refusal};
 use super::inbox::Inbox;
 use super::metrics::Metrics;
 use super::passwords::Passwords;
@@ -47,6 +47,8 @@ pub(super) struct Clients {
     table: RefCell<Table>,
     /// Those for whom something has come in this turn.
     dirty: RefCell<Vec<Rc<Client>>>,
+    /// The bytes that wait to be sent to all of them, as of their latest turns.
+    waiting: Cell<usize>,
     /// Those without a session.
     strangers: Crowd,
 }
@@ -118,6 +120,7 @@ impl Clients {
             sockets: Crowd::new(limit, limit),
             table: RefCell::default(),
             dirty: RefCell::default(),
+            waiting: Cell::default(),
             strangers: Crowd::new(limit, HANDSHAKES_PER_ADDRESS.min(limit.div_ceil(2))),
         })
     }
@@ -207,12 +210,35 @@ impl Clients {
             state.adapt();
             if !state.is_draining() {
                 let flushed = state.write();
+                self.recount(&mut state);
                 drop(state);
                 self.settle(&client, flushed);
+            } else {
+                self.recount(&mut state);
             }
         }
         // Its memory is used again in the next turn.
         self.dirty.replace(dirty);
+        self.make_room();
+    }
+
+    /// Brings what waits for all clients up to date with what waits for one.
+    pub(super) fn recount(&self, state: &mut State) {
+        let (before, now) = state.recount();
+        self.waiting.set(self.waiting.get() - before + now);
+    }
+
+    /// Drops those for whom most waits, as long as too much waits for all.
+    fn make_room(&self) {
+        while self.waiting.get() > CLIENTS_OUTBOX_BYTES {
+            let fullest = {
+                let table = self.table.borrow();
+                let clients = table.places.iter().flatten();
+                clients.max_by_key(|client| client.state.borrow().waiting()).cloned()
+            };
+            let Some(fullest) = fullest else { return };
+            self.drop_unread(&fullest);
+        }
     }
 
     /// Does what follows from writing to a client.
@@ -272,6 +298,7 @@ impl Clients {
 
     fn remove(&self, client: &Rc<Client>) {
         self.table.borrow_mut().remove(client.id);
+        self.recount(&mut client.state.borrow_mut());
         self.count();
         if std::mem::take(&mut client.state.borrow_mut().opened) {
             self.inbox.push(Input::Closed(client.id));
@@ -280,8 +307,7 @@ impl Clients {
 
     /// The bytes that wait to be sent to all clients.
     pub(super) fn waiting(&self) -> usize {
-        let table = self.table.borrow();
-        table.places.iter().flatten().map(|client| client.state.borrow().waiting()).sum()
+        self.waiting.get()
     }
 
     /// The requests of all clients that have no answer yet.

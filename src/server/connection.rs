@@ -79,6 +79,8 @@ pub(super) struct State {
     socket: Option<Rc<WriteHalf>>,
     wire: Wire,
     waiting: BytesMut,
+    /// How much of it is counted among what waits for all clients.
+    counted: usize,
     /// A task is at it, because the socket was full.
     draining: bool,
     /// Close once everything in `waiting` is sent.
@@ -130,6 +132,7 @@ impl Client {
             socket: Some(Rc::new(socket)),
             wire,
             waiting: BytesMut::new(),
+            counted: 0,
             draining: false,
             ending: false,
             dirty: false,
@@ -263,6 +266,12 @@ impl State {
         self.waiting.len()
     }
 
+    /// Counts the bytes that wait: what was counted before, and what is now.
+    pub(super) fn recount(&mut self) -> (usize, usize) {
+        let before = mem::replace(&mut self.counted, self.waiting.len());
+        (before, self.counted)
+    }
+
     pub(super) fn is_draining(&self) -> bool {
         self.draining
     }
@@ -336,6 +345,7 @@ pub(super) fn drain(clients: &Rc<Clients>, client: &Rc<Client>) {
             };
             let mut state = client.state.borrow_mut();
             let flushed = if writable.is_ok() { state.write() } else { Flushed::Over };
+            clients.recount(&mut state);
             if flushed == Flushed::Some {
                 continue;
             }
