@@ -128,11 +128,17 @@ impl<'a> Multi<'a> {
     /// Sends it with guards in whichever branch will be done; the answer is as without them.
     ///
     /// They come first: who does not hold it any more is told so, and not what else is in the way.
-    pub(crate) async fn guarded_by(mut self, stakes: &[Stake]) -> Result<MultiOutcome, Error> {
+    /// The stakes' paths are those of `holder`, whose root may be another one.
+    pub(crate) async fn guarded_by(
+        mut self,
+        holder: &Client,
+        stakes: &[Stake],
+    ) -> Result<MultiOutcome, Error> {
         let mut guards = Vec::with_capacity(stakes.len());
         for stake in stakes {
-            if let Some((_, path)) = self.path(&stake.path) {
-                guards.push(Op::Guard { path, token: stake.zxid });
+            match holder.chroot.to_server(&stake.path) {
+                Ok(path) => guards.push(Op::Guard { path, token: stake.zxid }),
+                Err(error) => drop(self.error.get_or_insert(error)),
             }
         }
         let count = guards.len();

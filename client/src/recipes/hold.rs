@@ -97,7 +97,8 @@ impl Hold {
     /// # }
     /// ```
     pub async fn guard(&self, multi: Multi<'_>) -> Result<MultiOutcome, Error> {
-        match multi.guarded_by(self.owned.stakes()).await {
+        let holder = &self.owned.place().client;
+        match multi.guarded_by(holder, self.owned.stakes()).await {
             Ok(outcome) => Ok(outcome),
             Err(error) if error.code() == Some(ErrorCode::ConditionFailed) => {
                 Err(self.owned.lost(self.owned.loss().unwrap_or(Loss::Deleted)))

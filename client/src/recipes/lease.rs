@@ -190,7 +190,8 @@ impl LeaseHold {
     /// # Errors
     /// [`Error::Lost`] if it is over. Otherwise as the multi.
     pub async fn guard(&self, multi: Multi<'_>) -> Result<MultiOutcome, Error> {
-        multi.guarded_by(std::slice::from_ref(&self.stake)).await.map_err(|error| {
+        let stakes = std::slice::from_ref(&self.stake);
+        multi.guarded_by(&self.place.client, stakes).await.map_err(|error| {
             if error.code() == Some(ErrorCode::ConditionFailed) {
                 self.lost_error()
             } else {

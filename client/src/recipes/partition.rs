@@ -197,7 +197,7 @@ impl Partitioner {
             return Err(self.lost(partition, Zxid::ZERO));
         };
         let stake = Stake { path: child(&self.owners, partition)?, zxid: held.czxid };
-        match multi.guarded_by(&[stake]).await {
+        match multi.guarded_by(&self.client, &[stake]).await {
             Err(error) if error.code() == Some(ErrorCode::ConditionFailed) => {
                 Err(self.lost(partition, held.czxid))
             }

@@ -131,3 +131,24 @@ async fn an_item_is_given_back_however_often_that_is_refused() {
     assert!(matches!(&asked.op, Op::Multi { then, .. } if matches!(then[..], [Op::Delete { .. }])));
     assert!(given_back.iter().all(|before| *before == asked.op), "{given_back:?}");
 }
+
+#[tokio::test]
+async fn a_lock_guards_what_a_client_with_another_root_writes() {
+    let fake = Fake::start().await;
+    let (client, mut peer, hold) = locked(&fake).await;
+    let elsewhere = client.under("/elsewhere").unwrap();
+    let (xid, _) = watching(&mut peer).await;
+    peer.answer(xid, 6, Ok(Reply::Done)).await;
+    let serving = async {
+        let asked = peer.request().await;
+        let Op::Multi { then, .. } = asked.op else { panic!("a multi, not {asked:?}") };
+        let replies = vec![Reply::Done, Reply::Stat(Stat::default())];
+        peer.answer(asked.xid, 6, Ok(Reply::Multi { held: true, replies })).await;
+        then
+    };
+    let writing = hold.guard(elsewhere.multi().set("/a", "", None));
+    let (outcome, then) = tokio::join!(soon(writing), serving);
+    assert_eq!(outcome.unwrap().replies.len(), 1);
+    assert_eq!(then[0], Op::Guard { path: path(NODE), token: CREATED_BY });
+    assert!(matches!(&then[1], Op::SetData { path, .. } if path.as_str() == "/elsewhere/a"));
+}
