@@ -11,7 +11,7 @@ use conclave_client::recipes::assignment::{Order, Work};
 use conclave_client::recipes::members::Group;
 use conclave_client::recipes::partition::{Partitioner, Turn};
 use conclave_client::recipes::ring::LiveRing;
-use conclave_client::recipes::two_phase::{Decision, Participant, Task, TwoPhase};
+use conclave_client::recipes::two_phase::{Decision, Participant, Task, Transaction, TwoPhase};
 use conclave_client::recipes::{Election, Error};
 use tokio::time::timeout;
 
@@ -235,6 +235,51 @@ async fn a_transaction_has_one_decision_wherever_its_coordinator_dies() {
     assert!(decided.iter().all(|of| told(of) == told(&decided[0])));
     let of: BTreeSet<_> = told(&decided[0]).into_iter().map(|(id, _)| id).collect();
     assert!(of.len() == told(&decided[0]).len() && of.len() >= ids.len() - ids.len() / 4);
+}
+
+async fn prepared(participant: &mut Participant) -> Transaction {
+    let task = timeout(DEADLINE, participant.next()).await.unwrap().unwrap();
+    let Task::Prepare(transaction) = task else { panic!("it is not decided yet: {task:?}") };
+    transaction
+}
+
+#[tokio::test]
+async fn what_is_said_of_a_transaction_does_not_count_for_another_one_of_its_id() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let transactions = TwoPhase::new(&client, "/tx").unwrap();
+    let mut participant = transactions.participant("a").await.unwrap();
+    transactions.begin("t", &["a"], "old").await.unwrap();
+    let old = prepared(&mut participant).await;
+    // Its coordinator is paused before it decides; somebody else does, and all is done.
+    let waker = cluster.client().await;
+    let paused = TwoPhase::new(&waker, "/tx").unwrap();
+    let mut late = Box::pin(paused.run("t", &["a"], "old", DEADLINE));
+    for _ in 0..10 {
+        let goes_on = poll_fn(|cx| Poll::Ready(late.as_mut().poll(cx).is_pending())).await;
+        assert!(goes_on, "there is no vote");
+        waker.sync().await.unwrap();
+    }
+    assert_eq!(transactions.decide("t").await.unwrap(), Decision::Abort);
+    let task = timeout(DEADLINE, participant.next()).await.unwrap().unwrap();
+    assert_eq!(task, Task::Abort(old.clone()));
+    participant.done(&old).await.unwrap();
+    assert!(transactions.forget("t").await.unwrap());
+    transactions.begin("t", &["a"], "new").await.unwrap();
+    let new = prepared(&mut participant).await;
+    // What comes too late.
+    let vote = participant.vote(&old, true).await;
+    assert!(matches!(vote, Err(Error::Gone { .. })), "{vote:?}");
+    participant.done(&old).await.unwrap();
+    assert_eq!(client.children("/tx/t").await.unwrap(), ["coordinator"]);
+    let decision = timeout(DEADLINE, late).await.unwrap();
+    assert!(matches!(decision, Err(Error::Gone { .. })), "{decision:?}");
+    assert_eq!(transactions.decision("t").await.unwrap(), None);
+    // The new one goes on.
+    participant.vote(&new, true).await.unwrap();
+    assert_eq!(transactions.decide("t").await.unwrap(), Decision::Commit);
+    let task = timeout(DEADLINE, participant.next()).await.unwrap().unwrap();
+    assert_eq!(task, Task::Commit(new));
 }
 
 #[tokio::test]

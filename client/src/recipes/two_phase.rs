@@ -51,7 +51,9 @@
 //! - *Lost connection, dead leader*: everything goes on; nothing is decided twice.
 //! - *Expired session*: of the coordinator: as if it were dead. Of a participant: it makes a new
 //!   client, and is told again what it has not said to be done.
-//! - *Paused process*: a coordinator that wakes up late finds the decision made.
+//! - *Paused process*: a coordinator that wakes up late finds the decision made, or the transaction
+//!   [forgotten](Error::Gone), also if another one has its id by then: what is said of one
+//!   transaction never counts for another.
 //! - *Two holders by mistake*: two coordinators of one id get the same decision. Two participants of
 //!   one name are both told; the first vote counts.
 //!
@@ -66,12 +68,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_proto::request::Test;
-use conclave_proto::{Acl, CreateMode, ErrorCode, WatchKind, ZPath};
+use conclave_proto::{Acl, CreateMode, ErrorCode, Stat, WatchKind, ZPath, Zxid};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use super::Error;
-use super::cache::{Cache, CacheChanges, View};
+use super::cache::{Cache, CacheChanges, CachedNode, View};
 use super::support::{child, ensure, later};
 use crate::chroot::IntoPath;
 use crate::{Client, Multi, Node};
@@ -101,6 +103,8 @@ pub struct Transaction {
     pub id: String,
     /// What it is about.
     pub payload: Bytes,
+    /// The transaction of the servers that began it: another one may have the id later.
+    made_by: Zxid,
 }
 
 /// What a participant is to do.
@@ -126,6 +130,7 @@ struct Head {
 struct Stored {
     head: Head,
     payload: Bytes,
+    made_by: Zxid,
     version: i32,
 }
 
@@ -138,16 +143,17 @@ impl Stored {
         Ok(data.into())
     }
 
-    fn decode(path: &ZPath, data: Option<&Bytes>, version: i32) -> Result<Stored, Error> {
+    fn decode(path: &ZPath, node: &CachedNode) -> Result<Stored, Error> {
         let malformed = || Error::Malformed {
             path: path.clone(),
             recipe: RECIPE,
             why: "it does not begin with a transaction's participants".into(),
         };
-        let data = data.ok_or_else(malformed)?;
+        let data = node.data.as_ref().ok_or_else(malformed)?;
         let end = data.iter().position(|&byte| byte == b'\n').ok_or_else(malformed)?;
         let head = serde_json::from_slice(&data[..end]).map_err(|_| malformed())?;
-        Ok(Stored { head, payload: data.slice(end + 1..), version })
+        let payload = data.slice(end + 1..);
+        Ok(Stored { head, payload, made_by: node.czxid, version: node.version })
     }
 }
 
@@ -185,10 +191,12 @@ impl TwoPhase {
         time: Duration,
     ) -> Result<Decision, Error> {
         let deadline = later(Instant::now(), time);
-        self.begin(id, participants, payload).await?;
+        let path = child(&self.root, id)?;
+        let mut made_by = self.make(&path, participants, payload.into()).await?;
         // Votes that are missing at the deadline count against it.
-        timeout_at(deadline, self.all_votes(id)).await.unwrap_or(Ok(()))?;
-        self.decide(id).await
+        let votes = self.votes_of(&path, &mut made_by);
+        timeout_at(deadline, votes).await.unwrap_or(Ok(()))?;
+        self.decision_of(&path, made_by).await
     }
 
     /// Begins a transaction, unless there is one of that id already.
@@ -202,6 +210,16 @@ impl TwoPhase {
         payload: impl Into<Bytes>,
     ) -> Result<(), Error> {
         let path = child(&self.root, id)?;
+        self.make(&path, participants, payload.into()).await.map(drop)
+    }
+
+    /// Begins a transaction and says which one it is; `None` if there is one of that id already.
+    async fn make(
+        &self,
+        path: &ZPath,
+        participants: &[&str],
+        payload: Bytes,
+    ) -> Result<Option<Zxid>, Error> {
         let names: BTreeSet<&str> = participants.iter().copied().collect();
         if names.is_empty() || names.len() != participants.len() || names.len() > PARTICIPANTS {
             return Err(Error::Config(format!(
@@ -209,18 +227,18 @@ impl TwoPhase {
             )));
         }
         for name in participants {
-            vote_of(&path, name)?;
+            vote_of(path, name)?;
         }
         let participants = participants.iter().map(|name| (*name).to_owned()).collect();
         let head = Head { participants, decision: None };
-        let data = Stored::encode(&head, &payload.into())?;
-        let coordinator = child(&path, COORDINATOR)?;
+        let data = Stored::encode(&head, &payload)?;
+        let coordinator = child(path, COORDINATOR)?;
         loop {
-            let begin = self.client.multi().create(&path, data.clone());
+            let begin = self.client.multi().create(path, data.clone());
             let begin = begin.create_with(&coordinator, "", CreateMode::EPHEMERAL, Acl::open());
             match begin.await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.code() == Some(ErrorCode::NodeExists) => return Ok(()),
+                Ok(outcome) => return Ok(Some(outcome.zxid)),
+                Err(error) if error.code() == Some(ErrorCode::NodeExists) => return Ok(None),
                 Err(error) if error.code() == Some(ErrorCode::NoNode) => {
                     ensure(&self.client, &self.root).await?;
                 }
@@ -235,14 +253,18 @@ impl TwoPhase {
     /// # Errors
     /// [`Error::Gone`] if there is no such transaction. Any other error leaves it open.
     pub async fn all_votes(&self, id: &str) -> Result<(), Error> {
-        let path = child(&self.root, id)?;
-        let mut watch = self.client.watch(&path, WatchKind::PersistentRecursive).await?;
+        self.votes_of(&child(&self.root, id)?, &mut None).await
+    }
+
+    /// Waits for the votes of one transaction, which is that of the first look if it is not given.
+    async fn votes_of(&self, path: &ZPath, made_by: &mut Option<Zxid>) -> Result<(), Error> {
+        let mut watch = self.client.watch(path, WatchKind::PersistentRecursive).await?;
         loop {
-            let stored = self.stored(&path).await?;
+            let stored = self.same(path, made_by).await?;
             if stored.head.decision.is_some() {
                 return Ok(());
             }
-            let votes = self.votes(&path, &stored).await?;
+            let votes = self.votes(path, &stored).await?;
             if votes.values().any(|vote| !vote) || votes.len() == stored.head.participants.len() {
                 return Ok(());
             }
@@ -256,24 +278,32 @@ impl TwoPhase {
     /// # Errors
     /// [`Error::Gone`] if there is no such transaction. Any other error leaves it open.
     pub async fn decide(&self, id: &str) -> Result<Decision, Error> {
-        let path = child(&self.root, id)?;
+        self.decision_of(&child(&self.root, id)?, None).await
+    }
+
+    /// Decides one transaction, which is that of the first look if it is not given.
+    async fn decision_of(
+        &self,
+        path: &ZPath,
+        mut made_by: Option<Zxid>,
+    ) -> Result<Decision, Error> {
         loop {
-            let stored = self.stored(&path).await?;
+            let stored = self.same(path, &mut made_by).await?;
             if let Some(decision) = stored.head.decision {
                 return Ok(decision);
             }
-            let votes = self.votes(&path, &stored).await?;
+            let votes = self.votes(path, &stored).await?;
             let all = votes.len() == stored.head.participants.len() && votes.values().all(|v| *v);
             let decision = if all { Decision::Commit } else { Decision::Abort };
-            if self.enact(self.client.multi(), &path, &stored, decision).await? {
+            if self.enact(self.client.multi(), path, &stored, decision).await? {
                 return Ok(decision);
             }
             self.client.sync().await?;
         }
     }
 
-    /// Writes the decision if it is not made yet. To commit, also on the condition that all votes
-    /// are there, so that no error of ours can make it otherwise.
+    /// Writes the decision if it is the same transaction and has none yet. To commit, also on the
+    /// condition that all votes are there, so that no error of ours can make it otherwise.
     async fn enact(
         &self,
         multi: Multi<'_>,
@@ -282,7 +312,9 @@ impl TwoPhase {
         decision: Decision,
     ) -> Result<bool, Error> {
         let head = Head { decision: Some(decision), ..stored.head.clone() };
-        let mut multi = multi.when(path, Test::Version(stored.version));
+        let mut multi = multi
+            .when(path, Test::CreatedBy(stored.made_by))
+            .when(path, Test::Version(stored.version));
         if decision == Decision::Commit {
             for name in &stored.head.participants {
                 multi = multi.when(vote_of(path, name)?, Test::Data(YES.into()));
@@ -312,16 +344,31 @@ impl TwoPhase {
     /// If no server confirms it.
     pub async fn forget(&self, id: &str) -> Result<bool, Error> {
         let path = child(&self.root, id)?;
-        let stored = match self.stored(&path).await {
-            Err(Error::Gone { .. }) => return Ok(true),
-            stored => stored?,
-        };
-        let names: BTreeSet<String> = self.client.children(&path).await?.into_iter().collect();
+        loop {
+            match self.try_forget(&path).await {
+                Err(Error::Gone { .. }) => return Ok(true),
+                // The coordinator's node went with its session, or all with somebody else's call.
+                Err(error) if error.code() == Some(ErrorCode::NoNode) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_forget(&self, path: &ZPath) -> Result<bool, Error> {
+        let stored = self.stored(path).await?;
+        let names = self.client.children(path).linearizable().await?;
+        let names: BTreeSet<String> = names.into_iter().collect();
         let is_done = |name: &String| names.contains(&format!("done.{name}"));
         if stored.head.decision.is_none() || !stored.head.participants.iter().all(is_done) {
             return Ok(false);
         }
-        self.client.delete_recursive(&path).await?;
+        // Only the very transaction that was looked at: if somebody else has forgotten it, another
+        // one may have its id.
+        let mut multi = self.client.multi().when(path, Test::CreatedBy(stored.made_by));
+        for name in &names {
+            multi = multi.delete(child(path, name)?, None);
+        }
+        multi.delete(path, None).await?;
         Ok(true)
     }
 
@@ -344,11 +391,21 @@ impl TwoPhase {
 
     async fn stored(&self, path: &ZPath) -> Result<Stored, Error> {
         match self.client.get(path).linearizable().await {
-            Ok(Node { data, stat }) => Stored::decode(path, data.as_ref(), stat.version),
+            Ok(Node { data, stat }) => Stored::decode(path, &CachedNode::new(data, &stat)),
             Err(error) if error.code() == Some(ErrorCode::NoNode) => {
                 Err(Error::Gone { path: path.clone() })
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The transaction that is given, or the one that is there, which is it from now on.
+    async fn same(&self, path: &ZPath, made_by: &mut Option<Zxid>) -> Result<Stored, Error> {
+        let stored = self.stored(path).await?;
+        if *made_by.get_or_insert(stored.made_by) == stored.made_by {
+            Ok(stored)
+        } else {
+            Err(Error::Gone { path: path.clone() })
         }
     }
 
@@ -378,9 +435,12 @@ pub struct Participant {
     cache: Cache,
     changes: CacheChanges,
     /// How far each transaction was told: to prepare, or the decision.
-    told: BTreeMap<String, Option<Decision>>,
+    told: Told,
     tasks: VecDeque<Task>,
 }
+
+/// By id, and by the transaction of the servers that began it.
+type Told = BTreeMap<(String, Zxid), Option<Decision>>;
 
 /// What a look at the transactions finds to do.
 enum Found {
@@ -419,9 +479,14 @@ impl Participant {
         let vote = vote_of(&path, &self.name)?;
         let client = &self.transactions.client;
         // The first vote counts, and none after the decision, which changes the version.
-        let multi = client.multi().when(&path, Test::Version(0)).when(&vote, Test::Missing);
+        let multi = client
+            .multi()
+            .when(&path, Test::CreatedBy(transaction.made_by))
+            .when(&path, Test::Version(0))
+            .when(&vote, Test::Missing);
         let counts = multi.create(&vote, if is_for { YES } else { NO }).await?.held;
-        if !counts && client.exists(&path).await?.is_none() {
+        let is_it = |stat: Stat| stat.czxid == transaction.made_by;
+        if !counts && !client.exists(&path).await?.is_some_and(is_it) {
             return Err(Error::Gone { path });
         }
         Ok(())
@@ -433,14 +498,15 @@ impl Participant {
     /// If no server confirms it.
     pub async fn done(&mut self, transaction: &Transaction) -> Result<(), Error> {
         let path = child(&self.transactions.root, &transaction.id)?;
-        let done = self.transactions.client.create(done_of(&path, &self.name)?, "").await;
-        match done {
-            Ok(_) => {}
-            Err(error) if error.code() == Some(ErrorCode::NodeExists) => {}
-            // Forgotten: all were done already, this one under its name, too.
-            Err(error) if error.code() == Some(ErrorCode::NoNode) => {}
-            Err(error) => return Err(error.into()),
-        }
+        let done = done_of(&path, &self.name)?;
+        // If it is another transaction by now, this one is forgotten: all were done already, this
+        // one under its name, too.
+        let multi = self.transactions.client.multi();
+        let multi = multi
+            .when(&path, Test::CreatedBy(transaction.made_by))
+            .when(&done, Test::Missing)
+            .create(&done, "");
+        multi.await?;
         Ok(())
     }
 
@@ -454,7 +520,7 @@ impl Participant {
         for found in found {
             match found {
                 Found::Task(transaction, decision) => {
-                    self.told.insert(transaction.id.clone(), decision);
+                    self.told.insert((transaction.id.clone(), transaction.made_by), decision);
                     self.tasks.push_back(match decision {
                         None => Task::Prepare(transaction),
                         Some(Decision::Commit) => Task::Commit(transaction),
@@ -470,12 +536,15 @@ impl Participant {
         }
         let (root, told) = (self.transactions.root.clone(), &mut self.told);
         let gone = self.cache.read(|view| {
-            let is_there = |id: &str| child(&root, id).is_ok_and(|path| view.get(&path).is_some());
-            told.extract_if(.., |id, _| !is_there(id)).collect::<Vec<_>>()
+            let is_there = |(id, made_by): &(String, Zxid)| {
+                let node = child(&root, id).ok().and_then(|path| view.get(&path));
+                node.is_some_and(|node| node.czxid == *made_by)
+            };
+            told.extract_if(.., |one, _| !is_there(one)).collect::<Vec<_>>()
         })?;
         // One with a decision is forgotten when all have done what it says.
         match gone.into_iter().find(|(_, decision)| decision.is_none()) {
-            Some((id, _)) => Err(Error::Gone { path: child(&self.transactions.root, &id)? }),
+            Some(((id, _), _)) => Err(Error::Gone { path: child(&self.transactions.root, &id)? }),
             None => Ok(()),
         }
     }
@@ -509,11 +578,11 @@ fn find(
     root: &ZPath,
     id: &str,
     name: &str,
-    told: &BTreeMap<String, Option<Decision>>,
+    told: &Told,
 ) -> Result<Option<Found>, Error> {
     let path = child(root, id)?;
     let Some(node) = view.get(&path) else { return Ok(None) };
-    let Stored { head, payload, .. } = Stored::decode(&path, node.data.as_ref(), node.version)?;
+    let Stored { head, payload, made_by, .. } = Stored::decode(&path, node)?;
     if !head.participants.iter().any(|participant| participant == name)
         || view.get(&done_of(&path, name)?).is_some()
     {
@@ -523,8 +592,9 @@ fn find(
     if head.decision.is_none() && view.get(&child(&path, COORDINATOR)?).is_none() {
         return Ok(Some(Found::Orphan(id.to_owned())));
     }
-    if told.get(id) == Some(&head.decision) || (head.decision.is_none() && has_voted) {
+    let was_told = told.get(&(id.to_owned(), made_by)) == Some(&head.decision);
+    if was_told || (head.decision.is_none() && has_voted) {
         return Ok(None);
     }
-    Ok(Some(Found::Task(Transaction { id: id.to_owned(), payload }, head.decision)))
+    Ok(Some(Found::Task(Transaction { id: id.to_owned(), payload, made_by }, head.decision)))
 }
