@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use conclave_client::recipes::{Error, Loss, MultiLock, Mutex, ReadWriteLock, Semaphore};
-use conclave_client::{ErrorCode, SessionId};
+use conclave_client::{ErrorCode, SessionId, Test};
 
 use crate::chaos::Wire;
 use crate::harness::{Cluster, eventually};
@@ -104,6 +104,21 @@ async fn all_locks_or_none() {
     }
     soon(other.lock()).await.unwrap().release().await.unwrap();
     assert!(MultiLock::new(&client, Vec::<String>::new()).is_err());
+}
+
+#[tokio::test]
+async fn as_many_locks_as_can_be_taken_at_once_can_be_released() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let names = |count| (0..count).map(|lock| format!("/locks/{lock}"));
+    let error = MultiLock::new(&client, names(401)).err().unwrap();
+    assert!(matches!(error, Error::Config(_)), "{error}");
+    let hold = soon(MultiLock::new(&client, names(400)).unwrap().lock()).await.unwrap();
+    client.create("/done", "").await.unwrap();
+    let multi = client.multi().when("/done", Test::Version(0)).set("/done", "1", None);
+    assert!(hold.guard(multi).await.unwrap().held);
+    soon(hold.release()).await.unwrap();
+    assert!(client.children("/locks/0").await.unwrap().is_empty());
 }
 
 #[tokio::test]

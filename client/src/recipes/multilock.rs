@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use conclave_proto::{Acl, ErrorCode, ZPath};
+use conclave_proto::{Acl, ErrorCode, ZPath, limits};
 
 use super::body::Body;
 use super::error::Error;
@@ -13,6 +13,11 @@ use super::mutex::LOCK;
 use super::owned::{Owned, claim};
 use super::place::Place;
 use crate::{Client, IntoPath};
+
+/// The locks of one multi-lock, at most. To leave takes a condition and a deletion for each, in one
+/// transaction, and a [guard](Hold::guard) up to as many; something is left for what is guarded.
+const LOCKS: usize = 400;
+const _: () = assert!(2 * LOCKS < limits::MULTI_OPS);
 
 /// Several locks that are held all or none, without deadlock.
 ///
@@ -62,7 +67,8 @@ impl MultiLock {
     /// These locks; one that is named twice counts once.
     ///
     /// # Errors
-    /// If there are none, one is not a path, or the caller is not in a tokio runtime.
+    /// If there are none, or more than 400, one is not a path, or the caller is not in a tokio
+    /// runtime.
     pub fn new<P: IntoPath>(
         client: &Client,
         paths: impl IntoIterator<Item = P>,
@@ -75,6 +81,10 @@ impl MultiLock {
         lines.dedup_by(|one, other| one.place.path == other.place.path);
         if lines.is_empty() {
             return Err(Error::Config(String::from("a multi-lock needs a lock at least")));
+        }
+        if lines.len() > LOCKS {
+            let count = lines.len();
+            return Err(Error::Config(format!("{count} locks: a multi-lock has {LOCKS} at most")));
         }
         Ok(MultiLock { lines })
     }
