@@ -125,7 +125,7 @@ impl<'a> Multi<'a> {
         self.add("guard", path, |path| Op::Guard { path, token })
     }
 
-    /// Sends it with guards in whichever branch will be done; the answer is as without them.
+    /// Sends it with guards in each branch that can be done; the answer is as without them.
     ///
     /// They come first: who does not hold it any more is told so, and not what else is in the way.
     /// The stakes' paths are those of `holder`, whose root may be another one.
@@ -142,9 +142,14 @@ impl<'a> Multi<'a> {
             }
         }
         let count = guards.len();
-        // A multi whose conditions do not hold does nothing, but not without being guarded.
-        self.otherwise.get_or_insert_default().splice(..0, guards.iter().cloned());
+        // A multi whose conditions do not hold does nothing, but not without being guarded. Without
+        // conditions the other branch is never done, and its guards would only take up room.
+        if !self.conditions.is_empty() {
+            self.otherwise.get_or_insert_default().splice(..0, guards.iter().cloned());
+        }
         self.then.splice(..0, guards);
+        // A fault counts the guards, too; the caller does not.
+        self.parts.clear();
         let mut outcome = self.send().await?;
         outcome.replies.drain(..count.min(outcome.replies.len()));
         Ok(outcome)

@@ -15,6 +15,7 @@ mod config;
 #[path = "../cluster/harness.rs"]
 #[allow(dead_code, reason = "each test program uses a part of it")]
 mod harness;
+mod log;
 mod overlay;
 #[path = "../common/ports.rs"]
 mod ports;

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_proto::ErrorCode;
+use conclave_proto::{ErrorCode, limits};
 use tokio::time::timeout;
 
 use super::error::{Error, Loss};
@@ -83,7 +83,9 @@ impl Hold {
     /// Does these writes if it is still held when they are done, by the order of history: a write
     /// that comes too late changes nothing.
     ///
-    /// One round trip, as without the guard.
+    /// One round trip, as without the guard. Of the 1000 operations of a multi, the guard takes
+    /// one for each node that is held (a [`MultiLock`](super::MultiLock) holds one for each lock,
+    /// a leadership two, most others one), and twice as many in a multi with conditions.
     ///
     /// # Errors
     /// [`Error::Lost`] if it is not held any more. Otherwise as the multi.
@@ -105,6 +107,11 @@ impl Hold {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// How many operations a multi without conditions may have to be [guarded](Hold::guard).
+    pub(super) fn room(&self) -> usize {
+        limits::MULTI_OPS - self.owned.stakes().len()
     }
 
     /// Asks the servers whether it is still held: after [`Loss::Suspected`], for instance.

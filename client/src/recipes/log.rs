@@ -54,7 +54,8 @@
 //!
 //! # Cost
 //!
-//! An append is one round trip and one write, for up to 1000 operations. Followers are told without
+//! An append is one round trip and one write, for up to 998 operations under a leadership and 999
+//! under a lock (1000, less what the [guard](Hold::guard) takes). Followers are told without
 //! asking, and keep the operations since the last state in memory. A state is one value: 1 MiB at
 //! most. A greater one is kept elsewhere, and its place is the state.
 
@@ -73,8 +74,6 @@ const NAME: &str = "an operation log";
 const STATE: &str = "state";
 /// The node above those of the operations.
 const OPERATIONS: &str = "operations";
-/// The operations of one transaction.
-const BATCH: usize = 1000;
 
 /// An operation log below a node.
 #[derive(Clone, Debug)]
@@ -96,7 +95,7 @@ impl Log {
     /// Follows the log: the last state first, if there is one, then every operation after it.
     ///
     /// # Errors
-    /// If the log cannot be read.
+    /// If the log cannot be read, or somebody edited it by hand, as [`Follower::next`] says.
     pub async fn follow(&self) -> Result<Follower, Error> {
         let cache = Cache::tree(&self.client, &self.path).await?;
         let mut follower = Follower {
@@ -191,7 +190,7 @@ impl Follower {
     /// # Errors
     /// If the session has ended. If somebody edited the log by hand: [`Error::Gone`] for an operation
     /// that was deleted, [`Error::Malformed`] for one that was changed, [`Error::Foreign`] for a node
-    /// that is none, once.
+    /// that is none, once. What comes after a foreign node is told nevertheless.
     pub async fn next(&mut self) -> Result<Entry, Error> {
         loop {
             if let Some(operation) = self.ready.remove(&self.next) {
@@ -250,7 +249,8 @@ impl Follower {
         Ok(())
     }
 
-    /// Takes everything that the cache shows.
+    /// Takes everything that the cache shows, and then says what is wrong with the first node that
+    /// does not belong there: what is behind it will not be told of again.
     fn read(&mut self) -> Result<(), Error> {
         let (path, cache) = (self.log.path.clone(), self.cache.clone());
         let (nodes, changes) = cache.follow(|view| {
@@ -258,10 +258,11 @@ impl Follower {
             nodes.collect::<Vec<_>>()
         })?;
         self.changes = changes;
+        let mut outcome = Ok(());
         for (path, node) in nodes {
-            self.take(&path, &node)?;
+            outcome = outcome.and(self.take(&path, &node));
         }
-        Ok(())
+        outcome
     }
 }
 
@@ -279,15 +280,15 @@ impl Writer<'_> {
     /// # Errors
     /// [`Error::Lost`] if it is not held any more; then nothing was appended.
     /// [`Error::Conflict`] if somebody else appends under the same hold. [`Error::Config`] if there
-    /// are more than 1000 operations, or none.
+    /// are no operations, or more than 1000 with those of the [guard](Hold::guard).
     pub async fn append(
         &mut self,
         operations: impl IntoIterator<Item = impl Into<Bytes>>,
     ) -> Result<u64, Error> {
         let operations: Vec<Bytes> = operations.into_iter().map(Into::into).collect();
-        if operations.is_empty() || operations.len() > BATCH {
-            let count = operations.len();
-            return Err(Error::Config(format!("{count} operations: 1 to {BATCH} can be appended")));
+        let (count, room) = (operations.len(), self.hold.room());
+        if count == 0 || count > room {
+            return Err(Error::Config(format!("{count} operations: 1 to {room} can be appended")));
         }
         let mut last = match self.last.take() {
             Some(last) => last,
@@ -325,7 +326,7 @@ impl Writer<'_> {
         let names = client.children(child(&self.log.path, OPERATIONS)?).await?;
         let names = names.iter().filter_map(|name| name.parse::<u64>().ok());
         let old: Vec<u64> = names.filter(|&old| old <= number).collect();
-        for some in old.chunks(BATCH) {
+        for some in old.chunks(self.hold.room()) {
             let mut multi = client.multi();
             for &number in some {
                 multi = multi.delete(self.log.operation(number)?, None);

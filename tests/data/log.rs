@@ -1,0 +1,79 @@
+//! Operation logs: long ones, and ones that others put something into.
+
+use conclave_client::Client;
+use conclave_client::recipes::log::{Entry, Follower, Log, Writer};
+use conclave_client::recipes::{Election, Error, Leadership};
+use tokio::time::timeout;
+
+use crate::harness::{Cluster, DEADLINE};
+
+async fn lead(client: &Client) -> Leadership {
+    let election = Election::new(client, "/election").unwrap();
+    timeout(DEADLINE, election.campaign("")).await.unwrap().unwrap()
+}
+
+/// Appends that many operations, as few at once as it likes.
+async fn append(writer: &mut Writer<'_>, count: usize) -> u64 {
+    let mut last = 0;
+    for start in (0..count).step_by(500) {
+        last = writer.append(vec!["x"; (count - start).min(500)]).await.unwrap();
+    }
+    last
+}
+
+async fn next(follower: &mut Follower) -> Result<Entry, Error> {
+    timeout(DEADLINE, follower.next()).await.expect("there is something to be told")
+}
+
+#[tokio::test]
+async fn a_leadership_leaves_room_for_998_operations_at_once() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let leadership = lead(&client).await;
+    let log = Log::new(&client, "/log").unwrap();
+    let mut writer = log.write(leadership.hold()).await.unwrap();
+    for refused in [0, 999] {
+        let error = writer.append(vec!["x"; refused]).await.unwrap_err();
+        assert!(matches!(error, Error::Config(_)), "{error}");
+    }
+    assert_eq!(writer.append(vec!["x"; 998]).await.unwrap(), 998);
+    assert_eq!(log.follow().await.unwrap().end().await.unwrap(), 998);
+}
+
+#[tokio::test]
+async fn a_long_log_becomes_short() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let leadership = lead(&client).await;
+    let log = Log::new(&client, "/log").unwrap();
+    let mut writer = log.write(leadership.hold()).await.unwrap();
+    let last = append(&mut writer, 2100).await;
+    writer.compact(last - 1, "nearly all").await.unwrap();
+    assert_eq!(client.children("/log/operations").await.unwrap().len(), 1);
+    let mut follower = log.follow().await.unwrap();
+    let state = Entry::State { number: last - 1, state: "nearly all".into() };
+    assert_eq!(next(&mut follower).await.unwrap(), state);
+    let operation = Entry::Operation { number: last, operation: "x".into() };
+    assert_eq!(next(&mut follower).await.unwrap(), operation);
+}
+
+#[tokio::test]
+async fn a_follower_that_was_behind_passes_a_node_that_is_none_of_the_log() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let leadership = lead(&client).await;
+    let log = Log::new(&client, "/log").unwrap();
+    let mut writer = log.write(leadership.hold()).await.unwrap();
+    let mut follower = log.follow().await.unwrap();
+    // By its name it comes before everything else.
+    client.create("/log/a", "").await.unwrap();
+    // More than is kept for a follower that does not ask.
+    let last = append(&mut writer, 10_000).await;
+    assert_eq!(follower.end().await.unwrap(), last);
+    let error = next(&mut follower).await.unwrap_err();
+    assert!(matches!(&error, Error::Foreign { path, .. } if path.as_str() == "/log/a"), "{error}");
+    for expected in 1..=last {
+        let entry = next(&mut follower).await.unwrap();
+        assert!(matches!(entry, Entry::Operation { number, .. } if number == expected));
+    }
+}
