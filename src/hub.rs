@@ -279,8 +279,11 @@ impl History {
     }
 
     fn add(&mut self, event: &Event, acl: &Arc<[Acl]>) {
-        if self.events.len() == limits::EVENT_WINDOW {
-            let oldest = self.events.pop_front().expect("the window is not empty");
+        let text = event.path.as_str().as_bytes();
+        while self.events.len() == limits::EVENT_WINDOW
+            || self.paths.len() + text.len() > limits::EVENT_WINDOW_BYTES
+        {
+            let oldest = self.events.pop_front().expect("the window has room for one event");
             self.paths.drain(..oldest.path.1);
             self.start += oldest.path.1 as u64;
             // Other events of the same transaction may be left: they do not help, since the
@@ -288,7 +291,6 @@ impl History {
             self.from = oldest.zxid;
             self.dropped += 1;
         }
-        let text = event.path.as_str().as_bytes();
         let path = (self.start + self.paths.len() as u64, text.len());
         self.paths.extend(text);
         self.events.push_back(Kept { zxid: event.zxid, kind: event.kind, path, acl: acl.clone() });
@@ -339,7 +341,8 @@ impl History {
 
     fn extend_index(&mut self) {
         let end = self.dropped + self.events.len() as u64;
-        if self.dropped > self.indexed.start + limits::EVENT_WINDOW as u64 {
+        // At most as many of the index are dropped as there are: that bounds its bytes, too.
+        if self.dropped > self.indexed.start + self.events.len() as u64 {
             self.index.clear();
             self.indexed = self.dropped..self.dropped;
         }

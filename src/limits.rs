@@ -49,6 +49,8 @@ pub const WATCHES_PER_SESSION: usize = 100_000;
 pub const WATCHES: usize = 10_000_000;
 /// The events remembered for watches that resume.
 pub const EVENT_WINDOW: usize = 100_000;
+/// The bytes of the paths of these events.
+pub const EVENT_WINDOW_BYTES: usize = 32 << 20;
 /// The connections of clients to one server.
 pub const CONNECTIONS: usize = 20_000;
 /// The connections from one address that have not opened a session yet.

@@ -161,3 +161,19 @@ fn history_reaches_back_as_far_as_its_window() {
     assert_eq!(kept.first().map(|past| past.event.zxid), Some(zxid(2 * window + 1)));
     assert_eq!(kept.len(), conclave::limits::EVENT_WINDOW);
 }
+
+#[test]
+fn history_of_long_paths_is_shorter() {
+    let acl: Arc<[Acl]> = Acl::open().into();
+    let mut hub = Hub::new(zxid(0));
+    let path = ZPath::new(&format!("/{}", "a".repeat(1023))).unwrap();
+    let window = conclave::limits::EVENT_WINDOW_BYTES as u64 / 1024;
+    for at in 1..=2 * window {
+        let event = Event { zxid: zxid(at), path: path.clone(), kind: EventKind::DataChanged };
+        hub.fire(&event, &acl, &mut Vec::new());
+    }
+    assert_eq!(hub.missed(&path, WatchKind::Persistent, zxid(window - 1)), None);
+    let kept = hub.missed(&path, WatchKind::Persistent, zxid(window)).expect("it is there");
+    assert_eq!(kept.first().map(|past| past.event.zxid), Some(zxid(window + 1)));
+    assert_eq!(kept.len() as u64, window);
+}
