@@ -206,6 +206,8 @@ pub struct SessionsConfig {
     pub timeout_min_ms: u32,
     /// A longer timeout is lowered to this.
     pub timeout_max_ms: u32,
+    /// Whether a new session is known to its server alone until it writes.
+    pub local: bool,
 }
 
 /// How the disk is used.
@@ -274,6 +276,7 @@ impl Default for SessionsConfig {
         SessionsConfig {
             timeout_min_ms: SESSION_TIMEOUT_MIN_MS,
             timeout_max_ms: SESSION_TIMEOUT_MAX_MS,
+            local: false,
         }
     }
 }
@@ -345,6 +348,7 @@ impl Config {
             super_digest: self.super_digest()?,
             throttle_ms: (self.throttle_ms > 0).then_some(self.throttle_ms),
             read_only: self.read_only,
+            local_sessions: self.sessions.local,
             words: self.words()?,
             cluster: self.cluster,
         })
@@ -550,7 +554,7 @@ impl Config {
             let remedy = "choose ten heartbeats or more; 1000 is good on a LAN";
             return Err(invalid("timing.silence_ms", problem, remedy));
         }
-        let SessionsConfig { timeout_min_ms, timeout_max_ms } = self.sessions;
+        let SessionsConfig { timeout_min_ms, timeout_max_ms, local: _ } = self.sessions;
         if timeout_min_ms < 2 * tick_ms || timeout_min_ms > timeout_max_ms {
             let problem =
                 format!("{timeout_min_ms} ms is not between two ticks and {timeout_max_ms} ms");

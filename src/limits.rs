@@ -83,6 +83,10 @@ pub const COUNT_NODES: u64 = 10_000;
 pub const QUOTA_NODES: u64 = 100_000;
 /// The sessions of the ensemble.
 pub const SESSIONS: usize = 1_000_000;
+/// The sessions that only one server knows; those beyond are opened for all of them.
+pub const LOCAL_SESSIONS: usize = 100_000;
+/// The ends of sessions that a leader remembers.
+pub const ENDED_SESSIONS: usize = 65_536;
 /// The shortest session timeout, in ms.
 pub const SESSION_TIMEOUT_MIN_MS: u32 = 1_000;
 /// The longest session timeout, in ms.

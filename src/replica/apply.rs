@@ -71,6 +71,7 @@ impl<N: Nodes> Replica<N> {
         for (index, change) in applied.changes.iter().enumerate() {
             self.fire(change, &applied.changes[index + 1..]);
         }
+        self.settle_local(&txn, session, applied.result.is_ok());
         self.tell_acl_changes(&txn, &applied);
         if let (Some(excess), Part::Leading(_)) = (applied.excess, &self.part) {
             self.out.notices.push(Notice::OverQuota(excess));
@@ -126,6 +127,17 @@ impl<N: Nodes> Replica<N> {
         self.session_count += 1;
         if let Part::Leading(lead) = &mut self.part {
             lead.open(session, timeout_ms, txn.origin.0, self.applied);
+        }
+    }
+
+    /// Tell those who wait for the beginning or the end of a session of which servers may know that
+    /// the ensemble does not.
+    fn settle_local(&mut self, txn: &Txn, session: SessionId, done: bool) {
+        if matches!(txn.request.op, Op::CreateSession { .. }) && done {
+            self.local_opened(session, self.applied);
+        } else if matches!(txn.request.op, Op::CloseSession | Op::ExpireSession) {
+            self.end_local(session);
+            self.tell_of_end(session);
         }
     }
 

@@ -8,6 +8,7 @@ use conclave_proto::{Fault, Identity, Op, Reply, Secret, SessionId, Xid, Zxid};
 use crate::session::Claim;
 
 use super::guests::Guest;
+use super::local::Kept;
 
 /// A client's connection.
 #[derive(Debug)]
@@ -54,6 +55,8 @@ pub(super) enum State {
     Resuming(Resuming),
     /// It has a session.
     Open(Open),
+    /// It has a session that only this server knows.
+    Local(Kept),
     /// It reads while there is no leader.
     Guest(Guest),
 }
@@ -67,10 +70,19 @@ pub(super) struct Resuming {
     pub(super) secret: Secret,
     /// The last transaction that the client has seen.
     pub(super) last_zxid: Zxid,
-    /// The leader's consent, and what must be applied here first.
-    pub(super) granted: Option<(Claim, Zxid)>,
+    /// By which right, once that is known, and what must be applied here first.
+    pub(super) granted: Option<(Grant, Zxid)>,
     /// When it is refused at the latest.
     pub(super) until_ms: u64,
+}
+
+/// By which right a session is resumed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Grant {
+    /// The leader consents.
+    Claim(Claim),
+    /// Only this server knows it.
+    Local,
 }
 
 /// An open session.
@@ -89,16 +101,25 @@ impl Client {
     pub(super) fn open(&self) -> Option<Open> {
         match self.state {
             State::Open(open) => Some(open),
-            State::Greeting | State::Opening { .. } | State::Resuming(_) | State::Guest(_) => None,
+            State::Greeting
+            | State::Opening { .. }
+            | State::Resuming(_)
+            | State::Local(_)
+            | State::Guest(_) => None,
         }
     }
 
-    /// The session in whose name it asks, whether that is open or a guest's.
+    /// Whether only this server knows its session.
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self.state, State::Local(_))
+    }
+
+    /// The session in whose name it asks, whether that is open, local or a guest's.
     pub(super) fn session(&self) -> Option<SessionId> {
         match self.state {
-            State::Open(Open { session, .. }) | State::Guest(Guest { session, .. }) => {
-                Some(session)
-            }
+            State::Open(Open { session, .. })
+            | State::Local(Kept { session, .. })
+            | State::Guest(Guest { session, .. }) => Some(session),
             State::Greeting | State::Opening { .. } | State::Resuming(_) => None,
         }
     }
@@ -131,7 +152,7 @@ pub(super) struct Slot {
 pub(super) enum SlotState {
     /// A write that is on its way.
     Sent,
-    /// A write that must wait for a read before it.
+    /// A write that must wait for a read before it, or until its session is opened.
     Held {
         /// What is asked.
         op: Op,

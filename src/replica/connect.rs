@@ -10,7 +10,8 @@ use crate::limits;
 use crate::session::Claim;
 use crate::tree::Nodes;
 
-use super::client::{Answer, Client, Open, Queue, Resuming, State};
+use super::client::{Answer, Client, Grant, Open, Queue, Resuming, State};
+use super::local::Kept;
 use super::machine::{Part, Replica};
 use super::pending::{Waiter, Work};
 use super::{ConnId, PeerMessage, ToClient};
@@ -55,7 +56,7 @@ impl<N: Nodes> Replica<N> {
     pub(super) fn connect(&mut self, conn: ConnId, connect: &Connect) {
         let until_ms = self.now_ms() + limits::CONNECT_WAIT_MS;
         let (min, max) = (self.config.session_timeout_min_ms, self.config.session_timeout_max_ms);
-        let read_only = self.is_read_only();
+        let (read_only, keeps) = (self.is_read_only(), self.keeps_new_sessions());
         let Some(client) = self.clients.get_mut(&conn) else { return };
         client.accepts_read_only = connect.read_only;
         if !matches!(client.state, State::Greeting) {
@@ -73,6 +74,8 @@ impl<N: Nodes> Replica<N> {
                 State::Resuming(Resuming { session, secret, last_zxid, granted: None, until_ms });
             self.handshakes.insert(conn);
             self.ask_to_resume(conn);
+        } else if keeps {
+            self.keep_session(conn, connect);
         } else if self.pendings.is_full() {
             self.refuse(conn, ErrorCode::Throttled, "this server has too much to do");
         } else {
@@ -100,17 +103,20 @@ impl<N: Nodes> Replica<N> {
         let zxid = answer.zxid.expect("a session is created by a transaction");
         let (session, secret) = client.fresh;
         let claim = Claim { zxid, count: 0 };
-        self.attach(conn, Open { session, claim, timeout_ms }, secret, false);
+        self.attach(conn, State::Open(Open { session, claim, timeout_ms }), secret, false);
     }
 
-    /// Ask the leader for its consent to resume a session.
-    fn ask_to_resume(&mut self, conn: ConnId) {
+    /// Ask the leader for its consent to resume a session, unless only this server knows it.
+    pub(super) fn ask_to_resume(&mut self, conn: ConnId) {
         let Some(client) = self.clients.get(&conn) else { return };
         let State::Resuming(Resuming { session, secret, granted: None, .. }) = client.state else {
             return;
         };
         match &self.part {
             Part::Looking { .. } => {}
+            Part::Following(_) | Part::Leading(_) if self.locals.has(session, secret) => {
+                self.grant(conn, session, Grant::Local, Zxid::ZERO);
+            }
             Part::Following(follow) => {
                 let message =
                     PeerMessage::Attach { epoch: follow.epoch, conn: conn.0, session, secret };
@@ -142,34 +148,45 @@ impl<N: Nodes> Replica<N> {
         claim: Option<Claim>,
         zxid: Zxid,
     ) {
+        if let Some(claim) = claim {
+            self.grant(conn, session, Grant::Claim(claim), zxid);
+        } else if let Some(Client { state: State::Resuming(resuming), .. }) =
+            self.clients.get(&conn)
+            && resuming.session == session
+        {
+            self.refuse(conn, ErrorCode::SessionExpired, ErrorCode::SessionExpired.describe());
+        }
+    }
+
+    /// The session may be resumed once that is applied here, and what the client has seen.
+    fn grant(&mut self, conn: ConnId, session: SessionId, grant: Grant, zxid: Zxid) {
         let Some(client) = self.clients.get_mut(&conn) else { return };
         let State::Resuming(resuming) = &mut client.state else { return };
-        if resuming.session != session {
-            return;
+        if resuming.session == session {
+            resuming.granted = Some((grant, zxid.max(resuming.last_zxid)));
+            self.resume(conn);
         }
-        let Some(claim) = claim else {
-            self.refuse(conn, ErrorCode::SessionExpired, ErrorCode::SessionExpired.describe());
-            return;
-        };
-        let zxid = zxid.max(resuming.last_zxid);
-        resuming.granted = Some((claim, zxid));
-        self.resume(conn);
     }
 
     /// Resume the session, if everything that has to be applied first is applied.
     fn resume(&mut self, conn: ConnId) {
         let Some(client) = self.clients.get(&conn) else { return };
         let State::Resuming(resuming) = client.state else { return };
-        let Some((claim, zxid)) = resuming.granted else { return };
+        let Some((grant, zxid)) = resuming.granted else { return };
         if zxid > self.applied {
             self.wait_for(conn, zxid);
             return;
         }
         let Resuming { session, secret, .. } = resuming;
+        let claim = match grant {
+            Grant::Claim(claim) => claim,
+            Grant::Local => return self.resume_local(conn),
+        };
         match self.nodes.session(session) {
             Some(record) if record.secret == secret => {
                 let timeout_ms = record.timeout_ms;
-                self.attach(conn, Open { session, claim, timeout_ms }, secret, true);
+                let open = Open { session, claim, timeout_ms };
+                self.attach(conn, State::Open(open), secret, true);
             }
             Some(_) | None => {
                 self.refuse(conn, ErrorCode::SessionExpired, ErrorCode::SessionExpired.describe());
@@ -178,21 +195,28 @@ impl<N: Nodes> Replica<N> {
     }
 
     /// From now on the connection speaks for the session.
-    fn attach(&mut self, conn: ConnId, open: Open, secret: Secret, resumed: bool) {
-        if let Some(&earlier) = self.by_session.get(&open.session)
+    pub(super) fn attach(&mut self, conn: ConnId, state: State, secret: Secret, resumed: bool) {
+        let (session, timeout_ms) = match state {
+            State::Open(Open { session, timeout_ms, .. })
+            | State::Local(Kept { session, timeout_ms }) => (session, timeout_ms),
+            State::Greeting | State::Opening { .. } | State::Resuming(_) | State::Guest(_) => {
+                unreachable!("there is no session to speak for")
+            }
+        };
+        if let Some(&earlier) = self.by_session.get(&session)
             && earlier != conn
         {
             self.close(earlier);
         }
-        self.by_session.insert(open.session, conn);
+        self.by_session.insert(session, conn);
         self.handshakes.remove(&conn);
         let client = self.clients.get_mut(&conn).expect("a connection that is attached is open");
-        client.state = State::Open(open);
+        client.state = state;
         self.note_sign_of_life(conn);
         let connected = Connected {
-            session: open.session,
+            session,
             secret,
-            timeout_ms: open.timeout_ms,
+            timeout_ms,
             resumed,
             read_only: false,
             server: self.config.zab.id,
@@ -208,7 +232,7 @@ impl<N: Nodes> Replica<N> {
         client.waits_for = None;
         match client.state {
             State::Resuming(_) => self.resume(conn),
-            State::Open(_) | State::Guest(_) => self.drain(conn),
+            State::Open(_) | State::Local(_) | State::Guest(_) => self.drain(conn),
             State::Greeting | State::Opening { .. } => {}
         }
     }
@@ -219,7 +243,7 @@ impl<N: Nodes> Replica<N> {
         let overdue = |conn: &ConnId| match &clients[conn].state {
             State::Opening { until_ms, .. } => *until_ms <= now_ms,
             State::Resuming(resuming) => resuming.until_ms <= now_ms,
-            State::Greeting | State::Open(_) | State::Guest(_) => false,
+            State::Greeting | State::Open(_) | State::Local(_) | State::Guest(_) => false,
         };
         let overdue: Vec<ConnId> =
             self.handshakes.iter().filter(|conn| overdue(conn)).copied().collect();
@@ -242,10 +266,15 @@ impl<N: Nodes> Replica<N> {
         let clients = &self.clients;
         let overtaken = |conn: &ConnId| match clients[conn].state {
             State::Resuming(resuming) => {
-                resuming.session == session
-                    && resuming.granted.is_some_and(|(granted, _)| granted < claim)
+                let earlier =
+                    |(grant, _)| matches!(grant, Grant::Claim(granted) if granted < claim);
+                resuming.session == session && resuming.granted.is_some_and(earlier)
             }
-            State::Greeting | State::Opening { .. } | State::Open(_) | State::Guest(_) => false,
+            State::Greeting
+            | State::Opening { .. }
+            | State::Open(_)
+            | State::Local(_)
+            | State::Guest(_) => false,
         };
         let overtaken: Vec<ConnId> =
             self.handshakes.iter().filter(|conn| overtaken(conn)).copied().collect();
@@ -260,7 +289,9 @@ impl<N: Nodes> Replica<N> {
         let now_ms = self.now_ms();
         let waited_ms = now_ms.saturating_sub(since_ms);
         let enough = |client: &Client| match client.state {
-            State::Open(open) => waited_ms > u64::from(open.timeout_ms) / 3,
+            State::Open(Open { timeout_ms, .. }) | State::Local(Kept { timeout_ms, .. }) => {
+                waited_ms > u64::from(timeout_ms) / 3
+            }
             State::Guest(guest) => now_ms - client.seen_ms > u64::from(guest.timeout_ms),
             State::Greeting | State::Opening { .. } | State::Resuming(_) => false,
         };
@@ -310,10 +341,11 @@ impl<N: Nodes> Replica<N> {
         {
             self.pendings.take(tag);
         }
-        if let Some(open) = client.open()
-            && self.by_session.get(&open.session) == Some(&conn)
+        if let Some(session) = client.session()
+            && self.by_session.get(&session) == Some(&conn)
         {
-            self.by_session.remove(&open.session);
+            self.by_session.remove(&session);
         }
+        self.leave_local(&client);
     }
 }

@@ -16,6 +16,7 @@ use crate::zab::ProposeError;
 
 use super::client::Answer;
 use super::lead_sessions::Candidate;
+use super::local::Ended;
 use super::machine::{Part, Replica};
 use super::pending::Work;
 use super::{Forward, Forwarded, PeerMessage};
@@ -46,6 +47,11 @@ pub(super) struct Lead {
     /// Those who want to resume sessions unknown to this leader, and what it must have applied to
     /// be certain of that.
     pub(super) candidates: VecDeque<(Zxid, Candidate)>,
+    /// Those who want to resume sessions that no leader knows, until the end of these is
+    /// committed.
+    pub(super) mourners: BTreeMap<SessionId, Vec<Candidate>>,
+    /// The sessions whose end this leader has proposed.
+    pub(super) ended: Ended,
     /// The last time told by [`Lead::tell_time`], and when that was, by the clock that never goes
     /// back.
     time_ms: i64,
@@ -242,6 +248,8 @@ impl<N: Nodes> Replica<N> {
             for (_, askers) in std::mem::take(&mut lead.rounds) {
                 lead.asking.extend(askers);
             }
+            let mourners = std::mem::take(&mut lead.mourners).into_values().flatten();
+            lead.asking.extend(mourners.map(Asker::Judge));
             return;
         }
         self.look();
@@ -260,6 +268,8 @@ impl<N: Nodes> Replica<N> {
             low_space: BTreeSet::new(),
             moves: 0,
             candidates: VecDeque::new(),
+            mourners: BTreeMap::new(),
+            ended: Ended::after(self.zab.last().zxid),
             time_ms: self.nodes.meta().time_ms,
             told_at_ms: self.now_ms(),
             asking: Vec::new(),
@@ -409,6 +419,7 @@ impl<N: Nodes> Replica<N> {
                     lead.open(session, timeout_ms, origin.0, zxid);
                 } else if matches!(txn.request.op, Op::CloseSession | Op::ExpireSession) {
                     lead.sessions.closing(txn.request.session);
+                    lead.ended.add(zxid, txn.request.session);
                 } else if txn.request.xid != Xid(0) {
                     lead.sessions.proposed(txn.request.session, txn.request.xid);
                 }
@@ -432,7 +443,16 @@ impl<N: Nodes> Replica<N> {
     fn check_admission(&mut self, server: ServerId, work: &Work) -> Result<(), ErrorCode> {
         let request = &work.request;
         let Part::Leading(lead) = &mut self.part else { return Err(ErrorCode::Unavailable) };
-        if let Some(claim) = work.claim {
+        if let Op::CreateSession { session, .. } = request.op {
+            if let Some(Claim { zxid: vouched, .. }) = work.claim
+                && !lead.sessions.knows(session)
+            {
+                if lead.mourners.contains_key(&session) {
+                    return Err(ErrorCode::SessionExpired);
+                }
+                lead.ended.check(session, vouched)?;
+            }
+        } else if let Some(claim) = work.claim {
             match lead.sessions.standing(request.session, server, claim) {
                 Standing::Owner | Standing::Closing => {}
                 Standing::Moved(_) => return Err(ErrorCode::SessionMoved),

@@ -7,6 +7,7 @@ use crate::session::{Claim, Standing};
 use crate::tree::Nodes;
 
 use super::lead::{Asker, SYSTEM};
+use super::local;
 use super::machine::{Part, Replica};
 use super::pending::Work;
 use super::{ConnId, Notice, PeerMessage, Touch};
@@ -98,12 +99,16 @@ impl<N: Nodes> Replica<N> {
     /// Let a session move, or say that there is no such session. For the latter the leader must be
     /// certain that it knows the latest state: it may have been replaced without its knowledge.
     fn judge(&mut self, candidate: Candidate, certain: bool) {
-        let Candidate { server, conn, session, secret } = candidate;
+        let Candidate { server, session, secret, .. } = candidate;
         let Part::Leading(lead) = &mut self.part else { return };
         let applied = self.nodes.session(session).map(|record| record.secret);
         let right = applied.or_else(|| lead.proposed_secret(session)) == Some(secret);
         if !right && !certain {
             lead.asking.push(Asker::Judge(candidate));
+            return;
+        }
+        if !right && local::may_be_local(session, secret) {
+            self.mourn(candidate);
             return;
         }
         // The server waits for whatever the session has asked for elsewhere, and for its end if
@@ -123,11 +128,48 @@ impl<N: Nodes> Replica<N> {
                 self.out.send.push((left, PeerMessage::Moved { epoch, session, claim }));
             }
         }
+        self.answer_candidate(epoch, candidate, claim, zxid);
+    }
+
+    fn answer_candidate(
+        &mut self,
+        epoch: Epoch,
+        candidate: Candidate,
+        claim: Option<Claim>,
+        zxid: Zxid,
+    ) {
+        let Candidate { server, conn, session, .. } = candidate;
         if server == self.config.zab.id {
             self.granted(ConnId(conn), session, claim, zxid);
         } else {
             let message = PeerMessage::Attached { epoch, conn, session, claim, zxid };
             self.out.send.push((server, message));
+        }
+    }
+
+    /// Nobody has opened this session, but a server may yet: have its end committed, then say that
+    /// there is none.
+    fn mourn(&mut self, candidate: Candidate) {
+        let applied = self.applied;
+        let Part::Leading(lead) = &mut self.part else { return };
+        let (epoch, session) = (lead.epoch, candidate.session);
+        if lead.ended.is_known(session, applied) {
+            self.answer_candidate(epoch, candidate, None, applied);
+            return;
+        }
+        let mourners = lead.mourners.entry(session).or_default();
+        mourners.push(candidate);
+        if mourners.len() == 1 {
+            self.admit_system(session, Op::ExpireSession);
+        }
+    }
+
+    /// The end of a session is applied.
+    pub(super) fn tell_of_end(&mut self, session: SessionId) {
+        let Part::Leading(lead) = &mut self.part else { return };
+        let epoch = lead.epoch;
+        for candidate in lead.mourners.remove(&session).unwrap_or_default() {
+            self.answer_candidate(epoch, candidate, None, self.applied);
         }
     }
 

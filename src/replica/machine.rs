@@ -13,6 +13,7 @@ use super::client::Client;
 use super::follow::Follow;
 use super::guests::Guests;
 use super::lead::Lead;
+use super::local::Locals;
 use super::pending::{Pendings, mix};
 use super::reports::{Parted, Reports, Ticks};
 use super::requests::Reading;
@@ -36,6 +37,8 @@ pub struct Replica<N> {
     pub(super) clients: BTreeMap<ConnId, Client>,
     /// The open sessions of this server's clients.
     pub(super) by_session: BTreeMap<SessionId, ConnId>,
+    /// The sessions that only this server knows.
+    pub(super) locals: Locals,
     /// The connections whose session is being created or resumed.
     pub(super) handshakes: BTreeSet<ConnId>,
     /// Those that wait until a transaction is applied here.
@@ -116,6 +119,7 @@ impl<N: Nodes> Replica<N> {
             nodes,
             clients: BTreeMap::new(),
             by_session: BTreeMap::new(),
+            locals: Locals::default(),
             handshakes: BTreeSet::new(),
             by_zxid: BTreeSet::new(),
             reading: Reading::new(config.zab.seed),
@@ -204,6 +208,8 @@ impl<N: Nodes> Replica<N> {
         for conn in sent_away {
             self.send_away(conn);
         }
+        // Their end may be among what was skipped.
+        self.locals.clear();
         self.restart_stream();
         self.applied = at.zxid;
         self.digests = Digests::default();
@@ -265,6 +271,7 @@ impl<N: Nodes> Replica<N> {
             Part::Following(_) => self.report_if_due(),
             Part::Leading(_) => self.tick_of_leader(elapsed_ms),
         }
+        self.tick_of_locals(elapsed_ms);
         self.answer_pings();
         self.give_up_reads();
         self.give_up_handshakes();

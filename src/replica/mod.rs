@@ -12,6 +12,7 @@ mod follow;
 mod guests;
 mod lead;
 mod lead_sessions;
+mod local;
 mod machine;
 mod message;
 mod pending;
@@ -204,6 +205,8 @@ pub struct Config {
     pub throttle_ms: Option<u32>,
     /// Whether clients that are content with it may read here while there is no leader.
     pub read_only: bool,
+    /// Whether a new session is known to this server alone until it writes.
+    pub local_sessions: bool,
     /// What `/zookeeper/config` shows of the members; `None`: whatever is there.
     pub members_text: Option<Bytes>,
 }

@@ -24,13 +24,22 @@ pub(super) enum Waiter {
     },
     /// A connection that opens a session.
     Handshake(ConnId),
+    /// A connection whose local session is opened for all servers.
+    Local {
+        /// The connection.
+        conn: ConnId,
+        /// The session.
+        session: SessionId,
+    },
 }
 
 impl Waiter {
     /// The connection.
     pub(super) fn conn(self) -> ConnId {
         match self {
-            Waiter::Request { conn, .. } | Waiter::Handshake(conn) => conn,
+            Waiter::Request { conn, .. }
+            | Waiter::Handshake(conn)
+            | Waiter::Local { conn, .. } => conn,
         }
     }
 }
@@ -41,7 +50,8 @@ pub(super) struct Work {
     /// In whose name.
     pub(super) identities: Arc<[Identity]>,
     /// By which right the client's server asks for the session; `None` if it is not there yet, and
-    /// for what the system asks.
+    /// for what the system asks. With a local session that is to be opened: what the server had
+    /// applied when it said that nobody else knew the session.
     pub(super) claim: Option<Claim>,
     /// What.
     pub(super) request: Request,

@@ -115,17 +115,38 @@ impl<N: Nodes> Replica<N> {
 
     /// A connection is closed: what it was last heard to say counts all the same.
     pub(super) fn remember_parted(&mut self, client: &Client) {
-        if let Some(Open { session, claim, .. }) = client.open()
-            && client.unreported
+        if client.unreported
+            && let Some((session, claim)) = self.claim_of(client)
         {
             self.parted.push(Parted { session, claim, seen_ms: client.seen_ms });
+        }
+    }
+
+    /// The session that a client has, or is about to have, and by which right. Nobody but this
+    /// server has a claim to one that is about to be opened, so that the least will do.
+    fn claim_of(&self, client: &Client) -> Option<(SessionId, Claim)> {
+        match client.open() {
+            Some(Open { session, claim, .. }) => Some((session, claim)),
+            None => {
+                let session = client.session().filter(|&session| self.locals.is_opening(session));
+                session.map(|session| (session, Claim::default()))
+            }
+        }
+    }
+
+    /// The leader has not been told of a client's last sign of life, or too early.
+    pub(super) fn mark_unreported(&mut self, conn: ConnId) {
+        if let Some(client) = self.clients.get_mut(&conn)
+            && !std::mem::replace(&mut client.unreported, true)
+        {
+            self.unreported.push(conn);
         }
     }
 
     pub(super) fn mark_all_unreported(&mut self) {
         self.unreported.clear();
         for (&conn, client) in &mut self.clients {
-            client.unreported = client.open().is_some();
+            client.unreported = client.open().is_some() || client.is_local();
             if client.unreported {
                 self.unreported.push(conn);
             }
@@ -138,13 +159,19 @@ impl<N: Nodes> Replica<N> {
         let age_ms =
             |now_ms: u64, seen_ms: u64| u32::try_from(now_ms - seen_ms).unwrap_or(u32::MAX);
         let now_ms = self.now_ms();
-        let parted = std::mem::take(&mut self.parted);
+        let mut parted = std::mem::take(&mut self.parted);
         let mut touched = Vec::with_capacity(self.unreported.len() + parted.len());
         let mut signs = Vec::with_capacity(self.unreported.len());
         for conn in std::mem::take(&mut self.unreported) {
             let Some(client) = self.clients.get_mut(&conn) else { continue };
             client.unreported = false;
-            let Some(Open { session, claim, .. }) = client.open() else { continue };
+            let Some(Open { session, claim, .. }) = client.open() else {
+                let client = &self.clients[&conn];
+                if let Some((session, claim)) = self.claim_of(client) {
+                    parted.push(Parted { session, claim, seen_ms: client.seen_ms });
+                }
+                continue;
+            };
             let seen_ms = self.ticks.after(client.seen_ms);
             touched.push(Touched { session, age_ms: age_ms(now_ms, seen_ms), claim });
             signs.push(Sign { conn, session, seen_ms });

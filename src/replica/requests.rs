@@ -134,6 +134,11 @@ impl<N: Nodes> Replica<N> {
                 let result = Err(ErrorCode::BadArguments.into());
                 client.queue.push(xid, SlotState::Answered(Answer { zxid: None, result }));
                 self.drain(conn);
+            } else if client.is_local() {
+                if !(matches!(op, Op::CloseSession) && self.close_local(conn, xid)) {
+                    self.hold(conn, xid, acked, op);
+                    self.open_local(conn);
+                }
             } else if client.queue.holds_writes() {
                 self.hold(conn, xid, acked, op);
             } else {
@@ -185,7 +190,7 @@ impl<N: Nodes> Replica<N> {
         Some(self.note_sign_of_life(conn))
     }
 
-    /// Keep a write until a read before it is answered.
+    /// Let a write wait.
     fn hold(&mut self, conn: ConnId, xid: Xid, acked: Xid, op: Op) {
         let Some(client) = self.clients.get_mut(&conn) else { return };
         if self.pendings.is_full() {
@@ -198,7 +203,7 @@ impl<N: Nodes> Replica<N> {
     }
 
     /// Put a write on its way.
-    fn submit(&mut self, conn: ConnId, write: Released) {
+    pub(super) fn submit(&mut self, conn: ConnId, write: Released) {
         let Some(client) = self.clients.get(&conn) else { return };
         let Some(open) = client.open() else { return };
         if self.pendings.is_full() {
@@ -246,6 +251,12 @@ impl<N: Nodes> Replica<N> {
                 self.session_created(conn, &answer);
                 None
             }
+            Waiter::Local { session, .. } => {
+                if let Err(fault) = answer.result {
+                    self.local_not_opened(session, fault.code);
+                }
+                None
+            }
             Waiter::Request { conn, slot } => {
                 let client = self.clients.get_mut(&conn)?;
                 let (xid, answer) = client.queue.answer(slot, answer)?;
@@ -282,7 +293,10 @@ impl<N: Nodes> Replica<N> {
                 SlotState::Read { op, .. } => self.perform(conn, xid, op),
                 SlotState::Sent | SlotState::Held { .. } => unreachable!("these are not taken out"),
             }
-            if barrier && let Some(client) = self.clients.get_mut(&conn) {
+            if barrier
+                && let Some(client) = self.clients.get_mut(&conn)
+                && !client.is_local()
+            {
                 for write in client.queue.release() {
                     self.pendings.let_go(write.held_bytes);
                     self.submit(conn, write);
@@ -320,7 +334,7 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    fn respond(&mut self, conn: ConnId, xid: Xid, answer: Answer) {
+    pub(super) fn respond(&mut self, conn: ConnId, xid: Xid, answer: Answer) {
         let zxid = answer.zxid.unwrap_or(self.applied);
         let response = Response { xid, zxid, result: answer.result };
         self.tell(conn, ServerMessage::Response(response));

@@ -45,6 +45,8 @@ pub struct Status {
     pub sessions: usize,
     /// The sessions attached to this server.
     pub local_sessions: usize,
+    /// Those of them, and of clients that may come back, which only this server knows.
+    pub unopened_sessions: usize,
     /// The connections of clients.
     pub connections: usize,
     /// The watches set at this server.
@@ -97,6 +99,7 @@ impl<N: Nodes> Replica<N> {
             followers: self.zab.followers().into_iter().map(follower).collect(),
             sessions: self.session_count,
             local_sessions: self.by_session.len(),
+            unopened_sessions: self.locals.len(),
             connections: self.clients.len(),
             watches: self.hub.watches(),
             nodes: meta.nodes,

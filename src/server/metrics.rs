@@ -144,6 +144,7 @@ pub(super) struct Levels {
     pub(super) committed: Gauge<u64, AtomicU64>,
     pub(super) last: Gauge<u64, AtomicU64>,
     pub(super) sessions: Gauge,
+    pub(super) unopened_sessions: Gauge,
     pub(super) watches: Gauge,
     pub(super) nodes: Gauge,
     pub(super) data_bytes: Gauge,
@@ -307,6 +308,7 @@ impl Levels {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         };
         count(&self.sessions, status.sessions as u64);
+        count(&self.unopened_sessions, status.unopened_sessions as u64);
         count(&self.watches, status.watches as u64);
         count(&self.nodes, status.nodes);
         count(&self.data_bytes, status.bytes);
@@ -327,6 +329,7 @@ impl Levels {
             ("has_leader", "1 if this server leads or follows", &self.has_leader),
             ("epoch", "The leader's epoch", &self.epoch),
             ("sessions", "Sessions of the ensemble", &self.sessions),
+            ("unopened_sessions", "Sessions this server keeps to itself", &self.unopened_sessions),
             ("watches", "Watches set at this server", &self.watches),
             ("nodes", "Nodes of the tree", &self.nodes),
             ("data_bytes", "Bytes of all paths and data", &self.data_bytes),

@@ -46,6 +46,8 @@ pub struct Settings {
     pub throttle_ms: Option<u32>,
     /// Whether clients that are content with it may read while no quorum can be reached.
     pub read_only: bool,
+    /// Whether new sessions are known to their server alone until they write.
+    pub local_sessions: bool,
     /// The four-letter words that are answered on the port of ZooKeeper's protocol.
     pub words: BTreeSet<Word>,
     /// How time passes.

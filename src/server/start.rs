@@ -278,6 +278,7 @@ fn replica_config(settings: &Settings) -> replica::Config {
         super_digest: settings.super_digest.as_ref().map(|digest| digest.reveal().to_owned()),
         throttle_ms: settings.throttle_ms,
         read_only: settings.read_only,
+        local_sessions: settings.local_sessions,
         members_text: Some(members_text(settings).into()),
     }
 }

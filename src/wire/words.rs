@@ -246,6 +246,7 @@ fn monitor(out: &mut String, facts: &Facts) {
     put("approximate_data_size", &status.bytes);
     put("max_file_descriptor_count", &facts.max_files);
     put("global_sessions", &status.sessions);
+    put("local_sessions", &status.unopened_sessions);
     put("uptime", &facts.uptime_ms);
     if status.role == Role::Leading && !facts.alone {
         let synced = status.followers.iter().filter(|follower| follower.in_sync).count();

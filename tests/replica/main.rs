@@ -40,6 +40,7 @@ scripts! {
     forwarding
     hand_over
     hub
+    local_sessions
     low_space
     no_clients
     one_server

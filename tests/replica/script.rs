@@ -25,7 +25,7 @@ pub(crate) fn run(script: &str) -> String {
         out.push('\n');
         let words: Vec<&str> = command.split_whitespace().collect();
         if let ["servers", count, ref rest @ ..] = words[..] {
-            let mut new = World::with(number(count), rest == ["read-only"]);
+            let mut new = World::with(number(count), rest.first().copied().unwrap_or_default());
             new.elect();
             world = Some(new);
         } else {
@@ -159,8 +159,17 @@ fn status(world: &mut World) {
         let line = match world.status(id) {
             None => format!("server {id}: down"),
             Some(it) => format!(
-                "server {id}: {:?} applied {} sessions {} local {} connections {} watches {}",
-                it.role, it.applied, it.sessions, it.local_sessions, it.connections, it.watches
+                "server {id}: {:?} applied {} sessions {} local {}{} connections {} watches {}",
+                it.role,
+                it.applied,
+                it.sessions,
+                it.local_sessions,
+                match it.unopened_sessions {
+                    0 => String::new(),
+                    unopened => format!(" unopened {unopened}"),
+                },
+                it.connections,
+                it.watches
             ),
         };
         world.log.push(line);

@@ -31,6 +31,8 @@ pub(crate) struct World {
     pub(crate) now_ms: u64,
     /// Whether servers without a leader serve those who are content to read.
     read_only: bool,
+    /// Whether a new session is known to its server alone until it writes.
+    local_sessions: bool,
     /// What clients were told, and what servers noted, since this was last taken.
     pub(crate) log: Vec<String>,
 }
@@ -75,11 +77,12 @@ pub(crate) fn server(number: u8) -> ServerId {
 impl World {
     /// `count` servers with empty disks.
     pub(crate) fn new(count: u8) -> World {
-        World::with(count, false)
+        World::with(count, "")
     }
 
-    /// The same; whether they serve those who are content to read while there is no leader.
-    pub(crate) fn with(count: u8, read_only: bool) -> World {
+    /// The same, with an option: `read-only` to serve those who are content to read while there is
+    /// no leader, or `local-sessions`.
+    pub(crate) fn with(count: u8, option: &str) -> World {
         let mut checkpoint = MemoryNodes::default();
         tree::found(&mut checkpoint);
         let mut world = World {
@@ -91,7 +94,8 @@ impl World {
             conns: 0,
             starts: 0,
             now_ms: 1_000_000,
-            read_only,
+            read_only: option == "read-only",
+            local_sessions: option == "local-sessions",
             log: Vec::new(),
         };
         for number in 1..=count {
@@ -128,6 +132,7 @@ impl World {
             super_digest: None,
             throttle_ms: Some(200),
             read_only: self.read_only,
+            local_sessions: self.local_sessions,
             members_text: None,
         };
         let server = self.servers.get_mut(&id).unwrap();

@@ -37,6 +37,8 @@ pub(crate) struct Knobs {
     pub(crate) disk: DiskKnobs,
     /// The mean time between two requests.
     pub(crate) work: u64,
+    /// Most starts of servers are with local sessions.
+    pub(crate) local_sessions: bool,
 }
 
 /// The faults of links.
@@ -126,6 +128,8 @@ impl Knobs {
             process: ProcessKnobs::draw(random),
             disk: DiskKnobs::draw(random),
             work: *random.pick(&[10, 30, 100, 300, 2000]) * MS,
+            // Whoever draws next draws the same again, so that it changes nothing else.
+            local_sessions: random.clone().chance(250),
         }
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) zab: zab::Config,
     /// The period of the tick, in ms.
     pub(crate) tick_ms: u32,
+    /// Whether a new session is known to this server alone until it writes.
+    pub(crate) local_sessions: bool,
 }
 
 /// Something that happens to a server.

@@ -30,6 +30,7 @@ impl Machine for Whole {
             super_digest: None,
             throttle_ms: None,
             read_only: false,
+            local_sessions: settings.local_sessions,
             members_text: None,
         };
         Whole { replica: Replica::new(config, disk, nodes) }

@@ -585,6 +585,7 @@ impl<'t, M: Machine, L: Load<M>> World<'t, M, L> {
 
     fn settings(&mut self, server: usize) -> Settings {
         let voters = self.knobs.voters;
+        let seed = self.random.bits();
         Settings {
             zab: zab::Config {
                 id: id(server),
@@ -592,13 +593,14 @@ impl<'t, M: Machine, L: Load<M>> World<'t, M, L> {
                 observers: (voters..self.servers.len()).map(id).collect(),
                 heartbeat_ticks: self.knobs.heartbeat_ticks,
                 silence_ticks: self.knobs.silence_ticks,
-                seed: self.random.bits(),
+                seed,
                 counter_limit: self.knobs.counter_limit,
                 window_entries: self.knobs.window_entries,
                 window_bytes: 1 << 20,
                 deliver_entries: self.knobs.deliver_entries,
             },
             tick_ms: u32::try_from(self.knobs.tick / MS).expect("a tick is short"),
+            local_sessions: self.knobs.local_sessions && !seed.is_multiple_of(4),
         }
     }
 

@@ -17,6 +17,7 @@ mod certificates;
 mod connect;
 #[path = "../differential/jute.rs"]
 mod jute;
+mod local;
 mod minority;
 mod native;
 mod script;

@@ -351,7 +351,7 @@ impl Client {
                 // It may have expired by now, if its server stood still before it could say this.
                 let created =
                     scene.model.has_session(session) || scene.model.ended(session).is_some();
-                assert!(created, "a session is created by a transaction");
+                assert!(created || scene.local_sessions, "a session is created by a transaction");
             }
         }
         self.session = Some(Session { id: session, secret, timeout });
@@ -373,8 +373,13 @@ impl Client {
         self.disconnect(scene.stage.now + wait, scene);
         if refused.code == ErrorCode::SessionExpired {
             let session = self.session().expect("only a session expires");
+            let unopened =
+                !scene.model.has_session(session) && scene.model.ended(session).is_none();
+            if scene.local_sessions && unopened {
+                scene.gone.insert(session);
+            }
             assert!(
-                scene.model.ended(session).is_some(),
+                scene.model.ended(session).is_some() || scene.gone.contains(&session),
                 "client {} is told that session {session} has ended, which it has not",
                 self.number + 1
             );
@@ -415,6 +420,11 @@ impl Client {
         let session = self.session().expect("it has one");
         if is_expiry(response) && scene.model.ended(session).is_some() {
             // It says nothing of the write, which may have been the session's last.
+            return;
+        }
+        let unopened = !scene.model.has_session(session) && scene.model.ended(session).is_none();
+        if matches!(sent.op, Op::CloseSession) && unopened && scene.local_sessions {
+            scene.gone.insert(session);
             return;
         }
         let Some(zxid) = scene.model.outcome(session, sent.xid) else {

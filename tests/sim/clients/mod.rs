@@ -62,6 +62,11 @@ pub(crate) struct Clients {
     owners: BTreeMap<SessionId, usize>,
     /// Writes that were answered as not done. They must never be done.
     rejected: BTreeSet<(SessionId, Xid)>,
+    /// Whether servers may keep sessions to themselves.
+    local_sessions: bool,
+    /// Sessions that had not been opened when their clients were told that they are over. They
+    /// must never be opened.
+    gone: BTreeSet<SessionId>,
     /// Who led an epoch, and since when it has led without interruption: a leader may begin several
     /// epochs in a row.
     leaders: BTreeMap<Epoch, (usize, u64)>,
@@ -80,6 +85,8 @@ struct Scene<'a, 'b> {
     model: &'a Model,
     owners: &'a mut BTreeMap<SessionId, usize>,
     rejected: &'a mut BTreeSet<(SessionId, Xid)>,
+    local_sessions: bool,
+    gone: &'a mut BTreeSet<SessionId>,
     servers: usize,
     delay: u64,
     values: &'a mut u64,
@@ -106,6 +113,8 @@ impl Clients {
             model: &self.model,
             owners: &mut self.owners,
             rejected: &mut self.rejected,
+            local_sessions: self.local_sessions,
+            gone: &mut self.gone,
             servers: self.servers,
             delay: self.delay,
             values: &mut self.values,
@@ -160,6 +169,10 @@ impl Clients {
             !self.rejected.contains(&(done.session, done.xid)) || done.result.is_err(),
             "{zxid} does what server {} said was not done: {done:?}",
             server + 1
+        );
+        assert!(
+            !self.gone.contains(&done.session) || done.result.is_err(),
+            "{zxid} is of a session whose client was told that it is over: {done:?}"
         );
         let Some(client) = self.owners.get(&done.session) else { return };
         let client = &self.clients[*client];
@@ -229,6 +242,8 @@ impl Load<Whole> for Clients {
             model: Model::new(),
             owners: BTreeMap::new(),
             rejected: BTreeSet::new(),
+            local_sessions: knobs.local_sessions,
+            gone: BTreeSet::new(),
             leaders: BTreeMap::new(),
             expired: BTreeMap::new(),
             leads_since: Vec::new(),
