@@ -21,9 +21,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use conclave_proto::message::Connect;
-use conclave_proto::{
-    ErrorCode, Op, Reply, Request, Secret, ServerId, SessionId, Xid, Zxid,
-};
+use conclave_proto::{ErrorCode, Op, Reply, Request, Secret, ServerId, SessionId, Xid, Zxid};
 use sha1::{Digest, Sha1};
 
 use crate::limits;

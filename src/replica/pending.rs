@@ -37,9 +37,9 @@ impl Waiter {
     /// The connection.
     pub(super) fn conn(self) -> ConnId {
         match self {
-            Waiter::Request { conn, .. }
-            | Waiter::Handshake(conn)
-            | Waiter::Local { conn, .. } => conn,
+            Waiter::Request { conn, .. } | Waiter::Handshake(conn) | Waiter::Local { conn, .. } => {
+                conn
+            }
         }
     }
 }
