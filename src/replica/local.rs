@@ -266,15 +266,13 @@ impl<N: Nodes> Replica<N> {
 
     /// A session was not opened.
     pub(super) fn local_not_opened(&mut self, session: SessionId, code: ErrorCode) {
-        match code {
-            ErrorCode::Unavailable => self.locals.again.push(session),
-            ErrorCode::SessionExpired | ErrorCode::NodeExists => self.end_local(session),
+        if code == ErrorCode::Unavailable {
+            self.locals.again.push(session);
+        } else if matches!(code, ErrorCode::SessionExpired | ErrorCode::NodeExists) {
+            self.end_local(session);
+        } else if let Some(&conn) = self.by_session.get(&session) {
             // The client keeps its writes, and comes back with them.
-            _ => {
-                if let Some(&conn) = self.by_session.get(&session) {
-                    self.send_away(conn);
-                }
-            }
+            self.send_away(conn);
         }
     }
 
