@@ -52,6 +52,8 @@ const GOODBYE: Duration = Duration::from_millis(100);
 /// Tasks run before the system is asked again for what is ready: enough for every connection that
 /// one question can return, so that a turn of the loop follows all of them.
 const TASKS_PER_POLL: u32 = 1024;
+/// With room for fewer clients than this, a server says so when it starts.
+const FEW_CLIENTS: usize = 100;
 
 /// Why a server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +111,14 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
     let clock = Clock::start();
     let files = raise_file_limit();
     let room = Room::of(settings, files);
+    if room.clients < FEW_CLIENTS {
+        tracing::warn!(
+            files,
+            clients = room.clients,
+            "the limit of open files leaves room for few clients: raise it (ulimit -n, or LimitNOFILE \
+             of systemd)"
+        );
+    }
     let metrics = Metrics::new();
     // Ports first: a server that is started twice says so before it touches anything.
     let runtime = Builder::new_current_thread()
