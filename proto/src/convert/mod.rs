@@ -9,7 +9,6 @@
 
 mod bounds;
 mod op;
-mod quick;
 mod reply;
 mod txn;
 mod value;
@@ -70,9 +69,7 @@ impl From<Invalid> for DecodeError {
 ///
 /// An operation that only servers ask for is encoded as one that no server knows.
 pub fn encode_client(message: &ClientMessage, out: &mut BytesMut) {
-    if !quick::encode_client(message, out) {
-        append(&op::client_to_wire(message), out);
-    }
+    append(&op::client_to_wire(message), out);
 }
 
 /// The client's message in a frame.
@@ -81,9 +78,6 @@ pub fn encode_client(message: &ClientMessage, out: &mut BytesMut) {
 /// [`DecodeError::BadRequest`] if it is a request that can only be refused, else
 /// [`DecodeError::Malformed`].
 pub fn decode_client(frame: Bytes) -> Result<ClientMessage, DecodeError> {
-    if let Some(message) = quick::decode_client(&frame) {
-        return Ok(message);
-    }
     bounds::check_client(&frame)?;
     op::client_from_wire(wire::ClientMessage::decode(frame)?)
 }
@@ -93,9 +87,7 @@ pub fn decode_client(frame: Bytes) -> Result<ClientMessage, DecodeError> {
 /// A listing that is too large for a client to accept ([`crate::limits::RESPONSE_FRAME_BYTES`],
 /// [`crate::limits::RESPONSE_ELEMENTS`]) is replaced by the error [`ErrorCode::TooLarge`].
 pub fn encode_server(message: &ServerMessage, out: &mut BytesMut) {
-    if !quick::encode_server(message, out) {
-        append(&reply::server_to_wire(message), out);
-    }
+    append(&reply::server_to_wire(message), out);
 }
 
 /// The server's message in a frame.
@@ -103,9 +95,6 @@ pub fn encode_server(message: &ServerMessage, out: &mut BytesMut) {
 /// # Errors
 /// If it is not a valid message.
 pub fn decode_server(frame: Bytes) -> Result<ServerMessage, DecodeError> {
-    if let Some(message) = quick::decode_server(&frame) {
-        return Ok(message);
-    }
     bounds::check_server(&frame)?;
     reply::server_from_wire(wire::ServerMessage::decode(frame)?)
 }
