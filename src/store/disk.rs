@@ -12,6 +12,9 @@ use rustix::fs::OFlags;
 
 use super::error::{IoContext, StoreError};
 
+/// What the system's cache holds a file in, and what writing past it is aligned to, in bytes.
+pub(super) const PAGE_BYTES: usize = 4096;
+
 /// A change that is about to be made.
 #[derive(Debug)]
 pub enum Step<'a> {

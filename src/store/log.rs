@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use conclave_proto::Zxid;
 
 use super::Home;
+use super::disk::PAGE_BYTES;
 use super::error::{IoContext, StoreError};
 use super::files::{Current, Promises, StateFile};
 use super::segment::{BODY_BYTES, HEADER_BYTES, Header, encode_record, record_bytes};
@@ -18,8 +19,6 @@ use crate::zab::{Entry, Position, Write};
 
 /// The bytes gathered in memory after which they are written without waiting for the sync.
 const BUFFER_BYTES: usize = 1 << 20;
-/// What the system's cache holds a file in.
-const PAGE_BYTES: u64 = 4096;
 
 /// Writes the log and the epochs. Owned by the log thread.
 ///
@@ -223,7 +222,7 @@ impl LogWriter {
         let end = *written + self.buffer.len() as u64;
         // Zeros up to the end of the last page, where nothing of this use lies yet: of a page that
         // is not in the cache, the system would have to read what a write leaves alone.
-        let whole = end.next_multiple_of(PAGE_BYTES).min(segment.size);
+        let whole = end.next_multiple_of(PAGE_BYTES as u64).min(segment.size);
         let zeros = usize::try_from(whole - end).expect("it is less than a page");
         self.buffer.resize(self.buffer.len() + zeros, 0);
         self.home.disk.write(file, &segment.path, *written, &self.buffer)?;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use super::Home;
-use super::disk::{Disk, list};
+use super::disk::{Disk, PAGE_BYTES, list};
 use super::error::{IoContext, StoreError};
 use super::log::{Active, Segment, activate, segment_path};
 use super::segment::{HEADER_BYTES, Header};
@@ -25,8 +25,6 @@ const FIRST_BYTES: u64 = 4 << 20;
 const KEPT: usize = 2;
 /// How much is filled with zeros between two syncs.
 const SLICE_BYTES: usize = 1 << 20;
-/// What writing past the system's cache is aligned to.
-const PAGE_BYTES: usize = 4096;
 
 /// The files that wait.
 #[derive(Debug)]
