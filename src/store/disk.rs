@@ -51,6 +51,14 @@ pub(super) struct Disk {
     probe: Option<Probe>,
 }
 
+/// A file that is written past the system's cache, if its file system can do that.
+#[derive(Debug)]
+pub(super) struct Uncached {
+    /// The file, to be read, synced, and written through the cache.
+    pub(super) file: File,
+    direct: Option<File>,
+}
+
 impl Disk {
     pub(super) fn new(probe: Option<Probe>) -> Disk {
         Disk { probe }
@@ -88,11 +96,16 @@ impl Disk {
         create().at("create", path)
     }
 
-    /// Open a file to write it past the system's cache, in whole pages; `None` if its file system
-    /// has no such thing.
-    pub(super) fn open_direct(&self, path: &Path) -> Option<File> {
+    /// Open a file to read it, and to write whole pages past the system's cache.
+    pub(super) fn open_uncached(&self, path: &Path) -> Result<Uncached, StoreError> {
+        Ok(self.uncached(self.open(path)?, path))
+    }
+
+    /// Write whole pages of this file past the system's cache from now on.
+    pub(super) fn uncached(&self, file: File, path: &Path) -> Uncached {
         let direct = OFlags::DIRECT.bits().cast_signed();
-        OpenOptions::new().write(true).custom_flags(direct).open(path).ok()
+        let direct = OpenOptions::new().write(true).custom_flags(direct).open(path).ok();
+        Uncached { file, direct }
     }
 
     /// Open a file to read and write it.
@@ -112,22 +125,27 @@ impl Disk {
             .at("write", path)
     }
 
-    /// Write through `direct`, which [`Disk::open_direct`] has opened; `false` if the file system
-    /// refuses this write, which then goes the usual way.
-    pub(super) fn write_direct(
+    /// Write whole pages that begin where a page of memory does; through the cache if the file
+    /// system refuses anything else, or this is not that.
+    pub(super) fn write_pages(
         &self,
-        direct: &File,
+        uncached: &mut Uncached,
         path: &Path,
         offset: u64,
         bytes: &[u8],
-    ) -> Result<bool, StoreError> {
+    ) -> Result<(), StoreError> {
+        let Some(direct) = &uncached.direct else {
+            return self.write(&uncached.file, path, offset, bytes);
+        };
         let written = self
             .step(&Step::Write(path, offset, bytes))
             .and_then(|()| direct.write_all_at(bytes, offset));
         match written {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
-            Err(error) => Err(error).at("write", path),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                uncached.direct = None;
+                self.write_pages(uncached, path, offset, bytes)
+            }
+            result => result.at("write", path),
         }
     }
 

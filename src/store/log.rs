@@ -1,19 +1,19 @@
 //! The log as it is written: whatever has queued up, with one write and one fdatasync.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use conclave_proto::Zxid;
 
 use super::Home;
-use super::disk::PAGE_BYTES;
+use super::disk::Uncached;
 use super::error::{IoContext, StoreError};
 use super::files::{Current, Promises, StateFile};
 use super::segment::{BODY_BYTES, HEADER_BYTES, Header, encode_record, record_bytes};
 use super::snapshot::{Installed, Received};
 use super::spare::Spares;
+use super::tail::Tail;
 use crate::limits::DIFF_WINDOW_BYTES;
 use crate::zab::{Entry, Position, Write};
 
@@ -32,8 +32,8 @@ pub struct LogWriter {
     /// The segments before the active one, oldest first.
     older: VecDeque<Segment>,
     active: Active,
-    /// Encoded records that are not written yet; they belong at `active.written`.
-    buffer: Vec<u8>,
+    /// The end of the active segment, with the records that are not written yet.
+    tail: Tail,
     /// The end of everything taken.
     end: Position,
     failed: bool,
@@ -50,7 +50,7 @@ pub(super) struct Segment {
 /// The segment that is written to.
 #[derive(Debug)]
 pub(super) struct Active {
-    pub(super) file: File,
+    pub(super) file: Uncached,
     pub(super) segment: Segment,
     pub(super) generation: u64,
     pub(super) seed: u32,
@@ -68,9 +68,10 @@ impl LogWriter {
         older: VecDeque<Segment>,
         active: Active,
         end: Position,
-    ) -> LogWriter {
-        let buffer = Vec::with_capacity(BUFFER_BYTES);
-        LogWriter { home, state, spares, older, active, buffer, end, failed: false }
+    ) -> Result<LogWriter, StoreError> {
+        let tail = Tail::of(&active.file.file, active.written, BUFFER_BYTES)
+            .at("read", &active.segment.path)?;
+        Ok(LogWriter { home, state, spares, older, active, tail, end, failed: false })
     }
 
     /// Take these writes, in order. They are durable after the next [`LogWriter::sync`].
@@ -99,8 +100,7 @@ impl LogWriter {
             | Write::CurrentEpoch(_)
             | Write::NeedsRepair => 0,
         };
-        let end = self.active.written + self.buffer.len() as u64;
-        end + writes.iter().map(bytes).sum::<u64>() <= self.active.segment.size
+        self.tail.end() + writes.iter().map(bytes).sum::<u64>() <= self.active.segment.size
     }
 
     /// Make everything taken so far durable: one write and one fdatasync for all of it.
@@ -203,38 +203,35 @@ impl LogWriter {
         assert!(entry.continues(self.end), "{} does not continue {}", entry.zxid, self.end.zxid);
         assert!(entry.body.len() <= BODY_BYTES, "an entry of {} bytes", entry.body.len());
         let bytes = record_bytes(entry.body.len());
-        let end = self.active.written + (self.buffer.len() + bytes) as u64;
-        if end > self.active.segment.size {
+        if self.tail.end() + bytes as u64 > self.active.segment.size {
             self.roll(self.end, false, bytes)?;
-        } else if self.buffer.len() + bytes > BUFFER_BYTES {
+        } else if self.tail.len() + bytes > BUFFER_BYTES {
             self.write_out()?;
         }
-        encode_record(self.active.seed, entry, self.active.synced, &mut self.buffer);
+        let Active { seed, synced, .. } = self.active;
+        self.tail.push(bytes, |out| encode_record(seed, entry, synced, out));
         self.end = entry.position();
         Ok(())
     }
 
     fn write_out(&mut self) -> Result<(), StoreError> {
-        if self.buffer.is_empty() {
+        let Active { file, segment, written, .. } = &mut self.active;
+        let end = self.tail.end();
+        if end == *written {
             return Ok(());
         }
-        let Active { file, segment, written, .. } = &mut self.active;
-        let end = *written + self.buffer.len() as u64;
-        // Zeros up to the end of the last page, where nothing of this use lies yet: of a page that
-        // is not in the cache, the system would have to read what a write leaves alone.
-        let whole = end.next_multiple_of(PAGE_BYTES as u64).min(segment.size);
-        let zeros = usize::try_from(whole - end).expect("it is less than a page");
-        self.buffer.resize(self.buffer.len() + zeros, 0);
-        self.home.disk.write(file, &segment.path, *written, &self.buffer)?;
+        let disk = &self.home.disk;
+        self.tail.write(segment.size, |offset, pages| {
+            disk.write_pages(file, &segment.path, offset, pages)
+        })?;
         *written = end;
-        self.buffer.clear();
-        self.spares.prepare(segment.size, *written)
+        self.spares.prepare(segment.size, end)
     }
 
     fn make_durable(&mut self) -> Result<(), StoreError> {
         self.write_out()?;
         if self.active.written > self.active.synced {
-            self.home.disk.sync(&self.active.file, &self.active.segment.path)?;
+            self.home.disk.sync(&self.active.file.file, &self.active.segment.path)?;
             self.active.synced = self.active.written;
         }
         Ok(())
@@ -264,6 +261,7 @@ impl LogWriter {
         self.make_durable()?;
         let generation = self.active.generation + 1;
         let new = self.spares.begin(generation, base, reset, room)?;
+        self.tail.restart(new.written);
         self.end = base;
         self.older.push_back(std::mem::replace(&mut self.active, new).segment);
         while self.older.back().is_some_and(|segment| segment.base.zxid >= base.zxid && !reset) {
@@ -286,7 +284,7 @@ pub(super) fn generation_of(name: &str) -> Option<u64> {
 }
 
 /// Where a segment begins to be written.
-pub(super) fn activate(file: File, path: PathBuf, header: &Header) -> Active {
+pub(super) fn activate(file: Uncached, path: PathBuf, header: &Header) -> Active {
     Active {
         file,
         segment: Segment { path, size: header.size, base: header.base },

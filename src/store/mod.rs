@@ -28,6 +28,7 @@ mod recovery;
 mod segment;
 mod snapshot;
 mod spare;
+mod tail;
 mod verify;
 
 use std::path::PathBuf;

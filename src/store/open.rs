@@ -103,7 +103,7 @@ fn form(home: Home) -> Result<Opened, StoreError> {
     owner.formed = true;
     owner.write(&home.disk, &home.dir)?;
     let end = Position::default();
-    let log = LogWriter::new(home.clone(), state, spares, VecDeque::new(), active, end);
+    let log = LogWriter::new(home.clone(), state, spares, VecDeque::new(), active, end)?;
     Ok(Opened { log, nodes, durable, report, home })
 }
 
@@ -209,7 +209,7 @@ impl Recovery {
         let mut spares = Spares::open(&self.home)?;
         let active = log.active.expect("a log that reaches the tree has a segment");
         // What the last process wrote may not be durable yet, and is relied on from here on.
-        self.home.disk.sync(&active.file, &active.segment.path)?;
+        self.home.disk.sync(&active.file.file, &active.segment.path)?;
         let mut older = log.older;
         older.retain(|segment| segment.base.zxid < log.end.zxid);
         let unclean = log.cut_bytes > 0 || !self.damage.is_empty();
@@ -295,7 +295,7 @@ impl Recovery {
             needs_repair: promises.needs_repair,
         };
         let report = RecoveryReport { new: false, cut_bytes, damage: self.damage };
-        let log = LogWriter::new(self.home.clone(), self.state, spares, older, active, end);
+        let log = LogWriter::new(self.home.clone(), self.state, spares, older, active, end)?;
         Ok(Opened { log, nodes, durable, report, home: self.home })
     }
 }

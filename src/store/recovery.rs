@@ -71,7 +71,8 @@ pub(super) fn read_log(
     let active = found.live.pop().map(|last| {
         let offset = last.offset;
         let (path, header) = (last.path.clone(), last.header.clone());
-        let mut active = activate(last.into_file(), path, &header);
+        let file = home.disk.uncached(last.into_file(), &path);
+        let mut active = activate(file, path, &header);
         active.written = offset;
         active.synced = offset;
         active

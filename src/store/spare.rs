@@ -4,8 +4,7 @@
 //! goes on in a thread of its own, a slice at a time, so that no write waits for it, and past the
 //! system's cache where that is possible: to copy zeros into it would cost more than the rest.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -120,9 +119,9 @@ impl Spares {
         let identity = self.home.identity.clone();
         let header = Header { identity, generation, salt, reset, base, size: spare.size };
         let disk = &self.home.disk;
-        let file = disk.open(&spare.path)?;
-        disk.write(&file, &spare.path, 0, &header.encode())?;
-        disk.sync(&file, &spare.path)?;
+        let file = disk.open_uncached(&spare.path)?;
+        disk.write(&file.file, &spare.path, 0, &header.encode())?;
+        disk.sync(&file.file, &spare.path)?;
         let path = segment_path(&self.home.log_dir, generation);
         disk.rename(&spare.path, &path)?;
         disk.sync_dir(&self.home.log_dir)?;
@@ -164,35 +163,16 @@ impl Drop for Spares {
 /// Create a file of zeros that lie on the disk, so that writing there later needs no allocation.
 fn fill(disk: &Disk, path: PathBuf, size: u64, stop: &AtomicBool) -> Result<Spare, StoreError> {
     let file = disk.create(&path)?;
-    fill_slices(disk, &file, &path, size, stop)?;
-    Ok(Spare { path, size })
-}
-
-fn fill_slices(
-    disk: &Disk,
-    file: &File,
-    path: &Path,
-    size: u64,
-    stop: &AtomicBool,
-) -> Result<(), StoreError> {
+    let mut file = disk.uncached(file, &path);
     // What goes past the cache has to begin where a page does.
     let zeros = vec![0; SLICE_BYTES + PAGE_BYTES];
     let zeros = &zeros[zeros.as_ptr().align_offset(PAGE_BYTES)..];
-    let mut direct = disk.open_direct(path);
     let mut filled = 0;
     while filled < size && !stop.load(Ordering::Relaxed) {
         let slice = usize::try_from(size - filled).unwrap_or(usize::MAX).min(SLICE_BYTES);
-        let zeros = &zeros[..slice];
-        if let Some(past) = &direct
-            && !disk.write_direct(past, path, filled, zeros)?
-        {
-            direct = None;
-        }
-        if direct.is_none() {
-            disk.write(file, path, filled, zeros)?;
-        }
-        disk.sync(file, path)?;
+        disk.write_pages(&mut file, &path, filled, &zeros[..slice])?;
+        disk.sync(&file.file, &path)?;
         filled += slice as u64;
     }
-    Ok(())
+    Ok(Spare { path, size })
 }
