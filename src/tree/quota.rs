@@ -135,8 +135,8 @@ fn text(node: &Node) -> &str {
 /// The node whose usage is kept at `path`, if that is such a place.
 pub(super) fn counted_at(path: &ZPath) -> Option<ZPath> {
     let subject = path.as_str().strip_prefix(QUOTA)?.strip_suffix(STATS)?;
-    let has_one = !subject.is_empty() && !is_system(subject);
-    has_one.then(|| ZPath::new(subject).expect("a part of a path that begins with a slash"))
+    // What only begins like the quotas' own directory, such as /zookeeper/quotas, has no subject.
+    ZPath::new(subject).ok().filter(|subject| !is_system(subject.as_str()))
 }
 
 fn is_system(path: &str) -> bool {

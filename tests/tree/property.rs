@@ -52,6 +52,10 @@ fn quotas() -> Vec<&'static str> {
         "/zookeeper/quota/a/b",
         "/zookeeper/quota/a/b/zookeeper_stats",
         "/zookeeper/quota/a/b/zookeeper_limits",
+        // These only look like it.
+        "/zookeeper/quotas",
+        "/zookeeper/quotas/zookeeper_stats",
+        "/zookeeper/quota/zookeeper_stats",
     ]
 }
 
