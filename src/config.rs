@@ -344,6 +344,7 @@ impl Config {
             timing: self.timing()?,
             storage: self.storage()?,
             lost_data: false,
+            pid_file: None,
             exposed,
             super_digest: self.super_digest()?,
             throttle_ms: (self.throttle_ms > 0).then_some(self.throttle_ms),

@@ -32,27 +32,38 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let layout = Layout { servers: args.servers, dir: args.dir.clone(), port_base: args.port_base };
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let start = async {
-        let ensemble = Ensemble::start(layout).await?;
-        let leader = ensemble.leader().await?;
-        anyhow::Ok((ensemble, leader))
+    let mut ensemble = Ensemble::claim(layout.clone())?;
+    let outcome = tokio::select! {
+        outcome = watch_over(&mut ensemble, &layout) => outcome,
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
     };
-    let (mut ensemble, leader) = tokio::select! {
-        started = start => started?,
-        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
-        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
-    };
-    greet(&ensemble, leader);
-    loop {
-        tokio::select! {
-            (id, how) = ensemble.next_end() => report_end(&ensemble, id, &how).await,
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
-        }
-    }
     ensemble.stop().await;
+    outcome?;
     say!("Stopped. The data stays in {}.", args.dir.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Starts the servers, and tells of each one that ends and of who leads then.
+async fn watch_over(ensemble: &mut Ensemble, layout: &Layout) -> anyhow::Result<()> {
+    ensemble.start_all().await?;
+    greet(ensemble, layout.leader().await?);
+    let mut is_leader_known = true;
+    loop {
+        tokio::select! {
+            (id, how) = ensemble.next_end() => {
+                report_end(layout, id, &how);
+                is_leader_known = false;
+            }
+            leader = layout.leader(), if !is_leader_known => {
+                match leader {
+                    Ok(leader) => say!("Server {leader} leads."),
+                    Err(error) => say!("{error:#}"),
+                }
+                is_leader_known = true;
+            }
+        }
+    }
 }
 
 fn greet(ensemble: &Ensemble, leader: u8) {
@@ -82,13 +93,8 @@ fn greet(ensemble: &Ensemble, leader: u8) {
     say!("\nCtrl-C stops the servers; the data stays in {}.", layout.dir.display());
 }
 
-async fn report_end(ensemble: &Ensemble, id: u8, how: &str) {
+fn report_end(layout: &Layout, id: u8, how: &str) {
     say!("\nServer {id} has ended ({how}). Start it again with:");
-    let layout = ensemble.layout();
     let (config, pid) = (layout.config_file(id), layout.pid_file(id));
     say!("  conclave serve --config {} --pid-file {} &", config.display(), pid.display());
-    match ensemble.leader().await {
-        Ok(leader) => say!("Server {leader} leads."),
-        Err(error) => say!("{error:#}"),
-    }
 }

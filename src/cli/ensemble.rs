@@ -1,6 +1,8 @@
 //! An ensemble of real server processes on this machine: what `dev` and `bench --spawn` run.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Write as _};
+use std::net::TcpListener;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -17,6 +19,8 @@ use super::status::{self, MemberStatus};
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a server may take to leave.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the servers of a `conclave dev` that was killed may take to leave their ports.
+const PORTS_DEADLINE: Duration = Duration::from_secs(3);
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(25);
 /// Each server has this many ports.
@@ -103,6 +107,81 @@ impl Layout {
         Ok(())
     }
 
+    /// Makes the directory, and keeps everybody else from starting servers in it while the file
+    /// that is returned is open.
+    fn claim(&self) -> anyhow::Result<File> {
+        let dir = self.dir.display();
+        fs::create_dir_all(&self.dir).with_context(|| format!("creating {dir}"))?;
+        let path = self.dir.join("lock");
+        let open = OpenOptions::new().create(true).append(true).open(&path);
+        let mut file = open.with_context(|| format!("opening {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let owner = fs::read_to_string(&path).unwrap_or_default();
+                bail!(
+                    "process {} has servers in {dir}: stop it, or choose another --dir and \
+                     --port-base",
+                    owner.trim()
+                );
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("locking {}", path.display()));
+            }
+        }
+        file.set_len(0)?;
+        writeln!(file, "{}", std::process::id())?;
+        Ok(file)
+    }
+
+    /// Waits until nobody listens on the ports of the servers.
+    async fn wait_for_ports(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PORTS_DEADLINE;
+        // A server that is alone has no port for others.
+        let offsets: &[u16] = if self.servers == 1 { &[0, 2, 3] } else { &[0, 1, 2, 3] };
+        for id in self.ids() {
+            for &offset in offsets {
+                let port = self.port(id, offset);
+                while let Err(error) = TcpListener::bind(("127.0.0.1", port)) {
+                    ensure!(
+                        error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline,
+                        "cannot listen on 127.0.0.1:{port} ({error}): stop what uses it, or \
+                         choose another --port-base"
+                    );
+                    sleep(POLL).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What each server says of itself; `None` for one that does not answer.
+    async fn status(&self) -> Vec<Option<MemberStatus>> {
+        let addresses: Vec<_> = self.ids().map(|id| self.admin_address(id)).collect();
+        let answers = status::ask_all(&addresses).await.into_iter();
+        answers.map(|(_, answer)| Some(answer.ok()?.0)).collect()
+    }
+
+    /// The number of the server that leads, as soon as one does.
+    ///
+    /// # Errors
+    /// If none does within the deadline.
+    pub(super) async fn leader(&self) -> anyhow::Result<u8> {
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            let members = self.status().await;
+            if let Some(leader) = members.iter().flatten().find(|status| status.leads()) {
+                return Ok(leader.id);
+            }
+            ensure!(Instant::now() < deadline, "no server leads: {}", self.describe_logs());
+            sleep(POLL).await;
+        }
+    }
+
+    fn describe_logs(&self) -> String {
+        format!("see the files {}/*/log", self.dir.display())
+    }
+
     /// The configuration of one server, as a file that a person can read and start it with.
     fn config(&self, id: u8) -> anyhow::Result<String> {
         let data = std::path::absolute(self.server_dir(id))?;
@@ -141,6 +220,8 @@ impl Layout {
 pub(super) struct Ensemble {
     layout: Layout,
     servers: Vec<Server>,
+    /// Nobody else starts servers in the directory while it is open.
+    _claim: File,
 }
 
 #[derive(Debug)]
@@ -150,19 +231,25 @@ struct Server {
 }
 
 impl Ensemble {
-    /// Writes the configurations, starts every server, and waits until all of them serve.
+    /// An ensemble whose directory nobody else has, before its servers are started.
+    ///
+    /// # Errors
+    /// If there cannot be such an ensemble, or another process has servers in its directory.
+    pub(super) fn claim(layout: Layout) -> anyhow::Result<Ensemble> {
+        layout.check()?;
+        let claim = layout.claim()?;
+        Ok(Ensemble { layout, servers: Vec::new(), _claim: claim })
+    }
+
+    /// Claims the directory, writes the configurations, starts every server, and waits until all of
+    /// them serve.
     ///
     /// # Errors
     /// If a file cannot be written, or a server ends or does not serve in time: with the last
     /// lines it logged.
     pub(super) async fn start(layout: Layout) -> anyhow::Result<Ensemble> {
-        layout.check()?;
-        let mut ensemble = Ensemble { layout, servers: Vec::new() };
-        for id in ensemble.layout.ids() {
-            let process = spawn(&ensemble.layout, id)?;
-            ensemble.servers.push(Server { id, process });
-        }
-        match ensemble.wait_until_serving().await {
+        let mut ensemble = Ensemble::claim(layout)?;
+        match ensemble.start_all().await {
             Ok(()) => Ok(ensemble),
             Err(error) => {
                 ensemble.stop().await;
@@ -171,37 +258,21 @@ impl Ensemble {
         }
     }
 
+    /// Starts every server and waits until all of them serve.
+    ///
+    /// # Errors
+    /// As [`Ensemble::start`]; servers that have been started go on.
+    pub(super) async fn start_all(&mut self) -> anyhow::Result<()> {
+        self.layout.wait_for_ports().await?;
+        for id in self.layout.ids() {
+            self.restart(id)?;
+        }
+        self.wait_until_serving().await
+    }
+
     /// Where it lives.
     pub(super) fn layout(&self) -> &Layout {
         &self.layout
-    }
-
-    /// What each server says of itself; `None` for one that does not answer.
-    pub(super) fn status(&self) -> Vec<(u8, Option<MemberStatus>)> {
-        let mut all = Vec::new();
-        for id in self.layout.ids() {
-            all.push((id, status::fetch(&self.layout.admin_address(id)).ok()));
-        }
-        all
-    }
-
-    /// The number of the server that leads, as soon as one does.
-    ///
-    /// # Errors
-    /// If none does within the deadline.
-    pub(super) async fn leader(&self) -> anyhow::Result<u8> {
-        let deadline = Instant::now() + START_DEADLINE;
-        loop {
-            let members = self.status();
-            let leads = |(id, status): &(u8, Option<MemberStatus>)| {
-                status.as_ref().is_some_and(MemberStatus::leads).then_some(*id)
-            };
-            if let Some(id) = members.iter().find_map(leads) {
-                return Ok(id);
-            }
-            ensure!(Instant::now() < deadline, "no server leads: {}", self.describe_logs());
-            sleep(POLL).await;
-        }
     }
 
     /// The process id of one server.
@@ -244,7 +315,7 @@ impl Ensemble {
         kill_process(pid, signal).with_context(|| format!("signalling server {id}"))
     }
 
-    /// Starts a server again that has ended.
+    /// Starts a server that does not run.
     ///
     /// # Errors
     /// If it cannot be started.
@@ -284,6 +355,10 @@ impl Ensemble {
         }
     }
 
+    /// Waits until every server serves.
+    ///
+    /// # Errors
+    /// If one ends, or does not serve in time.
     pub(super) async fn wait_until_serving(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_DEADLINE;
         loop {
@@ -293,22 +368,18 @@ impl Ensemble {
                     bail!("server {} ended ({status}); it said:\n{log}", server.id);
                 }
             }
-            let members = self.status();
-            if members.iter().all(|(_, status)| status.as_ref().is_some_and(MemberStatus::serves)) {
+            let members = self.layout.status().await;
+            if members.iter().all(|status| status.as_ref().is_some_and(MemberStatus::serves)) {
                 return Ok(());
             }
             ensure!(
                 Instant::now() < deadline,
                 "not every server serves after {} s: {}",
                 START_DEADLINE.as_secs(),
-                self.describe_logs()
+                self.layout.describe_logs()
             );
             sleep(POLL).await;
         }
-    }
-
-    fn describe_logs(&self) -> String {
-        format!("see the files {}/*/log", self.layout.dir.display())
     }
 }
 

@@ -1,6 +1,5 @@
 //! `conclave serve`.
 
-use std::fs;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,7 +31,7 @@ Examples:
     conclave serve --config /etc/conclave.toml --set timing.silence_ms=3000
 
 Exit codes: 0 stopped as asked; 69 an address cannot be listened on; 70 the state differs from the
-leader's; 73 the data directory cannot be used; 74 the disk failed; 78 wrong configuration.
+leader's; 73 the data directory, or the file of --pid-file, cannot be used; 74 the disk failed; 78 wrong configuration.
 docs/OPERATING.md explains every key, metric and message.")]
 pub(super) struct Args {
     /// Read this configuration
@@ -94,7 +93,7 @@ pub(super) struct Args {
     /// in no vote until the others have brought back what it had
     #[arg(long)]
     lost_data: bool,
-    /// Write the process id into this file
+    /// Write the process id into this file, once the ports and the data are this server's
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
     /// Stop, in good order, when the standard input ends: when the process that started this one
@@ -137,16 +136,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         tracing::error!("the server stops because of a bug: {bug}");
         std::process::abort();
     }));
-    if let Some(file) = &args.pid_file {
-        fs::write(file, format!("{}\n", std::process::id()))
-            .with_context(|| format!("writing the process id to {}", file.display()))?;
-    }
     if args.stop_with_stdin {
         std::thread::Builder::new().name("stdin".into()).spawn(stop_with_stdin)?;
     }
-    let lost_data = args.lost_data;
+    let (lost_data, pid_file) = (args.lost_data, args.pid_file.clone());
     let settings = match configure(args).and_then(Config::validate) {
-        Ok(settings) => server::Settings { lost_data, ..settings },
+        Ok(settings) => server::Settings { lost_data, pid_file, ..settings },
         Err(error) => {
             tracing::error!("{error}");
             return Ok(ExitCode::from(server::EXIT_CONFIG));

@@ -1,11 +1,13 @@
 //! `conclave status`.
 
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::connect::Servers;
@@ -42,7 +44,7 @@ pub(super) struct Args {
 /// What a server says of itself, as far as it matters here: docs/OPERATING.md has it all.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct MemberStatus {
-    id: u8,
+    pub(super) id: u8,
     role: String,
     leader: Option<u8>,
     epoch: u32,
@@ -77,15 +79,7 @@ impl MemberStatus {
 }
 
 /// A server's address, and what it says of itself or why it does not.
-type Answer = (String, Result<(MemberStatus, Value), String>);
-
-/// Asks one server how it is.
-///
-/// # Errors
-/// If it does not answer in time.
-pub(super) fn fetch(admin: &str) -> anyhow::Result<MemberStatus> {
-    Ok(ask(admin)?.0)
-}
+pub(super) type Answer = (String, Result<(MemberStatus, Value), String>);
 
 fn ask(admin: &str) -> anyhow::Result<(MemberStatus, Value)> {
     let agent: ureq::Agent =
@@ -99,11 +93,11 @@ fn ask(admin: &str) -> anyhow::Result<(MemberStatus, Value)> {
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let addresses = admin_addresses(&args)?;
     let deadline = Instant::now() + args.servers.timeout();
-    let mut answers = ask_all(&addresses);
+    let mut answers = ask_all(&addresses).await;
     while args.wait && !is_whole(&answers) {
         ensure!(Instant::now() < deadline, "not every server is up to date:\n{}", table(&answers));
         sleep(POLL).await;
-        answers = ask_all(&addresses);
+        answers = ask_all(&addresses).await;
     }
     if args.leader {
         let leads = |(_, answer): &Answer| {
@@ -125,9 +119,29 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if led { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
-fn ask_all(addresses: &[String]) -> Vec<Answer> {
-    let ask = |address: &String| (address.clone(), ask(address).map_err(|e| format!("{e:#}")));
-    addresses.iter().map(ask).collect()
+/// Asks all servers at once how they are, each on a thread of its own, which ends within the
+/// deadline for an answer.
+pub(super) async fn ask_all(addresses: &[String]) -> Vec<Answer> {
+    let asked: Vec<_> = addresses.iter().map(|address| ask_aside(address.clone())).collect();
+    let mut answers = Vec::with_capacity(asked.len());
+    for (address, answer) in addresses.iter().zip(asked) {
+        let answer = match answer {
+            Ok(answer) => answer.await.map_err(anyhow::Error::from).flatten(),
+            Err(error) => Err(error.into()),
+        };
+        answers.push((address.clone(), answer.map_err(|error| format!("{error:#}"))));
+    }
+    answers
+}
+
+type Asked = oneshot::Receiver<anyhow::Result<(MemberStatus, Value)>>;
+
+fn ask_aside(admin: String) -> std::io::Result<Asked> {
+    let (reply, answer) = oneshot::channel();
+    // Nobody may wait for the answer any more.
+    let ask = move || reply.send(ask(&admin)).ok();
+    thread::Builder::new().name("status".into()).spawn(ask)?;
+    Ok(answer)
 }
 
 /// All answer and serve, and the leader knows of no one who lags.

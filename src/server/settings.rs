@@ -56,6 +56,8 @@ pub struct Settings {
     pub storage: StorageSettings,
     /// The server has run before and has lost what it had.
     pub lost_data: bool,
+    /// Where the process id is written once the ports and the data are this server's.
+    pub pid_file: Option<PathBuf>,
     /// What is served in plaintext although other machines can reach it, for people.
     pub exposed: Vec<String>,
     /// How clients and servers make sure of each other; `None`: everything is plaintext.

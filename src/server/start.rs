@@ -1,8 +1,10 @@
 //! How a server starts and how it stops.
 
 use std::cell::Cell;
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,6 +73,14 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The process id cannot be written down.
+    #[error("cannot write the process id to {}: {source}", file.display())]
+    PidFile {
+        /// Where.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A certificate or a key cannot be used.
     #[error("cannot use {0}")]
     Keys(#[from] KeysError),
@@ -95,7 +105,9 @@ impl StartError {
     /// The code with which the process should exit.
     pub fn exit_code(&self) -> u8 {
         match self {
-            StartError::Store(StoreError::Unusable { .. }) => EXIT_DATA,
+            StartError::Store(StoreError::Unusable { .. }) | StartError::PidFile { .. } => {
+                EXIT_DATA
+            }
             StartError::Store(_) => u8::try_from(EXIT_STORAGE).expect("an exit code fits"),
             StartError::Keys(_) => EXIT_CONFIG,
             StartError::Listen { .. } | StartError::System(_) => EXIT_UNAVAILABLE,
@@ -136,6 +148,9 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
             ..store::Options::default()
         };
         let opened = store::open(&settings.data_dir, &identity, options)?;
+        if let Some(file) = &settings.pid_file {
+            write_pid(file)?;
+        }
         announce(settings, &ports, &opened, clock);
         let fixed = Fixed { settings, clock, files, room, metrics };
         let stop = start(fixed, ports, opened)?;
@@ -143,6 +158,11 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+fn write_pid(file: &Path) -> Result<(), StartError> {
+    fs::write(file, format!("{}\n", std::process::id()))
+        .map_err(|source| StartError::PidFile { file: file.into(), source })
 }
 
 /// Allows as many open files as the system lets us. Returns how many there may be.

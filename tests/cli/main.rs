@@ -12,6 +12,7 @@ mod failover;
 #[allow(dead_code, reason = "each test program uses a part of it")]
 mod harness;
 mod held;
+mod operate;
 #[path = "../common/ports.rs"]
 mod ports;
 mod recipes;

@@ -26,7 +26,7 @@ pub(super) async fn measure(load: &Load, ensemble: &mut Ensemble) -> anyhow::Res
     while started.elapsed() < load.time || tally.operations() == 0 {
         let writers = open_writers(load, &all).await?;
         sleep(CALM).await;
-        let leader = ensemble.leader().await?;
+        let leader = ensemble.layout().leader().await?;
         match load.kind {
             Kind::Freeze => ensemble.signal(leader, Signal::STOP)?,
             Kind::HandOver => ensemble.end(leader).await?,

@@ -1,0 +1,112 @@
+//! Ensembles that are started, started twice, damaged and stopped.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::held::{Aside, wait_until};
+use super::{Dev, Ports, TempDir};
+
+fn conclave(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_conclave"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// Runs a command that ends by itself; its exit code, and what it complained of.
+fn run(args: &[&str]) -> (Option<i32>, String) {
+    let home = TempDir::new().unwrap();
+    let complaints = home.path().join("stderr");
+    let mut command = conclave(args);
+    command.stderr(File::create(&complaints).unwrap());
+    (Aside::of(command).code(), fs::read_to_string(complaints).unwrap())
+}
+
+fn kill(pid: &str) {
+    assert!(Command::new("kill").args(["-s", "KILL", pid]).status().unwrap().success());
+}
+
+/// `conclave dev` with three servers, as soon as it has said what to type next, and who leads.
+fn three_servers(dir: &Path, ports: &Ports) -> (Aside, u8) {
+    let mut dev = conclave(&["dev", "--port-base", &ports.first().to_string(), "--dir"]);
+    dev.arg(dir);
+    let mut dev = Aside::of(dev);
+    let first = dev.line();
+    let leader = first.strip_prefix("3 servers run; server ").unwrap();
+    let leader = leader.strip_suffix(" leads.").unwrap().parse().unwrap();
+    while !dev.line().contains("Ctrl-C") {}
+    (dev, leader)
+}
+
+fn pid(dir: &Path, id: u8) -> String {
+    fs::read_to_string(dir.join(format!("{id}/pid"))).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_second_start_leaves_what_the_running_servers_have_alone() {
+    let dev = Dev::start();
+    let dir = dev.home.path().join("data");
+    let [pid, config] = ["1/pid", "1/conclave.toml"].map(|name| dir.join(name));
+    let files = || [&pid, &config].map(|file| fs::read_to_string(file).unwrap());
+    let before = files();
+    for port in [dev.ports.first(), dev.ports.first() + 50] {
+        let again = ["dev", "--servers", "1", "--port-base", &port.to_string(), "--dir"];
+        let (code, said) = run(&[&again[..], &[dir.to_str().unwrap()]].concat());
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(&format!("process {}", dev.process.id())), "{said}");
+        assert_eq!(files(), before);
+    }
+    let (pid, config) = (pid.to_str().unwrap(), config.to_str().unwrap());
+    let serve = ["serve", "--config", config, "--pid-file", pid];
+    assert_eq!(run(&serve).0, Some(69), "the ports are in use");
+    assert_eq!(files(), before);
+    let elsewhere = ["client", "zookeeper", "peer", "admin"]
+        .map(|port| format!("--{port}=127.0.0.1:0"))
+        .to_vec();
+    let elsewhere: Vec<_> = serve.into_iter().chain(elsewhere.iter().map(String::as_str)).collect();
+    assert_eq!(run(&elsewhere).0, Some(73), "the data is in use");
+    assert_eq!(files(), before);
+}
+
+#[test]
+fn dev_tells_of_every_server_that_ends_and_stops_when_asked_without_a_leader() {
+    let (home, ports) = (TempDir::new().unwrap(), Ports::claim());
+    let (mut dev, leader) = three_servers(home.path(), &ports);
+    let follower = leader % 3 + 1;
+    let pids = [1, 2, 3].map(|id| pid(home.path(), id));
+    let pid = |id: u8| &pids[usize::from(id) - 1];
+    for id in [leader, follower] {
+        kill(pid(id));
+    }
+    for _ in [leader, follower] {
+        while !dev.line().contains("has ended") {}
+    }
+    let last = pid(follower % 3 + 1);
+    dev.signal("INT");
+    assert_eq!(dev.code(), Some(0));
+    assert!(!Path::new(&format!("/proc/{last}")).exists(), "its servers end with it");
+}
+
+#[test]
+fn dev_that_is_stopped_while_it_starts_ends_its_servers_first() {
+    let (home, ports) = (TempDir::new().unwrap(), Ports::claim());
+    let mut dev = conclave(&["dev", "--port-base", &ports.first().to_string(), "--dir"]);
+    dev.arg(home.path());
+    let mut dev = Aside::of(dev);
+    let (log, written) = (home.path().join("3/log"), home.path().join("1/pid"));
+    wait_until("its servers start", || log.exists() && written.exists());
+    dev.signal("INT");
+    assert_eq!(dev.code(), Some(0));
+    let gone = pid(home.path(), 1);
+    assert!(!Path::new(&format!("/proc/{gone}")).exists(), "its servers end with it");
+}
+
+#[test]
+fn dev_starts_again_at_once_after_it_was_killed() {
+    let (home, ports) = (TempDir::new().unwrap(), Ports::claim());
+    let (dev, _) = three_servers(home.path(), &ports);
+    dev.signal("KILL");
+    let (mut dev, _) = three_servers(home.path(), &ports);
+    dev.signal("INT");
+    assert_eq!(dev.code(), Some(0));
+}
