@@ -19,6 +19,8 @@ use crate::wire::Word;
 
 /// A smaller map for the tree would not hold what a checkpoint and a snapshot need beside it.
 const SMALLEST_MAP_GB: u32 = 4;
+/// Half of the address space that a process has on today's machines.
+const LARGEST_MAP_GB: u32 = 65_536;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +34,12 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not TOML, has an unknown key, or a value of the wrong type.
-    #[error("the configuration in {origin} cannot be used: {}", source.to_string().trim_end())]
+    #[error("the configuration in {origin} cannot be used: {problem}")]
     Parse {
         /// The file, or the flag.
         origin: String,
-        /// Where and why.
-        source: Box<toml::de::Error>,
+        /// Where and why. Values are not shown: they might be passwords.
+        problem: String,
     },
     /// A value makes no sense, alone or with others.
     #[error("configuration key `{key}`: {problem}; {remedy}")]
@@ -156,7 +158,7 @@ pub struct TlsConfig {
     /// The authorities that must have signed the certificates of clients and servers.
     pub ca: Option<PathBuf>,
     /// Whether clients show certificates.
-    pub client_auth: ClientAuthConfig,
+    pub client_auth: ClientAuth,
     /// What the servers show each other, if it is not the same.
     pub members: Option<MemberTlsConfig>,
 }
@@ -171,19 +173,6 @@ pub struct MemberTlsConfig {
     pub key: PathBuf,
     /// The authorities that must have signed the certificates of the servers.
     pub ca: PathBuf,
-}
-
-/// Whether clients show certificates.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClientAuthConfig {
-    /// They are not asked.
-    None,
-    /// They may.
-    Optional,
-    /// They must.
-    #[default]
-    Required,
 }
 
 /// How time passes, in ms. The defaults suit a LAN.
@@ -311,7 +300,7 @@ impl Config {
         }
         let mut table: toml::Table = parse(&origin, &text)?;
         merge(&mut table, parse("--set", &overrides.join("\n"))?);
-        table.try_into().map_err(|source| parse_error("--set", source))
+        table.try_into().map_err(|error| parse_error("--set", None, &error))
     }
 
     /// Checks every value and works out what follows from them.
@@ -439,11 +428,7 @@ impl Config {
         let cert = tls.cert.clone().ok_or_else(|| missing("tls.cert"))?;
         let key = tls.key.clone().ok_or_else(|| missing("tls.key"))?;
         let clients = Files { cert, key, ca: tls.ca.clone() };
-        let client_auth = match tls.client_auth {
-            ClientAuthConfig::None => ClientAuth::None,
-            ClientAuthConfig::Optional => ClientAuth::Optional,
-            ClientAuthConfig::Required => ClientAuth::Required,
-        };
+        let client_auth = tls.client_auth;
         if client_auth != ClientAuth::None && clients.ca.is_none() {
             let remedy = "name the file with the authorities that sign the certificates of \
                           clients, or ask for none: tls.client_auth = \"none\"";
@@ -584,8 +569,12 @@ impl Config {
             let why = "leaves no room for what a checkpoint changes";
             return Err(invalid("storage.map_gb", why, "make it 4 or more"));
         }
-        let map_bytes = usize::try_from(u64::from(map_gb) << 30)
-            .map_err(|_| invalid("storage.map_gb", "is over the address space", "lower it"))?;
+        if map_gb > LARGEST_MAP_GB {
+            let why = "is more than the address space has room for";
+            return Err(invalid("storage.map_gb", why, "make it 65536 or less"));
+        }
+        let map_bytes =
+            usize::try_from(u64::from(map_gb) << 30).expect("the largest map has addresses");
         Ok(StorageSettings {
             log_thread,
             checkpoint_every: Duration::from_millis(checkpoint_ms.into()),
@@ -597,11 +586,48 @@ impl Config {
 }
 
 fn parse<T: DeserializeOwned>(origin: &str, text: &str) -> Result<T, ConfigError> {
-    toml::from_str(text).map_err(|source| parse_error(origin, source))
+    toml::from_str(text).map_err(|error| {
+        let place = error.span().and_then(|span| place(text, span.start));
+        parse_error(origin, place.as_deref(), &error)
+    })
 }
 
-fn parse_error(origin: &str, source: toml::de::Error) -> ConfigError {
-    ConfigError::Parse { origin: origin.into(), source: Box::new(source) }
+/// Says what is wrong without the line itself, as the parser would show it.
+fn parse_error(origin: &str, place: Option<&str>, error: &toml::de::Error) -> ConfigError {
+    let problem = without_value(error.message());
+    let problem = match place {
+        Some(place) => format!("{place}: {problem}"),
+        None => {
+            // There is no line to show, only the key: in `timing.tick_ms`.
+            let whole = error.to_string();
+            let key = whole.strip_prefix(error.message()).unwrap_or_default().trim();
+            format!("{problem} {key}").trim_end().to_owned()
+        }
+    };
+    ConfigError::Parse { origin: origin.into(), problem }
+}
+
+/// The number of the line, and the key at its beginning if there is one.
+fn place(text: &str, position: usize) -> Option<String> {
+    let before = text.get(..position)?;
+    let number = before.matches('\n').count() + 1;
+    let line = text.lines().nth(number - 1).unwrap_or_default();
+    let is_key = |key: &&str| {
+        !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || matches!(c, '_' | '.'))
+    };
+    let key = line.split_once('=').map(|(key, _)| key.trim()).filter(is_key);
+    Some(key.map_or(format!("line {number}"), |key| format!("line {number}, `{key}`")))
+}
+
+/// What serde says of a value of the wrong type, without the value.
+fn without_value(message: &str) -> String {
+    if message.starts_with("invalid ")
+        && let Some((found, expected)) = message.rsplit_once(", expected ")
+        && let Some(value) = found.find(['"', '`'])
+    {
+        return format!("{}, expected {expected}", found[..value].trim_end());
+    }
+    message.to_owned()
 }
 
 /// Puts the values of `over` in the place of those in `under`, table by table.
@@ -639,8 +665,8 @@ mod tests {
     use super::*;
 
     fn settings(text: &str) -> Result<Settings, String> {
-        let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
-        config.validate().map_err(|error| error.to_string())
+        let config = parse("the test", text).and_then(Config::validate);
+        config.map_err(|error| error.to_string())
     }
 
     #[test]
@@ -694,6 +720,7 @@ mod tests {
             ("data_dir = '/d'\ntiming.silence_ms = 100", "`timing.silence_ms`"),
             ("data_dir = '/d'\nsessions.timeout_min_ms = 1", "`sessions.timeout_min_ms`"),
             ("data_dir = '/d'\nstorage.map_gb = 3", "`storage.map_gb`"),
+            ("data_dir = '/d'\nstorage.map_gb = 65537", "`storage.map_gb`: is more than"),
             ("data_dir = '/d'\nmembers = [{id = 2, peer = 'a:1'}]", "does not list this server"),
             ("data_dir = '/d'\nmembers = [{id = 1, peer = 'a'}]", "host:port"),
             ("data_dir = '/d'\nmembers = [{id = 1, peer = ':1'}]", "host:port"),
@@ -716,6 +743,33 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_parsed_is_named_by_its_line_and_not_shown() {
+        for text in [
+            "super_digest = \"super:hunter2",
+            "super_digest = super:hunter2",
+            "super_digest = 'super:hunter2' x",
+            "super_digest = ['super:hunter2']",
+            "super_digset = 'super:hunter2'",
+            "users = 'alice:hunter2, expected or not'",
+            "users = ['hunter2']",
+            "users = [{name = 'alice', hash = 'hunter2', superusr = true}]",
+            "users = [{name = 'alice', hash = {hunter2 = 1}}]",
+            "client = 'hunter2'",
+            "id = 'hunter2'",
+        ] {
+            for (text, line) in [(format!("# keys\n{text}\n"), "line 2, `"), (text.into(), "")] {
+                let error = parse::<Config>("the test", &text).unwrap_err();
+                let shown = format!("{error} {error:?}");
+                assert!(!shown.contains("hunter2") && shown.contains(line), "{text:?}: {shown}");
+            }
+        }
+        let error = Config::read(None, &["users='alice:hunter2'".into()]).unwrap_err();
+        let problem = "the configuration in --set cannot be used: line 1, `users`: invalid \
+                       type: string, expected a sequence";
+        assert_eq!(error.to_string(), problem);
+    }
+
+    #[test]
     fn a_single_key_is_set_over_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("conclave.toml");
@@ -728,6 +782,11 @@ mod tests {
         assert_eq!((config.id, config.timing.tick_ms, config.timing.silence_ms), (7, 20, 2000));
         assert_eq!(set(&[]).unwrap().timing.silence_ms, 900);
         assert!(set(&["timing.silent=1"]).unwrap_err().contains("unknown field `silent`"));
+        let wrong = set(&["timing.tick_ms='hunter2'"]).unwrap_err();
+        assert!(
+            wrong.ends_with("invalid type: string, expected u32 in `timing.tick_ms`"),
+            "{wrong}"
+        );
         assert!(Config::read(None, &["nonsense".into()]).is_err());
     }
 

@@ -7,9 +7,13 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use conclave::config::{ClientAuthConfig, Config, ConfigError, MemberConfig};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use conclave::config::{Config, ConfigError, MemberConfig};
+use conclave::net::ClientAuth;
 use conclave::server;
 use rustix::process::{Signal, getpid, kill_process};
+use serde::Deserialize;
+use serde::de::value::{self, StrDeserializer};
 use tracing_subscriber::EnvFilter;
 
 /// Run one server of an ensemble until it gets SIGTERM or SIGINT
@@ -84,7 +88,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
     /// Whether clients show certificates [default: required]
-    #[arg(long, value_name = "WHETHER", value_enum)]
+    #[arg(long, value_name = "WHETHER", value_parser = client_auth())]
     tls_client_auth: Option<ClientAuth>,
     /// Accept that clients and servers talk in plaintext over a network
     #[arg(long)]
@@ -109,16 +113,6 @@ pub(super) struct Args {
     /// How to log
     #[arg(long, value_enum, default_value_t = LogFormat::Human)]
     log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ClientAuth {
-    /// They are not asked
-    None,
-    /// They may
-    Optional,
-    /// They must
-    Required,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -197,19 +191,16 @@ fn configure(args: Args) -> Result<Config, ConfigError> {
     config.data_dir = args.data_dir.or(config.data_dir);
     config.log_dir = args.log_dir.or(config.log_dir);
     config.zookeeper_secure = args.zookeeper_secure.or(config.zookeeper_secure);
-    let client_auth = args.tls_client_auth.map(|auth| match auth {
-        ClientAuth::None => ClientAuthConfig::None,
-        ClientAuth::Optional => ClientAuthConfig::Optional,
-        ClientAuth::Required => ClientAuthConfig::Required,
-    });
-    if let (None, None, None, None) = (&args.tls_cert, &args.tls_key, &args.tls_ca, client_auth) {
+    if let (None, None, None, None) =
+        (&args.tls_cert, &args.tls_key, &args.tls_ca, args.tls_client_auth)
+    {
         // Only what the file has.
     } else {
         let tls = config.tls.get_or_insert_default();
         tls.cert = args.tls_cert.or(tls.cert.take());
         tls.key = args.tls_key.or(tls.key.take());
         tls.ca = args.tls_ca.or(tls.ca.take());
-        set(&mut tls.client_auth, client_auth);
+        set(&mut tls.client_auth, args.tls_client_auth);
     }
     config.zookeeper_enabled &= !args.no_zookeeper;
     config.admin_enabled &= !args.no_admin;
@@ -218,6 +209,14 @@ fn configure(args: Args) -> Result<Config, ConfigError> {
         config.members = args.members;
     }
     Ok(config)
+}
+
+/// The words of the configuration file, with a line of help for each.
+fn client_auth() -> impl TypedValueParser<Value = ClientAuth> {
+    let words =
+        [("none", "They are not asked"), ("optional", "They may"), ("required", "They must")];
+    PossibleValuesParser::new(words.map(|(word, help)| PossibleValue::new(word).help(help)))
+        .try_map(|word| ClientAuth::deserialize(StrDeserializer::<value::Error>::new(&word)))
 }
 
 fn member(text: &str) -> Result<MemberConfig, String> {

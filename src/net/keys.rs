@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use conclave_proto::ServerId;
 use prometheus_client::metrics::counter::Counter;
+use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::client::danger::{
@@ -50,13 +51,15 @@ pub struct Files {
 }
 
 /// Whether clients have to show certificates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ClientAuth {
     /// They are not asked.
     None,
     /// They may.
     Optional,
     /// Without one, there is no connection.
+    #[default]
     Required,
 }
 
