@@ -60,30 +60,31 @@ pub struct Past {
 #[derive(Debug)]
 pub struct Hub {
     watchers: BTreeMap<Watcher, BTreeMap<WatchId, (ZPath, WatchKind)>>,
-    /// The watches on one node, in order of watcher and number.
-    exact: BTreeMap<ZPath, Vec<Armed>>,
+    /// The watches on one node.
+    exact: BTreeMap<ZPath, Spot>,
     /// The watches on a node and everything below it.
-    recursive: BTreeMap<ZPath, Vec<Armed>>,
+    recursive: BTreeMap<ZPath, Spot>,
     watches: usize,
     history: History,
 }
 
+/// The watches in one place. There may be a hundred thousand, and all of them may go one by one.
+type Spot = BTreeMap<(Watcher, WatchId), Armed>;
+
 #[derive(Clone, Copy, Debug)]
 struct Armed {
-    watcher: Watcher,
-    id: WatchId,
     since: Zxid,
     kind: WatchKind,
     with_value: bool,
 }
 
 impl Armed {
-    fn key(&self) -> (Watcher, WatchId) {
-        (self.watcher, self.id)
+    fn is_due(&self, event: &Event) -> bool {
+        self.kind.fires_on(event.kind) && event.zxid > self.since
     }
 
-    fn told(&self) -> Told {
-        Told { watcher: self.watcher, watch: self.id, with_value: self.with_value }
+    fn told(&self, &(watcher, watch): &(Watcher, WatchId)) -> Told {
+        Told { watcher, watch, with_value: self.with_value }
     }
 }
 
@@ -121,10 +122,8 @@ impl Hub {
         }
         let Watch { id, path, kind, since, with_value } = watch;
         own.insert(id, (path.clone(), kind));
-        let armed = Armed { watcher, id, since, kind, with_value };
-        let at = self.index(kind).entry(path).or_default();
-        let place = at.binary_search_by_key(&armed.key(), Armed::key).unwrap_or_else(|place| place);
-        at.insert(place, armed);
+        let armed = Armed { since, kind, with_value };
+        self.index(kind).entry(path).or_default().insert((watcher, id), armed);
         self.watches += 1;
         Ok(())
     }
@@ -163,23 +162,20 @@ impl Hub {
     fn fire_exact(&mut self, event: &Event, told: &mut Vec<Told>) {
         let Some(at) = self.exact.get_mut(&event.path) else { return };
         let first = told.len();
-        let mut spent = false;
-        for armed in &*at {
-            if armed.kind.fires_on(event.kind) && event.zxid > armed.since {
-                told.push(armed.told());
-                spent |= armed.kind.is_one_shot();
+        let mut spent = 0;
+        for (key, armed) in &*at {
+            if armed.is_due(event) {
+                told.push(armed.told(key));
+                spent += usize::from(armed.kind.is_one_shot());
             }
         }
-        if !spent {
+        if spent == 0 {
             return;
         }
-        at.retain(|armed| {
-            !(armed.kind.is_one_shot()
-                && armed.kind.fires_on(event.kind)
-                && event.zxid > armed.since)
-        });
-        if at.is_empty() {
+        if spent == at.len() {
             self.exact.remove(&event.path);
+        } else {
+            at.retain(|_, armed| !(armed.kind.is_one_shot() && armed.is_due(event)));
         }
         for told in &told[first..] {
             let own = self.watchers.get_mut(&told.watcher).expect("it has this watch");
@@ -197,8 +193,8 @@ impl Hub {
         let mut path = event.path.as_str();
         loop {
             if let Some(at) = self.recursive.get(path) {
-                let due = at.iter().filter(|armed| event.zxid > armed.since);
-                told.extend(due.map(Armed::told));
+                let due = at.iter().filter(|(_, armed)| event.zxid > armed.since);
+                told.extend(due.map(|(key, armed)| armed.told(key)));
             }
             path = match path.rfind('/') {
                 _ if path == "/" => break,
@@ -209,7 +205,7 @@ impl Hub {
         }
     }
 
-    fn index(&mut self, kind: WatchKind) -> &mut BTreeMap<ZPath, Vec<Armed>> {
+    fn index(&mut self, kind: WatchKind) -> &mut BTreeMap<ZPath, Spot> {
         match kind {
             WatchKind::PersistentRecursive => &mut self.recursive,
             WatchKind::Data | WatchKind::Exists | WatchKind::Children | WatchKind::Persistent => {
@@ -221,10 +217,7 @@ impl Hub {
     fn disarm(&mut self, watcher: Watcher, id: WatchId, path: &ZPath, kind: WatchKind) {
         let index = self.index(kind);
         let at = index.get_mut(path).expect("every watch is in its index");
-        let place = at
-            .binary_search_by_key(&(watcher, id), Armed::key)
-            .expect("every watch is in its index");
-        at.remove(place);
+        at.remove(&(watcher, id)).expect("every watch is in its index");
         if at.is_empty() {
             index.remove(path);
         }

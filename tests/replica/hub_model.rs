@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use conclave::hub::{Hub, Told, Watch, Watcher};
-use conclave_proto::{Acl, Epoch, Event, EventKind, WatchId, WatchKind, ZPath, Zxid};
+use conclave_proto::{Acl, Epoch, ErrorCode, Event, EventKind, WatchId, WatchKind, ZPath, Zxid};
 use proptest::prelude::*;
 
 const PATHS: [&str; 7] = ["/", "/a", "/a-b", "/a/b", "/a/b/c", "/ab", "/a/bc"];
@@ -176,4 +176,41 @@ fn history_of_long_paths_is_shorter() {
     let kept = hub.missed(&path, WatchKind::Persistent, zxid(window)).expect("it is there");
     assert_eq!(kept.first().map(|past| past.event.zxid), Some(zxid(window + 1)));
     assert_eq!(kept.len() as u64, window);
+}
+
+/// As many watches of one node as one watcher may have, set in the least convenient order, beside
+/// those of somebody else: they go without being searched for one by one.
+#[test]
+fn one_node_has_as_many_watches_as_there_may_be() {
+    let acl: Arc<[Acl]> = Acl::open().into();
+    let mut hub = Hub::new(zxid(0));
+    let (crowd, other) = (Watcher(1), Watcher(2));
+    let most = conclave::limits::WATCHES_PER_SESSION as u64;
+    let watch = |id: u64, kind: WatchKind| {
+        let path = ZPath::new("/a").unwrap();
+        Watch { id: WatchId(id), path, kind, since: zxid(0), with_value: false }
+    };
+    let set_all = |hub: &mut Hub, kind: WatchKind| {
+        (0..most).rev().for_each(|id| hub.set(crowd, watch(id, kind)).expect("there is room"));
+    };
+    let fire = |hub: &mut Hub, at: u64| {
+        let (path, kind) = (ZPath::new("/a").unwrap(), EventKind::DataChanged);
+        let mut told = Vec::new();
+        hub.fire(&Event { zxid: zxid(at), path, kind }, &acl, &mut told);
+        assert!(told.is_sorted_by_key(|told| (told.watcher, told.watch)), "not in their order");
+        told.len() as u64
+    };
+    hub.set(other, watch(0, WatchKind::Persistent)).unwrap();
+    set_all(&mut hub, WatchKind::Data);
+    let one_more = hub.set(crowd, watch(most, WatchKind::Data));
+    assert_eq!(one_more, Err(ErrorCode::Throttled));
+    assert_eq!((fire(&mut hub, 1), fire(&mut hub, 2)), (most + 1, 1));
+    for _ in 0..10 {
+        set_all(&mut hub, WatchKind::Persistent);
+        hub.forget(crowd);
+        assert_eq!(hub.watches(), 1);
+    }
+    set_all(&mut hub, WatchKind::PersistentRecursive);
+    assert!((0..most).all(|id| hub.unset(crowd, WatchId(id))));
+    assert_eq!(fire(&mut hub, 3), 1);
 }
