@@ -142,11 +142,11 @@ impl Watch {
             watch = watch.with_value();
         }
         let mut watch = watch.await?;
-        if !self.common.output.json {
-            let below = if self.recursive { " and everything below it" } else { "" };
-            say!("Watching {}{below}; Ctrl-C ends it.", self.path);
-        }
         let print = async {
+            if !self.common.output.json {
+                let below = if self.recursive { " and everything below it" } else { "" };
+                say!("Watching {}{below}; Ctrl-C ends it.", self.path);
+            }
             let mut left = self.count.unwrap_or(u64::MAX);
             while left > 0 {
                 let Some(item) = watch.next().await else { break };

@@ -1,6 +1,6 @@
 //! `conclave completions`.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::CommandFactory;
@@ -16,6 +16,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    clap_complete::generate(args.shell, &mut super::Cli::command(), "conclave", &mut io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut super::Cli::command(), "conclave", &mut script);
+    super::printed(io::stdout().write_all(&script));
     Ok(ExitCode::SUCCESS)
 }

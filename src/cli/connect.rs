@@ -3,8 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use conclave_client::{Client, Tls};
+use anyhow::{anyhow, bail};
+use conclave_client::{Client, Error, Tls};
+use tokio::time::timeout;
+
+/// How long the end of a session is waited for.
+const PARTING: Duration = Duration::from_secs(1);
+
+/// Ends a session. One that cannot be ended soon expires, and what was done is done: nobody is kept
+/// waiting for servers that are away.
+pub(super) async fn part(client: Client) {
+    timeout(PARTING, client.close()).await.ok();
+}
 
 /// Where the servers are.
 #[derive(Clone, Debug, clap::Args)]
@@ -88,7 +98,7 @@ impl Servers {
     /// # Errors
     /// If no server answers in time.
     pub(super) async fn connect(&self, session_timeout: Duration) -> anyhow::Result<Client> {
-        let timeout = self.timeout();
+        let within = self.timeout();
         let mut builder = Client::builder();
         if let Some(tls) = self.tls.settings()? {
             builder = builder.tls(tls);
@@ -99,20 +109,21 @@ impl Servers {
             };
             builder = builder.identity(scheme, credentials.to_owned());
         }
-        builder
+        let connecting = builder
             .servers(&self.servers)
             .session_timeout(session_timeout)
-            .connect_timeout(timeout)
-            .operation_timeout(timeout)
-            .connect()
-            .await
-            .with_context(|| {
-                format!(
-                    "no session with {}; are the servers running? (`conclave status`, and \
-                     `conclave dev` starts three)",
-                    self.servers
-                )
-            })
+            .connect_timeout(within)
+            .operation_timeout(within)
+            .connect();
+        connecting.await.map_err(|error| {
+            if !matches!(error, Error::Connect { .. }) {
+                return error.into();
+            }
+            anyhow!(
+                "{error}; are the servers running? (`conclave status` asks them, and `conclave dev` \
+                 starts three)"
+            )
+        })
     }
 
     /// How long anything may take.

@@ -8,6 +8,7 @@ mod dev;
 mod ensemble;
 mod export;
 mod import;
+mod input;
 mod multi;
 mod nodes;
 mod password;
@@ -17,7 +18,8 @@ mod show;
 mod status;
 mod transfer;
 
-use std::process::ExitCode;
+use std::io::{self, ErrorKind};
+use std::process::{ExitCode, exit};
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -125,7 +127,7 @@ fn wait_for(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
 }
 
 /// Runs something until it is done, or Ctrl-C or a request to terminate comes: then `None`.
-async fn until_stopped<T>(work: impl Future<Output = T>) -> std::io::Result<Option<T>> {
+async fn until_stopped<T>(work: impl Future<Output = T>) -> io::Result<Option<T>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -139,17 +141,31 @@ async fn until_stopped<T>(work: impl Future<Output = T>) -> std::io::Result<Opti
 /// whether anybody reads it.
 fn tell(what: &str) {
     use std::io::Write as _;
-    writeln!(std::io::stderr(), "{what}").ok();
+    writeln!(io::stderr(), "{what}").ok();
 }
 
-/// Prints a line of what the user asked for. A closed pipe (`conclave ls | head`) ends the program
-/// quietly, as it does other tools.
+/// What comes of printing what the user asked for. A closed pipe (`conclave ls | head`) ends the
+/// program quietly, as it does other tools; anything else (a full disk) ends it, too, and is told
+/// of, with a code that is no answer of any command.
+fn printed(outcome: io::Result<()>) {
+    let Err(error) = outcome else { return };
+    if error.kind() == ErrorKind::BrokenPipe {
+        exit(READER_LEFT);
+    }
+    tell(&format!("conclave: writing to standard output: {error}"));
+    exit(NOT_PRINTED);
+}
+
+/// The exit code of a program that SIGPIPE ends.
+const READER_LEFT: i32 = 141;
+/// That of one whose output is lost: EX_IOERR.
+const NOT_PRINTED: i32 = 74;
+
+/// Prints a line of what the user asked for.
 macro_rules! say {
     ($($text:tt)*) => {{
         use std::io::Write as _;
-        if writeln!(std::io::stdout(), $($text)*).is_err() {
-            std::process::exit(141);
-        }
+        $crate::cli::printed(writeln!(std::io::stdout(), $($text)*));
     }};
 }
 use say;

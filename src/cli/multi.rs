@@ -1,6 +1,5 @@
 //! `conclave multi`.
 
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,8 +8,8 @@ use conclave_client::{Acl, Client, CreateMode, Multi as Transaction, Reply, Test
 use serde_json::json;
 
 use super::nodes::Common;
-use super::say;
 use super::show::stat_json;
+use super::{input, say};
 
 /// Do several writes in one transaction: all of them or none
 ///
@@ -42,15 +41,8 @@ pub(super) struct Multi {
 
 impl Multi {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let script = match &self.file {
-            Some(file) => std::fs::read_to_string(file)
-                .with_context(|| format!("reading {}", file.display()))?,
-            None => {
-                let mut script = String::new();
-                std::io::stdin().read_to_string(&mut script).context("reading standard input")?;
-                script
-            }
-        };
+        let script = input::read(self.file.as_deref())?;
+        let script = String::from_utf8(script).context("the script is not UTF-8")?;
         self.common.with(async |client| self.work(client, &script).await).await
     }
 

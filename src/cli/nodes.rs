@@ -1,22 +1,26 @@
 //! The commands that read and change single nodes.
 
-use std::fs;
-use std::io::{self, Read as _, Write as _};
-use std::path::PathBuf;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use bytes::Bytes;
-use conclave_client::Client;
+use conclave_client::{Client, Created, ZPath};
 use serde_json::json;
+use tokio::time::sleep;
 
-use super::connect::Servers;
+use super::connect::{Servers, part};
+use super::input::Value;
+use super::recipes::failed;
 use super::show::{data_json, stat_json, stat_lines};
-use super::{Output, say, until_stopped};
+use super::{Output, printed, say, until_stopped};
 
 /// How long a command's session outlives it, unless it says otherwise.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to wait before the servers are asked again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What is common to all of them.
 #[derive(Debug, clap::Args)]
@@ -47,38 +51,8 @@ impl Common {
     ) -> anyhow::Result<T> {
         let client = self.servers.connect(session_timeout).await?;
         let outcome = work(&client).await;
-        let closed = client.close().await;
-        let value = outcome?;
-        closed?;
-        Ok(value)
-    }
-}
-
-/// Where a value comes from.
-#[derive(Debug, clap::Args)]
-pub(super) struct Value {
-    /// The data; `-` reads standard input
-    #[arg(default_value = "", conflicts_with = "file")]
-    data: String,
-    /// Read the data from this file
-    #[arg(long, short, value_name = "FILE")]
-    file: Option<PathBuf>,
-}
-
-impl Value {
-    /// # Errors
-    /// If it cannot be read.
-    pub(super) fn read(&self) -> anyhow::Result<Bytes> {
-        if let Some(file) = &self.file {
-            let data = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
-            return Ok(data.into());
-        }
-        if self.data != "-" {
-            return Ok(Bytes::copy_from_slice(self.data.as_bytes()));
-        }
-        let mut data = Vec::new();
-        io::stdin().read_to_end(&mut data).context("reading standard input")?;
-        Ok(data.into())
+        part(client).await;
+        outcome
     }
 }
 
@@ -94,7 +68,8 @@ pub(super) struct Create {
     path: String,
     #[command(flatten)]
     value: Value,
-    /// It is deleted when this command's session ends: the command then stays until Ctrl-C
+    /// It is deleted when this command's session ends: the command then stays until Ctrl-C, or
+    /// until the node is gone, which is a failure
     #[arg(long, short)]
     ephemeral: bool,
     /// Seconds after which an ephemeral node is deleted if this command dies without a word
@@ -112,31 +87,53 @@ pub(super) struct Create {
 
 impl Create {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+        let data = self.value.read()?;
         let session_timeout = Duration::from_secs(self.session_timeout);
-        self.common.with_session(session_timeout, async |client| self.work(client).await).await
+        let work = async |client: &Client| self.work(client, data).await;
+        self.common.with_session(session_timeout, work).await
     }
 
-    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
+    async fn work(&self, client: &Client, data: Bytes) -> anyhow::Result<ExitCode> {
         if self.parents {
             create_parents(client, &self.path).await?;
         }
-        let mut create = client.create(&self.path, self.value.read()?);
+        let mut create = client.create(&self.path, data);
         if self.ephemeral {
             create = create.ephemeral();
         }
         if self.sequential {
             create = create.sequential();
         }
-        let created = create.await?;
-        if self.common.output.json {
-            say!("{}", json!({ "path": created.path.as_str(), "stat": stat_json(&created.stat) }));
-        } else {
-            say!("{}", created.path);
-        }
-        if self.ephemeral {
-            until_stopped(std::future::pending::<()>()).await?;
-        }
+        let Created { path, stat } = create.await?;
+        let stay = async {
+            if self.common.output.json {
+                say!("{}", json!({ "path": path.as_str(), "stat": stat_json(&stat) }));
+            } else {
+                say!("{path}");
+            }
+            if self.ephemeral { gone(client, &path).await } else { Ok(()) }
+        };
+        until_stopped(stay).await?.transpose()?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Waits until a node of this session is gone, which is an error.
+async fn gone(client: &Client, path: &ZPath) -> anyhow::Result<()> {
+    loop {
+        match client.exists_and_watch(path).await {
+            Ok((stat, mut watch)) => {
+                let owner = stat.map(|stat| stat.ephemeral_owner);
+                ensure!(owner == Some(client.session()), "{path} was deleted");
+                // Whatever has happened, or may have: it is looked at again.
+                watch.next().await;
+            }
+            Err(error) if client.state().is_final() => {
+                return Err(error).with_context(|| format!("{path} is gone"));
+            }
+            // As long as the session may live, so may the node.
+            Err(_) => sleep(AGAIN).await,
+        }
     }
 }
 
@@ -180,21 +177,17 @@ impl Get {
             let data = data_json(node.data.as_deref());
             say!("{}", json!({ "path": self.path, "data": data, "stat": stat_json(&node.stat) }));
         } else {
-            write_data(node.bytes())?;
+            print_data(node.bytes());
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
 /// Exact bytes to a pipe; to a person, a line.
-pub(super) fn write_data(data: &[u8]) -> io::Result<()> {
-    use std::io::IsTerminal as _;
+pub(super) fn print_data(data: &[u8]) {
     let mut out = io::stdout();
-    out.write_all(data)?;
-    if out.is_terminal() && !data.ends_with(b"\n") {
-        out.write_all(b"\n")?;
-    }
-    out.flush()
+    let end: &[u8] = if out.is_terminal() && !data.ends_with(b"\n") { b"\n" } else { b"" };
+    printed(out.write_all(data).and_then(|()| out.write_all(end)).and_then(|()| out.flush()));
 }
 
 /// Replace a node's data
@@ -217,11 +210,12 @@ pub(super) struct Set {
 
 impl Set {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        self.common.with(async |client| self.work(client).await).await
+        let data = self.value.read()?;
+        self.common.with(async |client| self.work(client, data).await).await
     }
 
-    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
-        let mut set = client.set(&self.path, self.value.read()?);
+    async fn work(&self, client: &Client, data: Bytes) -> anyhow::Result<ExitCode> {
+        let mut set = client.set(&self.path, data);
         if let Some(version) = self.version {
             set = set.version(version);
         }
@@ -301,7 +295,7 @@ impl Stat {
     }
 }
 
-/// Say whether a node exists; the exit code is 0 if so, 1 if not
+/// Say whether a node exists; the exit code is 0 if so, 1 if not, 125 if nobody can say
 #[derive(Debug, clap::Args)]
 pub(super) struct Exists {
     /// The node
@@ -312,7 +306,9 @@ pub(super) struct Exists {
 
 impl Exists {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        self.common.with(async |client| self.work(client).await).await
+        let exists = self.common.with(async |client| self.work(client).await).await;
+        // That nobody knows is not that there is none.
+        exists.or_else(|error| Ok(failed(&error)))
     }
 
     async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {

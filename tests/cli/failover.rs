@@ -52,7 +52,7 @@ async fn kill_the_leader(cluster: &mut Cluster) {
 }
 
 /// A network to the servers that can be cut. What it needs to run, a thread of its own has.
-fn wire(servers: &str) -> Wire {
+pub(super) fn wire(servers: &str) -> Wire {
     let (built, wire) = channel();
     let servers = servers.to_owned();
     std::thread::spawn(move || {

@@ -64,7 +64,7 @@ impl Drop for Aside {
     }
 }
 
-fn send(pid: &str, signal: &str) {
+pub(super) fn send(pid: &str, signal: &str) {
     assert!(Command::new("kill").args(["-s", signal, pid]).status().unwrap().success());
 }
 

@@ -7,6 +7,7 @@
 #[path = "../data/chaos.rs"]
 #[allow(dead_code, reason = "each test program uses a part of it")]
 mod chaos;
+mod ends;
 mod failover;
 #[path = "../cluster/harness.rs"]
 #[allow(dead_code, reason = "each test program uses a part of it")]

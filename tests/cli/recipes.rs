@@ -276,6 +276,34 @@ fn what_a_schema_calls_a_secret_is_printed_only_when_asked_for() {
 }
 
 #[test]
+fn nothing_is_printed_while_nobody_knows_what_is_secret() {
+    let dev = Dev::start();
+    let schema = r#"{"properties": {"password": {"type": "string", "secret": true}}}"#;
+    dev.ask(&["config", "schema", "pool", schema]);
+    dev.ask(&["config", "set", "pool", r#"{"password": "hunter2"}"#]);
+    let below = dev.ask(&["tree", "/config", "--json"]);
+    let paths: Vec<serde_json::Value> =
+        below.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let find = |part: &str| {
+        let mut paths = paths.iter().map(|entry| entry["path"].as_str().unwrap());
+        let found = paths.find(|path| path.contains(part) && path.ends_with("/pool"));
+        format!("/config/{}", found.unwrap())
+    };
+    let (schema_node, live_node) = (find("schema"), find("live"));
+    let stored = dev.home.path().join("stored");
+    fs::write(&stored, dev.run(&["get", &live_node]).stdout).unwrap();
+    dev.ask(&["config", "set", "pool", r#"{"size": 2}"#]);
+    let mut watch = Aside::start(&dev, &["config", "watch", "pool"]);
+    assert_eq!(watch.line(), r#"{"size":2}"#);
+    dev.ask(&["set", &schema_node, "no schema"]);
+    dev.ask(&["set", &live_node, "--file", stored.to_str().unwrap()]);
+    assert_eq!(dev.run(&["config", "get", "pool"]).status.code(), Some(125));
+    assert!(watch.is_at_work());
+    dev.ask(&["config", "schema", "pool", schema]);
+    assert_eq!(watch.line(), r#"{"password":"***"}"#);
+}
+
+#[test]
 fn a_value_may_be_as_large_as_a_node_holds() {
     let dev = Dev::start();
     let file = dev.home.path().join("value");

@@ -18,9 +18,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use conclave_client::Client;
 use conclave_client::recipes::{self, Token};
-use tokio::time::timeout;
 
-use super::connect::Servers;
+use super::connect::{Servers, part};
 use super::tell;
 pub(super) use barrier::BarrierArgs;
 pub(super) use child::{Args as ChildArgs, run as run_child};
@@ -49,9 +48,6 @@ mod code {
 
 /// How long to wait before another session is tried for, after one has ended.
 const AGAIN: Duration = Duration::from_secs(1);
-
-/// How long the end of a session is waited for.
-const PARTING: Duration = Duration::from_secs(1);
 
 /// Explains the exit codes of the commands that run another one.
 const EXIT_CODES: &str = "\
@@ -118,16 +114,10 @@ fn environment(token: Token, path: &str, servers: &Servers) -> Vec<(&'static str
     ]
 }
 
-/// Says what failed, with the exit code that is not the command's.
-fn failed(error: &anyhow::Error) -> ExitCode {
+/// Says what failed, with the exit code that is neither the command's nor an answer.
+pub(super) fn failed(error: &anyhow::Error) -> ExitCode {
     tell(&format!("conclave: {error:#}"));
     ExitCode::from(code::FAILED)
-}
-
-/// Ends a session. One that cannot be ended soon expires: nobody is kept waiting for servers that
-/// are away, least of all when that is why COMMAND was stopped.
-async fn part(client: Client) {
-    timeout(PARTING, client.close()).await.ok();
 }
 
 /// The command and its arguments.

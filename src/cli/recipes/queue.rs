@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::Subcommand;
 use conclave_client::Client;
 use conclave_client::recipes::Error;
@@ -12,7 +13,8 @@ use tokio::time::timeout;
 
 use super::child::{Signals, exit_code, run_beside};
 use super::{Program, code, failed, path_of};
-use crate::cli::nodes::{Common, Value, write_data};
+use crate::cli::input::Value;
+use crate::cli::nodes::{Common, print_data};
 use crate::cli::show::data_json;
 use crate::cli::{say, tell};
 
@@ -35,7 +37,10 @@ enum Command {
 impl QueueArgs {
     pub(in crate::cli) async fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Push(args) => args.common.with(async |client| args.work(client).await).await,
+            Command::Push(args) => {
+                let data = args.value.read()?;
+                args.common.with(async |client| args.work(client, data).await).await
+            }
             Command::Pop(args) => {
                 let popped = args.common.with(async |client| args.work(client).await).await;
                 // Not to be taken for an exit code of COMMAND.
@@ -68,13 +73,13 @@ struct PushArgs {
 }
 
 impl PushArgs {
-    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
+    async fn work(&self, client: &Client, data: Bytes) -> anyhow::Result<ExitCode> {
         let queue = Queue::new(client, path_of(QUEUES, &self.queue)?)?;
         let mut push = Push::new().priority(self.priority);
         if let Some(id) = &self.id {
             push = push.id(id);
         }
-        let pushed = queue.push_with(self.value.read()?, push).await?;
+        let pushed = queue.push_with(data, push).await?;
         if self.common.output.json {
             say!("{}", json!({ "pushed": pushed }));
         } else {
@@ -136,7 +141,7 @@ impl PopArgs {
         };
         let Some(item) = item else { return Ok(ExitCode::from(code::NOT_IN_TIME)) };
         if self.program.command.is_empty() {
-            self.print(&item)?;
+            self.print(&item);
             let is_done = item.done().await;
             return settled(is_done, "the item was printed", ExitCode::SUCCESS);
         }
@@ -147,14 +152,13 @@ impl PopArgs {
         settled(outcome, "COMMAND had ended", exit_code(status))
     }
 
-    fn print(&self, item: &Item) -> anyhow::Result<()> {
+    fn print(&self, item: &Item) {
         if self.common.output.json {
             let (data, token) = (data_json(Some(item.data())), item.token().get());
             say!("{}", json!({ "data": data, "id": item.id(), "token": token }));
         } else {
-            write_data(item.data())?;
+            print_data(item.data());
         }
-        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 mod rollout;
 
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
@@ -13,10 +14,13 @@ use conclave_client::recipes::config::{
     Schema, Setting, Versioned,
 };
 use serde_json::{Value as Json, json};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
 
-use super::host;
-use crate::cli::nodes::{Common, Value};
-use crate::cli::{say, until_stopped};
+use super::{AGAIN, failed, host};
+use crate::cli::input::Value;
+use crate::cli::nodes::Common;
+use crate::cli::{say, tell, until_stopped};
 
 /// Keep a configuration, and follow it
 ///
@@ -24,7 +28,7 @@ use crate::cli::{say, until_stopped};
 /// instance alone; who reads it sees the value of the most special of its layers, with the fields
 /// that are set with --overlay alone merged into what the layers beneath say. Every change is
 /// checked against the setting's schema, if it has one, and kept in its history. What the schema
-/// calls a secret is printed as ***, unless --show-secrets asks for it.
+/// calls a secret is printed as ***: `diff` never shows it, the others with --show-secrets.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -64,8 +68,14 @@ enum Command {
 impl Config {
     pub(in crate::cli) async fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Get(it) => it.seen.of.common.with(async |client| it.work(client).await).await,
-            Command::Set(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Get(it) => {
+                let got = it.seen.of.common.with(async |client| it.work(client).await).await;
+                answer(got)
+            }
+            Command::Set(it) => {
+                let value = value_of(&it.value, it.text)?;
+                it.of.common.with(async |client| it.work(client, &value).await).await
+            }
             Command::Edit(it) => it.of.common.with(async |client| it.work(client).await).await,
             Command::Remove(it) => it.of.common.with(async |client| it.work(client).await).await,
             Command::History(it) => it.of.common.with(async |client| it.work(client).await).await,
@@ -74,14 +84,28 @@ impl Config {
             Command::Watch(it) => {
                 it.seen.of.common.with(async |client| it.work(client).await).await
             }
-            Command::Stage(it) => it.of.common.with(async |client| it.work(client).await).await,
-            Command::Staged(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Stage(it) => it.run().await,
+            Command::Staged(it) => {
+                let got = it.of.common.with(async |client| it.work(client).await).await;
+                answer(got)
+            }
             Command::Widen(it) => it.of.common.with(async |client| it.work(client).await).await,
             Command::Promote(it) => it.of.common.with(async |client| it.work(client).await).await,
             Command::Abandon(it) => it.of.common.with(async |client| it.work(client).await).await,
-            Command::Schema(it) => it.of.common.with(async |client| it.work(client).await).await,
+            Command::Schema(it) => answer(it.run().await),
         }
     }
+}
+
+/// What comes of asking for something: that nobody knows is not that there is none.
+fn answer(outcome: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    outcome.or_else(|error| Ok(failed(&error)))
+}
+
+/// Says that there is none of what was asked for.
+fn none(what: &str) -> ExitCode {
+    tell(&format!("conclave: {what}"));
+    ExitCode::FAILURE
 }
 
 /// Which setting, and for whom.
@@ -230,7 +254,7 @@ fn content(versioned: Versioned<Json>) -> Option<Json> {
     versioned.value.or_else(|| Some(versioned.overlay?.to_json()))
 }
 
-/// What is given as a setting's value: JSON, or text.
+/// What is given as a setting's value: JSON, or text. To be called while there is no session.
 fn value_of(value: &Value, is_text: bool) -> anyhow::Result<Json> {
     let bytes = value.read()?;
     let text = std::str::from_utf8(&bytes).context("the value is not UTF-8")?;
@@ -255,7 +279,8 @@ fn plain(value: &Json) -> String {
 ///
 /// With --environment, --service and --instance: as it is seen from there, the most special layer
 /// first. Includes everything that was acknowledged to anybody before. The exit code is 1 if the
-/// setting has no value. With --json it tells of each layer from which a part of it comes.
+/// setting has no value, and 125 if that could not be found out. With --json it tells of each layer
+/// from which a part of it comes.
 #[derive(Debug, clap::Args)]
 struct Get {
     #[command(flatten)]
@@ -269,8 +294,9 @@ impl Get {
         follower.sync().await?;
         let setting = of.setting(client)?;
         let schema = secrets.schema(&setting).await?;
-        let value = follower.get(&setting)?;
-        let value = value.with_context(|| format!("{} has no value", of.name))?;
+        let Some(value) = follower.get(&setting)? else {
+            return Ok(none(&format!("{} has no value", of.name)));
+        };
         self.seen.print(&value, schema.as_ref());
         Ok(ExitCode::SUCCESS)
     }
@@ -297,15 +323,14 @@ struct Set {
 }
 
 impl Set {
-    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
+    async fn work(&self, client: &Client, value: &Json) -> anyhow::Result<ExitCode> {
         let layer = self.of.layer()?;
         let setting = self.of.setting(client)?.note(&self.note);
-        let value = value_of(&self.value, self.text)?;
         let on = self.revision.map(Revision);
-        let revision = match (self.merging.overlay(&value)?, on) {
+        let revision = match (self.merging.overlay(value)?, on) {
             (Some(overlay), on) => setting.set_overlay(&layer, on, &overlay).await?,
-            (None, Some(on)) => setting.compare_and_set(&layer, on, &value).await?,
-            (None, None) => setting.set(&layer, &value).await?,
+            (None, Some(on)) => setting.compare_and_set(&layer, on, value).await?,
+            (None, None) => setting.set(&layer, value).await?,
         };
         self.of.print_revision(revision);
         Ok(ExitCode::SUCCESS)
@@ -314,8 +339,9 @@ impl Set {
 
 /// Edit a value in one layer with $EDITOR
 ///
-/// Nothing is changed if somebody else has changed it meanwhile. What was set with --overlay is
-/// edited, and set again, as such.
+/// Nothing is changed if somebody else has changed it meanwhile; what was edited is kept in a file
+/// then, as it is whenever it cannot be set. What was set with --overlay is edited, and set again,
+/// as such.
 #[derive(Debug, clap::Args)]
 struct Edit {
     #[command(flatten)]
@@ -335,31 +361,49 @@ impl Edit {
         let before = current.and_then(content);
         let text = serde_json::to_string_pretty(&before)? + "\n";
         let file = tempfile::Builder::new().prefix("conclave-").suffix(".json").tempfile()?;
-        fs::write(file.path(), text)?;
-        let editor = std::env::var("VISUAL").or_else(|_| std::env::var("EDITOR"));
-        let editor = editor.unwrap_or_else(|_| "vi".into());
-        let script = format!("{editor} \"$1\"");
-        let status = tokio::process::Command::new("sh")
-            .args(["-c", &script, "sh"])
-            .arg(file.path())
-            .status()
-            .await
-            .with_context(|| format!("running {editor}"))?;
-        ensure!(status.success(), "{editor} ended with {status}; nothing is changed");
-        let text = fs::read_to_string(file.path())?;
-        let value: Json = serde_json::from_str(&text).context("what was edited is not JSON")?;
-        if Some(&value) == before.as_ref() || (before.is_none() && value.is_null()) {
-            say!("nothing is changed");
-            return Ok(ExitCode::SUCCESS);
-        }
-        let revision = if is_overlay {
-            setting.set_overlay(&layer, Some(revision), &Overlay::new(&value)?).await?
-        } else {
-            setting.compare_and_set(&layer, revision, &value).await?
+        fs::write(file.path(), &text)?;
+        let set = async {
+            let value = edited(file.path()).await?;
+            if Some(&value) == before.as_ref() || (before.is_none() && value.is_null()) {
+                say!("nothing is changed");
+                return Ok(());
+            }
+            let change = async {
+                if is_overlay {
+                    setting.set_overlay(&layer, Some(revision), &Overlay::new(&value)?).await
+                } else {
+                    setting.compare_and_set(&layer, revision, &value).await
+                }
+            };
+            let revision = until_stopped(change).await?.context("interrupted")??;
+            self.of.print_revision(revision);
+            anyhow::Ok(())
         };
-        self.of.print_revision(revision);
-        Ok(ExitCode::SUCCESS)
+        let Err(error) = set.await else { return Ok(ExitCode::SUCCESS) };
+        if fs::read(file.path()).is_ok_and(|now| now != text.as_bytes()) {
+            let (_, path) = file.keep()?;
+            bail!("{error:#}; what was edited is kept in {}", path.display());
+        }
+        Err(error)
     }
+}
+
+/// Lets the user edit a file, and gives the value that is in it then.
+async fn edited(file: &Path) -> anyhow::Result<Json> {
+    // The terminal sends it to both. The editor knows what to make of it.
+    let _interrupts = signal(SignalKind::interrupt())?;
+    let editor = std::env::var("VISUAL").or_else(|_| std::env::var("EDITOR"));
+    let editor = editor.unwrap_or_else(|_| "vi".into());
+    let script = format!("{editor} \"$1\"");
+    let status = tokio::process::Command::new("sh")
+        .args(["-c", &script, "sh"])
+        .arg(file)
+        .status()
+        .await
+        .with_context(|| format!("running {editor}"))?;
+    ensure!(status.success(), "{editor} ended with {status}; nothing is changed");
+    let text = fs::read_to_string(file)?;
+    serde_json::from_str(&text).context("what was edited is not JSON")
 }
 
 /// Remove a value from one layer, so that the one below it counts
@@ -489,20 +533,47 @@ impl Watch {
         let Seen { of, secrets, .. } = &self.seen;
         let follower = self.seen.follow(client).await?;
         let setting = of.setting(client)?;
+        // What cannot be read at all is a mistake; later on it may be an outage.
+        secrets.schema(&setting).await?;
         let mut live = follower.live(&setting)?;
         let watch = async {
             while let Some(item) = live.next().await {
                 match item {
                     // Asked each time, since what is secret may be said at any time.
-                    Ok(item) => self.print(&item, secrets.schema(&setting).await?.as_ref()),
+                    Ok(item) => {
+                        let schema = self.schema(&follower, &setting).await?;
+                        self.print(&item, schema.as_ref());
+                    }
                     Err(error) if follower.has_ended() => return Err(error.into()),
-                    Err(error) => crate::cli::tell(&format!("conclave: {error}")),
+                    Err(error) => tell(&format!("conclave: {error}")),
                 }
             }
             anyhow::Ok(())
         };
         until_stopped(watch).await?.transpose()?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// The schema of now, waited for as long as values are followed: until it is known, nobody
+    /// knows what may be printed.
+    async fn schema(
+        &self,
+        follower: &Follower,
+        setting: &Setting<Json>,
+    ) -> anyhow::Result<Option<Schema>> {
+        let mut told = String::new();
+        loop {
+            let error = match self.seen.secrets.schema(setting).await {
+                Ok(schema) => return Ok(schema),
+                Err(error) if follower.has_ended() => return Err(error),
+                Err(error) => format!("conclave: {error:#}; nothing is printed until it is mended"),
+            };
+            if error != told {
+                tell(&error);
+                told = error;
+            }
+            sleep(AGAIN).await;
+        }
     }
 
     fn print(&self, item: &LiveItem<Json>, schema: Option<&Schema>) {
@@ -524,7 +595,7 @@ impl Watch {
 /// In the words of JSON Schema: type, enum, minimum, maximum, minLength, maxLength, minItems,
 /// maxItems, items, properties, required, additionalProperties; and secret, for what is not to be
 /// printed. Every later change in every layer is held to it. Without a schema it prints the one that
-/// holds; the exit code is 1 if there is none.
+/// holds; the exit code is 1 if there is none. If anything fails, it is 125.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -539,17 +610,22 @@ struct SchemaArgs {
 }
 
 impl SchemaArgs {
-    async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
+    async fn run(&self) -> anyhow::Result<ExitCode> {
+        let given = self.schema.read()?;
+        self.of.common.with(async |client| self.work(client, &given).await).await
+    }
+
+    async fn work(&self, client: &Client, given: &[u8]) -> anyhow::Result<ExitCode> {
         let (setting, name) = (self.of.setting(client)?, &self.of.name);
         ensure!(self.of.layer()? == Layer::Default, "a schema is for all layers of {name}");
-        let given = self.schema.read()?;
         if given.is_empty() {
-            let schema = setting.schema().await?;
-            let schema = schema.with_context(|| format!("{name} has no schema"))?;
+            let Some(schema) = setting.schema().await? else {
+                return Ok(none(&format!("{name} has no schema")));
+            };
             say!("{}", serde_json::to_string(&schema)?);
             return Ok(ExitCode::SUCCESS);
         }
-        let schema: Schema = serde_json::from_slice(&given).context("that is no schema")?;
+        let schema: Schema = serde_json::from_slice(given).context("that is no schema")?;
         setting.set_schema(&schema).await?;
         if self.of.common.output.json {
             say!("{}", json!({ "name": name }));

@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use conclave_client::Client;
 use conclave_client::recipes::Error;
 use conclave_client::recipes::config::{Schema, Setting, Staged};
 use serde_json::{Value as Json, json};
 
-use super::{Merging, Of, Secrets, content, plain, redacted, value_of};
-use crate::cli::nodes::Value;
+use super::{Merging, Of, Secrets, content, none, plain, redacted, value_of};
+use crate::cli::input::Value;
 use crate::cli::say;
 
 /// The groups that see a value before all others.
@@ -39,7 +39,7 @@ Example:
   conclave config promote limit                     # or: conclave config abandon limit")]
 pub(super) struct Stage {
     #[command(flatten)]
-    pub(super) of: Of,
+    of: Of,
     #[command(flatten)]
     value: Value,
     /// The value is text, even if it looks like JSON
@@ -55,14 +55,18 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
-        let setting = self.of.setting(client)?.note(&self.note);
+    pub(super) async fn run(&self) -> anyhow::Result<ExitCode> {
         let value = value_of(&self.value, self.text)?;
+        self.of.common.with(async |client| self.work(client, &value).await).await
+    }
+
+    async fn work(&self, client: &Client, value: &Json) -> anyhow::Result<ExitCode> {
+        let setting = self.of.setting(client)?.note(&self.note);
         let layer = self.of.layer()?;
         let groups = self.groups.names();
-        match self.merging.overlay(&value)? {
+        match self.merging.overlay(value)? {
             Some(overlay) => setting.stage_overlay(&layer, &groups, &overlay).await?,
-            None => setting.stage(&layer, &groups, &value).await?,
+            None => setting.stage(&layer, &groups, value).await?,
         }
         print_groups(&self.of, &setting).await
     }
@@ -70,7 +74,7 @@ impl Stage {
 
 /// Print the value of one layer that is staged, and who sees it
 ///
-/// The exit code is 1 if none is staged.
+/// The exit code is 1 if none is staged, and 125 if that could not be found out.
 #[derive(Debug, clap::Args)]
 pub(super) struct ShowStaged {
     #[command(flatten)]
@@ -83,8 +87,9 @@ impl ShowStaged {
     pub(super) async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
         let setting = self.of.setting(client)?;
         let schema = self.secrets.schema(&setting).await?;
-        let staged = setting.staged(&self.of.layer()?).await?;
-        let staged = staged.with_context(|| none_staged(&self.of))?;
+        let Some(staged) = setting.staged(&self.of.layer()?).await? else {
+            return Ok(none(&none_staged(&self.of)));
+        };
         self.print(staged, schema.as_ref());
         Ok(ExitCode::SUCCESS)
     }
