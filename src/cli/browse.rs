@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use conclave_client::{Client, WatchItem, WatchKind};
+use conclave_client::{Client, Stat, WatchItem, WatchKind};
 use serde_json::json;
 
 use super::nodes::Common;
@@ -15,7 +15,7 @@ pub(super) struct Ls {
     /// The node
     #[arg(default_value = "/")]
     path: String,
-    /// Show version, size, number of children and data of each
+    /// Show version, size, number of children and data of each; ? for what you may not read
     #[arg(long, short)]
     long: bool,
     #[command(flatten)]
@@ -35,7 +35,7 @@ impl Ls {
         let mut entries = list.stream();
         while let Some(entry) = entries.next().await {
             let entry = entry?;
-            let stat = entry.stat.unwrap_or_default();
+            let stat = entry.stat.as_ref();
             let data = entry.data.as_deref();
             match (self.common.output.json, self.long) {
                 (true, false) => say!("{}", json!(entry.name)),
@@ -43,18 +43,21 @@ impl Ls {
                     let data = data_json(data);
                     say!(
                         "{}",
-                        json!({ "name": entry.name, "stat": stat_json(&stat), "data": data })
+                        json!({ "name": entry.name, "stat": stat.map(stat_json), "data": data })
                     );
                 }
                 (false, false) => say!("{}", entry.name),
-                (false, true) => say!(
-                    "v{:<6} {:>8} B {:>6} children  {:<30} {}",
-                    stat.version,
-                    stat.data_length,
-                    stat.num_children,
-                    entry.name,
-                    data_line(data.unwrap_or_default())
-                ),
+                (false, true) => {
+                    let fact = |fact: fn(&Stat) -> String| stat.map_or("?".into(), fact);
+                    say!(
+                        "v{:<6} {:>8} B {:>6} children  {:<30} {}",
+                        fact(|stat| stat.version.to_string()),
+                        fact(|stat| stat.data_length.to_string()),
+                        fact(|stat| stat.num_children.to_string()),
+                        entry.name,
+                        data_line(data.unwrap_or_default())
+                    );
+                }
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -94,7 +97,7 @@ impl Tree {
             count += 1;
             if self.common.output.json {
                 let data = self.data.then(|| data_json(entry.data.as_deref()));
-                let stat = stat_json(&entry.stat.unwrap_or_default());
+                let stat = entry.stat.as_ref().map(stat_json);
                 say!("{}", json!({ "path": entry.name, "stat": stat, "data": data }));
                 continue;
             }

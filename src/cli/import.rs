@@ -7,28 +7,30 @@ use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use conclave_client::{Client, Created, ErrorCode, Pending, ZPath};
+use conclave_client::{Client, Created, Error, ErrorCode, Node, Pending, Stat, ZPath};
 use indicatif::ProgressBar;
-use serde_json::json;
+use serde_json::{Value, json};
 use walkdir::{DirEntry, WalkDir};
 
-use super::nodes::Common;
+use super::nodes::{Common, create_missing};
 use super::say;
-use super::transfer::{NODE_DATA_FILE, progress};
+use super::transfer::{LeftOut, NODE_DATA_FILE, UNFINISHED, is_of_the_servers, progress};
 
-/// Operations in flight.
+/// Looks in flight, and as many changes.
 const IN_FLIGHT: usize = 256;
 /// Bytes in flight.
 const BYTES_IN_FLIGHT: usize = 8 << 20;
-/// What is left out is named up to this many times, so that memory stays bounded.
-const LEFT_OUT_NAMED: usize = 10_000;
+/// What to do about an error of the way to the servers.
+const AGAIN: &str = "start the same command again to go on";
 
 /// Load a directory tree into nodes
 ///
-/// A directory becomes a node without data, a file a node with the file's contents. What is there
-/// already is brought up to date, and nothing is deleted: started again after an interruption, it
-/// goes on. Symbolic links are skipped. What cannot become a node (too large, unreadable, a name that
-/// no node can have) is named at the end, and the exit code is 3.
+/// A directory becomes a node with the data in its file .conclave-node, or without any, a file a node
+/// with the file's contents. What is there already is brought up to date, and nothing is deleted:
+/// started again after an interruption, it goes on. New nodes are persistent ones with an open ACL.
+/// Symbolic links are skipped. What cannot become a node (too large, unreadable, a name that no node
+/// can have, refused by the servers, in their own /zookeeper) is named at the end, and the exit code
+/// is 3.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: conclave import /etc /config")]
 pub(super) struct Import {
@@ -46,31 +48,35 @@ pub(super) struct Import {
 impl Import {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         ensure!(self.dir.is_dir(), "{} is not a directory", self.dir.display());
+        ensure!(
+            !self.dir.join(UNFINISHED).exists(),
+            "an export into {} has not ended: start it again, or remove {UNFINISHED} from it to \
+             load what there is",
+            self.dir.display()
+        );
         let root = ZPath::new(&self.path).with_context(|| format!("the path {:?}", self.path))?;
         self.common.with(async |client| self.work(client, &root).await).await
     }
 
     async fn work(&self, client: &Client, root: &ZPath) -> anyhow::Result<ExitCode> {
-        let total = self.walk().count();
-        let bar = progress(total, self.common.output.json);
-        let mut import = Load { client, bar, window: Window::default(), tally: Tally::default() };
-        for above in root.ancestors().collect::<Vec<_>>().into_iter().rev() {
-            if !above.is_root() {
-                import.put(above, None).await?;
-            }
+        let bar = progress(Some(self.walk().count()), self.common.output.json);
+        let mut import = Load::new(client, bar);
+        // From here on the session sees nothing older.
+        client.sync().await?;
+        if let Some(above) = root.parent() {
+            create_missing(client, &above).await?;
         }
         for entry in self.walk() {
             import.bar.inc(1);
             match entry {
                 Ok(entry) => self.load(&mut import, root, &entry).await?,
-                Err(error) => import.leave_out(&error.to_string()),
+                Err(error) => import.leave_out(error.to_string()),
             }
         }
-        import.drain(0).await?;
+        import.drain().await?;
         import.bar.finish_and_clear();
-        let tally = import.tally;
-        self.report(&tally);
-        Ok(if tally.left_out.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) })
+        self.report(&import.tally);
+        Ok(import.tally.left_out.exit_code())
     }
 
     fn walk(&self) -> impl Iterator<Item = walkdir::Result<DirEntry>> + use<> {
@@ -84,64 +90,75 @@ impl Import {
         entry: &DirEntry,
     ) -> anyhow::Result<()> {
         let name = entry.path().display();
+        let kind = entry.file_type();
+        // It came with its directory.
+        if entry.file_name() == NODE_DATA_FILE && kind.is_file() {
+            return Ok(());
+        }
         let relative = entry.path().strip_prefix(&self.dir).expect("the walk starts there");
-        let is_node_data = relative.file_name().is_some_and(|name| name == NODE_DATA_FILE);
-        let relative = if is_node_data { relative.parent().unwrap_or(relative) } else { relative };
         let path = match node_path(root, relative) {
             Ok(path) => path,
             Err(error) => {
-                import.leave_out(&format!("{name}: {error:#}"));
+                import.leave_out(format!("{name}: {error:#}"));
                 return Ok(());
             }
         };
-        let kind = entry.file_type();
+        if is_of_the_servers(&path, root) {
+            if path.depth() == 1 {
+                import.leave_out(format!("{path}: every ensemble has its own, and all below it"));
+            }
+            return Ok(());
+        }
         if kind.is_dir() {
-            return import.put(path, None).await;
+            let data = self.data_of(entry.path()).unwrap_or_else(|error| {
+                import.leave_out(format!("{name}/{NODE_DATA_FILE}: {error:#}"));
+                None
+            });
+            return import.put(path, data).await;
         }
         if kind.is_symlink() {
             import.tally.links += 1;
             return Ok(());
         }
         if !kind.is_file() {
-            import.leave_out(&format!("{name}: neither a file nor a directory"));
+            import.leave_out(format!("{name}: neither a file nor a directory"));
             return Ok(());
         }
         match read(entry.path()) {
             Ok(data) => import.put(path, Some(data)).await,
             Err(error) => {
-                import.leave_out(&format!("{name}: {error:#}"));
+                import.leave_out(format!("{name}: {error:#}"));
                 Ok(())
             }
         }
     }
 
+    /// The data of a directory's own node, if it is there.
+    fn data_of(&self, dir: &Path) -> anyhow::Result<Option<Bytes>> {
+        let file = dir.join(NODE_DATA_FILE);
+        let look = if self.follow { fs::metadata(&file) } else { fs::symlink_metadata(&file) };
+        if look.is_ok_and(|is| is.is_file()) { read(&file).map(Some) } else { Ok(None) }
+    }
+
     fn report(&self, tally: &Tally) {
+        let Tally { created, changed, unchanged, links, left_out } = tally;
         if self.common.output.json {
-            say!(
-                "{}",
-                json!({
-                    "created": tally.created,
-                    "changed": tally.changed,
-                    "unchanged": tally.unchanged,
-                    "links": tally.links,
-                    "left_out": tally.left_out,
-                    "left_out_more": tally.left_out_more,
-                })
-            );
+            let mut report = serde_json::Map::new();
+            report.insert("created".into(), json!(created));
+            report.insert("changed".into(), json!(changed));
+            report.insert("unchanged".into(), json!(unchanged));
+            report.insert("links".into(), json!(links));
+            left_out.add_to(&mut report);
+            say!("{}", Value::Object(report));
             return;
         }
-        for line in &tally.left_out {
-            say!("left out: {line}");
-        }
+        left_out.print();
         say!(
-            "{} created, {} changed, {} as they were, {} left out",
-            tally.created,
-            tally.changed,
-            tally.unchanged,
-            tally.left_out.len() as u64 + tally.left_out_more
+            "{created} created, {changed} changed, {unchanged} as they were, {} left out",
+            left_out.count()
         );
-        if tally.links > 0 {
-            say!("{} symbolic links were not followed; --follow loads their targets", tally.links);
+        if *links > 0 {
+            say!("{links} symbolic links were not followed; --follow loads their targets");
         }
     }
 }
@@ -169,82 +186,155 @@ struct Tally {
     unchanged: u64,
     /// Symbolic links that were not followed.
     links: u64,
-    /// The first of what was left out, by name.
-    left_out: Vec<String>,
-    /// How many there were beyond those.
-    left_out_more: u64,
+    left_out: LeftOut,
 }
 
-/// Creations under way, in the order they were asked.
-#[derive(Default)]
-struct Window {
-    creations: VecDeque<(ZPath, Option<Bytes>, Pending<Created>)>,
-    bytes: usize,
+/// What a node becomes; without data it only has to exist.
+struct Wanted {
+    path: ZPath,
+    data: Option<Bytes>,
 }
 
+impl Wanted {
+    fn bytes(&self) -> usize {
+        self.data.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+/// What is under way for a node that is not right, or may not be.
+enum Step {
+    Create(Pending<Created>),
+    Set(Pending<Stat>),
+    /// It has data of the same length.
+    Compare(Pending<Node>),
+}
+
+/// What became of a node.
+enum Outcome {
+    Created,
+    Changed,
+    Unchanged,
+}
+
+/// A look at each node, and then what it takes to make it right: most are right if the import was
+/// interrupted, and a look costs no transaction. Both are many at a time, in the order of the walk.
 struct Load<'a> {
     client: &'a Client,
     bar: ProgressBar,
-    window: Window,
+    looks: VecDeque<(Wanted, Pending<Option<Stat>>)>,
+    steps: VecDeque<(Wanted, Step)>,
+    /// The bytes of both.
+    bytes: usize,
     tally: Tally,
 }
 
-impl Load<'_> {
-    /// Makes a node have this data; `None` is a directory, which only has to exist.
+impl<'a> Load<'a> {
+    fn new(client: &'a Client, bar: ProgressBar) -> Load<'a> {
+        let (looks, steps) = (VecDeque::new(), VecDeque::new());
+        Load { client, bar, looks, steps, bytes: 0, tally: Tally::default() }
+    }
+
+    /// Makes a node be there, with this data if there is any.
     async fn put(&mut self, path: ZPath, data: Option<Bytes>) -> anyhow::Result<()> {
-        let create = self.client.create(&path, data.clone().unwrap_or_default());
-        let create = if data.is_none() { create.without_data() } else { create };
-        self.window.bytes += data.as_ref().map_or(0, Bytes::len);
-        self.window.creations.push_back((path, data, create.send()));
-        while self.window.creations.len() >= IN_FLIGHT || self.window.bytes >= BYTES_IN_FLIGHT {
+        let look = self.client.exists(&path).send();
+        let wanted = Wanted { path, data };
+        self.bytes += wanted.bytes();
+        self.looks.push_back((wanted, look));
+        while self.looks.len() >= IN_FLIGHT {
+            self.decide().await?;
+        }
+        while self.bytes >= BYTES_IN_FLIGHT {
+            if self.steps.is_empty() { self.decide().await? } else { self.settle().await? }
+        }
+        Ok(())
+    }
+
+    async fn drain(&mut self) -> anyhow::Result<()> {
+        while !self.looks.is_empty() {
+            self.decide().await?;
+        }
+        while !self.steps.is_empty() {
             self.settle().await?;
         }
         Ok(())
     }
 
-    async fn drain(&mut self, most: usize) -> anyhow::Result<()> {
-        while self.window.creations.len() > most {
+    /// Waits for the oldest look, and does what follows from it.
+    async fn decide(&mut self) -> anyhow::Result<()> {
+        let Some((wanted, look)) = self.looks.pop_front() else { return Ok(()) };
+        // What may not be looked at is there.
+        let (is_there, length) = match look.await {
+            Ok(stat) => (stat.is_some(), stat.map(|stat| stat.data_length as usize)),
+            Err(error) if error.code() == Some(ErrorCode::NoAuth) => (true, None),
+            Err(error) => return Err(error).context(AGAIN),
+        };
+        let Wanted { path, data } = &wanted;
+        let step = match data {
+            None if is_there => {
+                self.tally.unchanged += 1;
+                return Ok(());
+            }
+            None => Step::Create(self.client.create(path, "").without_data().send()),
+            Some(data) if !is_there => Step::Create(self.client.create(path, data.clone()).send()),
+            Some(data) if length == Some(data.len()) => Step::Compare(self.client.get(path).send()),
+            Some(data) => Step::Set(self.client.set(path, data.clone()).send()),
+        };
+        self.steps.push_back((wanted, step));
+        while self.steps.len() >= IN_FLIGHT {
             self.settle().await?;
         }
         Ok(())
     }
 
-    /// Waits for the oldest creation; brings the node up to date if it was there already.
+    /// Waits for the oldest step.
     async fn settle(&mut self) -> anyhow::Result<()> {
-        let Some((path, data, creation)) = self.window.creations.pop_front() else { return Ok(()) };
-        self.window.bytes -= data.as_ref().map_or(0, Bytes::len);
-        match creation.await {
-            Ok(_) => self.tally.created += 1,
-            Err(error) if error.code() == Some(ErrorCode::NodeExists) => {
-                self.refresh(&path, data).await?;
+        let Some((wanted, step)) = self.steps.pop_front() else { return Ok(()) };
+        self.bytes -= wanted.bytes();
+        let outcome = match step {
+            Step::Create(creation) => match creation.await {
+                // Somebody else was faster.
+                Err(error) if error.code() == Some(ErrorCode::NodeExists) => {
+                    self.compare(&wanted, self.client.get(&wanted.path).send()).await
+                }
+                created => created.map(|_| Outcome::Created),
+            },
+            Step::Set(change) => change.await.map(|_| Outcome::Changed),
+            Step::Compare(node) => self.compare(&wanted, node).await,
+        };
+        match outcome {
+            Ok(Outcome::Created) => self.tally.created += 1,
+            Ok(Outcome::Changed) => self.tally.changed += 1,
+            Ok(Outcome::Unchanged) => self.tally.unchanged += 1,
+            Err(error) if error.code().is_some_and(is_of_the_node) => {
+                self.leave_out(error.to_string());
             }
-            Err(error) if error.code() == Some(ErrorCode::NoNode) => {
-                self.leave_out(&format!("{path}: the node above it was left out"));
-            }
-            Err(error) => {
-                return Err(error).context("start the same command again to go on");
-            }
+            Err(error) => return Err(error).context(AGAIN),
         }
         Ok(())
     }
 
-    async fn refresh(&mut self, path: &ZPath, data: Option<Bytes>) -> anyhow::Result<()> {
-        let is = self.client.get(path).await?;
-        match data {
-            Some(data) if is.data.as_ref() != Some(&data) => {
-                self.client.set(path, data).await?;
-                self.tally.changed += 1;
-            }
-            Some(_) | None => self.tally.unchanged += 1,
+    async fn compare(&self, wanted: &Wanted, node: Pending<Node>) -> Result<Outcome, Error> {
+        let Some(data) = &wanted.data else { return Ok(Outcome::Unchanged) };
+        if node.await?.data.as_ref() == Some(data) {
+            return Ok(Outcome::Unchanged);
         }
-        Ok(())
+        self.client.set(&wanted.path, data.clone()).await?;
+        Ok(Outcome::Changed)
     }
 
-    fn leave_out(&mut self, what: &str) {
-        if self.tally.left_out.len() < LEFT_OUT_NAMED {
-            self.tally.left_out.push(what.to_owned());
-        } else {
-            self.tally.left_out_more += 1;
-        }
+    fn leave_out(&mut self, line: String) {
+        self.tally.left_out.add(line);
     }
+}
+
+/// Whether it is this node that cannot be, however often it is tried; others can.
+fn is_of_the_node(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::NoAuth
+            | ErrorCode::NoNode
+            | ErrorCode::NoChildrenForEphemerals
+            | ErrorCode::QuotaExceeded
+            | ErrorCode::TooLarge
+    )
 }

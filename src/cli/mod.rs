@@ -9,6 +9,7 @@ mod ensemble;
 mod export;
 mod import;
 mod input;
+mod mirror;
 mod multi;
 mod nodes;
 mod password;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use conclave_client::{Client, Created, ZPath};
+use conclave_client::{Client, Created, ErrorCode, ZPath};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -95,7 +95,10 @@ impl Create {
 
     async fn work(&self, client: &Client, data: Bytes) -> anyhow::Result<ExitCode> {
         if self.parents {
-            create_parents(client, &self.path).await?;
+            let end = self.path.rfind('/').unwrap_or_default();
+            let above = if end == 0 { "/" } else { &self.path[..end] };
+            let above = ZPath::new(above).with_context(|| format!("the path {above:?}"))?;
+            create_missing(client, &above).await?;
         }
         let mut create = client.create(&self.path, data);
         if self.ephemeral {
@@ -137,14 +140,25 @@ async fn gone(client: &Client, path: &ZPath) -> anyhow::Result<()> {
     }
 }
 
-async fn create_parents(client: &Client, path: &str) -> anyhow::Result<()> {
-    use conclave_client::ErrorCode;
-    let ends = path.match_indices('/').map(|(at, _)| at).filter(|&at| at > 0);
-    for end in ends {
-        match client.create(&path[..end], "").await {
-            Ok(_) => {}
-            Err(error) if error.code() == Some(ErrorCode::NodeExists) => {}
-            Err(error) => return Err(error.into()),
+/// Creates a node and those above it, unless they are there. Who has only a part of the tree is not
+/// asked for a permission above it.
+pub(super) async fn create_missing(client: &Client, path: &ZPath) -> anyhow::Result<()> {
+    match client.exists(path).await {
+        Ok(None) => {}
+        Ok(Some(_)) => return Ok(()),
+        // It is there, but not for everybody to look at.
+        Err(error) if error.code() == Some(ErrorCode::NoAuth) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    let mut missing = vec![path.clone()];
+    while let Some(path) = missing.last() {
+        match client.create(path, "").await {
+            Ok(_) => drop(missing.pop()),
+            Err(error) if error.code() == Some(ErrorCode::NodeExists) => drop(missing.pop()),
+            Err(error) => match path.parent() {
+                Some(above) if error.code() == Some(ErrorCode::NoNode) => missing.push(above),
+                _ => return Err(error.into()),
+            },
         }
     }
     Ok(())

@@ -17,6 +17,7 @@ mod operate;
 #[path = "../common/ports.rs"]
 mod ports;
 mod recipes;
+mod transfer;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
@@ -222,7 +223,7 @@ fn a_directory_tree_goes_in_and_comes_out_again() {
     dev.ask(&["export", "/deep/tree", target]);
     let same = Command::new("diff").args(["-r", source, target]).output().unwrap();
     assert!(same.status.success(), "{}", text(&same.stdout));
-    assert_eq!(dev.json(&["export", "/deep/tree", target])["written"], 0);
+    assert_eq!(dev.json(&["export", "--replace", "/deep/tree", target])["written"], 0);
 }
 
 #[test]
