@@ -16,6 +16,9 @@ pub(super) async fn part(client: Client) {
     timeout(PARTING, client.close()).await.ok();
 }
 
+/// As long as the servers can be told to take, in ms in 32 bits.
+const LONGEST_TIMEOUT_S: u64 = 4_294_967;
+
 /// Where the servers are.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Servers {
@@ -29,7 +32,13 @@ pub(super) struct Servers {
     )]
     pub(super) servers: String,
     /// Give up after so many seconds
-    #[arg(long, value_name = "S", default_value_t = 10, global = true)]
+    #[arg(
+        long,
+        value_name = "S",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(1..=LONGEST_TIMEOUT_S),
+        global = true
+    )]
     pub(super) timeout: u64,
     /// Say who is asking: SCHEME:CREDENTIALS, for instance password:alice:secret or
     /// digest:alice:secret. Better in the environment than on the command line, which others see

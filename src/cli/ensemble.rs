@@ -92,6 +92,10 @@ impl Layout {
         self.port_base..self.port_base + PORTS_PER_SERVER * u16::from(self.servers)
     }
 
+    /// Whether there are so many servers in an ensemble, and ports for them.
+    ///
+    /// # Errors
+    /// If not.
     fn check(&self) -> anyhow::Result<()> {
         ensure!(
             matches!(self.servers, 1 | 3 | 5 | 7),

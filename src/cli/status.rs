@@ -34,7 +34,8 @@ pub(super) struct Args {
     /// Print the number of the leader, and nothing else
     #[arg(long)]
     leader: bool,
-    /// Wait until all servers serve and none lags behind
+    /// Wait until all servers serve, one of them leads, and all have what it had when it was first
+    /// asked
     #[arg(long, conflicts_with = "leader")]
     wait: bool,
     #[command(flatten)]
@@ -63,6 +64,7 @@ pub(super) struct MemberStatus {
 struct FollowerStatus {
     id: u8,
     in_sync: bool,
+    acked_zxid: String,
     lag: u64,
 }
 
@@ -94,8 +96,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let addresses = admin_addresses(&args)?;
     let deadline = Instant::now() + args.servers.timeout();
     let mut answers = ask_all(&addresses).await;
-    while args.wait && !is_whole(&answers) {
-        ensure!(Instant::now() < deadline, "not every server is up to date:\n{}", table(&answers));
+    let mut goal = None;
+    while args.wait
+        && let Some(missing) = missing(&answers, &mut goal)
+    {
+        ensure!(Instant::now() < deadline, "{missing}:\n{}", table(&answers));
         sleep(POLL).await;
         answers = ask_all(&addresses).await;
     }
@@ -144,15 +149,33 @@ fn ask_aside(admin: String) -> std::io::Result<Asked> {
     Ok(answer)
 }
 
-/// All answer and serve, and the leader knows of no one who lags.
-fn is_whole(answers: &[Answer]) -> bool {
-    let all_serve =
-        answers.iter().all(|(_, answer)| answer.as_ref().is_ok_and(|(status, _)| status.serves()));
-    let leader = answers.iter().flat_map(|(_, answer)| answer).find(|(status, _)| status.leads());
-    let none_lags = leader.is_some_and(|(status, _)| {
-        status.followers.iter().all(|follower| follower.in_sync && follower.lag == 0)
-    });
-    all_serve && none_lags
+/// What is missing until all serve and have what the leader had when it was first seen: the goal,
+/// which stays where it is while there are more writes.
+fn missing(answers: &[Answer], goal: &mut Option<Position>) -> Option<&'static str> {
+    let servers: Vec<&MemberStatus> =
+        answers.iter().flat_map(|(_, answer)| answer).map(|(status, _)| status).collect();
+    if servers.len() < answers.len() || !servers.iter().all(|server| server.serves()) {
+        return Some("not every server serves");
+    }
+    let Some(leader) = servers.iter().find(|server| server.leads()) else {
+        return Some("none of the servers that were asked leads: ask all of them (--servers)");
+    };
+    let goal = *goal.get_or_insert_with(|| position(&leader.applied_zxid));
+    let has_goal = |zxid: &str| position(zxid) >= goal;
+    let all_have = servers.iter().all(|server| has_goal(&server.applied_zxid))
+        && leader.followers.iter().all(|one| one.in_sync && has_goal(&one.acked_zxid));
+    (!all_have).then_some("not every server is up to date")
+}
+
+/// A place in the history: the epoch, and the counter in it.
+type Position = (u64, u64);
+
+/// Where a zxid is; one that cannot be read is at the beginning.
+fn position(zxid: &str) -> Position {
+    let parts = zxid.split_once('.');
+    parts
+        .and_then(|(epoch, counter)| Some((epoch.parse().ok()?, counter.parse().ok()?)))
+        .unwrap_or_default()
 }
 
 fn admin_addresses(args: &Args) -> anyhow::Result<Vec<String>> {
@@ -217,4 +240,35 @@ fn row(status: &MemberStatus, leader: Option<&MemberStatus>) -> String {
         status.tree_used_bytes >> 20,
         status.disk_free_bytes >> 30,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(id: u8, role: &str, applied: &str, followers: &Value) -> Answer {
+        let value = json!({
+            "id": id, "role": role, "leader": 1, "epoch": 1, "applied_zxid": applied,
+            "followers": followers, "sessions": 0, "local_sessions": 0, "watches": 0, "nodes": 0,
+            "tree_used_bytes": 0, "disk_free_bytes": 0,
+        });
+        (id.to_string(), Ok((MemberStatus::deserialize(&value).unwrap(), value)))
+    }
+
+    fn follower(acked: &str, lag: u64) -> Value {
+        json!([{ "id": 2, "in_sync": true, "acked_zxid": acked, "lag": lag }])
+    }
+
+    #[test]
+    fn who_has_what_the_leader_had_is_up_to_date_although_there_are_more_writes() {
+        let mut goal = None;
+        let mut look = |leader: &str, acked: &str, lag, applied: &str| {
+            let leader = server(1, "leading", leader, &follower(acked, lag));
+            missing(&[leader, server(2, "following", applied, &json!([]))], &mut goal)
+        };
+        assert_eq!(look("1.10", "1.9", 1, "1.8"), Some("not every server is up to date"));
+        assert_eq!(look("1.20", "1.12", 8, "1.9"), Some("not every server is up to date"));
+        assert_eq!(look("1.30", "1.22", 8, "1.12"), None);
+        assert_eq!(look("2.1", "2.0", 1, "2.0"), None, "the next epoch is later");
+    }
 }

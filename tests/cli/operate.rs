@@ -110,3 +110,26 @@ fn dev_starts_again_at_once_after_it_was_killed() {
     dev.signal("INT");
     assert_eq!(dev.code(), Some(0));
 }
+
+#[test]
+fn a_wait_for_servers_of_which_none_leads_says_so() {
+    let (home, ports) = (TempDir::new().unwrap(), Ports::claim());
+    let (_dev, leader) = three_servers(home.path(), &ports);
+    let address = |id: u8| format!("127.0.0.1:{}", ports.first() + 10 * u16::from(id - 1));
+    let wait = |servers: &str| run(&["status", "--wait", "--timeout", "1", "--servers", servers]);
+    let (code, said) = wait(&address(leader % 3 + 1));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("none of the servers that were asked leads"), "{said}");
+    let (code, said) = wait(&[1, 2, 3].map(address).join(","));
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn numbers_that_lead_nowhere_are_refused() {
+    let (code, said) = run(&["status", "--timeout", "18446744073709551615"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("--timeout"), "{said}");
+    let (code, said) = run(&["compare", "--port-base", "65500"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("--port-base"), "{said}");
+}

@@ -19,6 +19,9 @@ const TRY: Duration = Duration::from_secs(2);
 /// How often it is tried.
 const POLL: Duration = Duration::from_millis(100);
 
+/// Each server has this many ports.
+const PORTS_PER_SERVER: u16 = 3;
+
 /// Server processes; they end with this value.
 pub(super) struct ZooKeeper {
     servers: Vec<Child>,
@@ -36,6 +39,12 @@ impl ZooKeeper {
         port_base: u16,
         jars: Option<&Path>,
     ) -> anyhow::Result<ZooKeeper> {
+        let needed = PORTS_PER_SERVER * u16::from(count);
+        ensure!(
+            port_base.checked_add(needed).is_some(),
+            "ZooKeeper needs {needed} ports from {port_base} on, behind Conclave's: choose a lower \
+             --port-base"
+        );
         let class_path = class_path(jars, &[])?;
         let mut all = ZooKeeper { servers: Vec::new(), addresses: Vec::new() };
         for id in 1..=count {
@@ -95,7 +104,7 @@ impl ZooKeeper {
 
 /// Of one server's three ports, the one for clients; the others follow.
 fn client_port(id: u8, port_base: u16) -> u16 {
-    port_base + 3 * u16::from(id - 1)
+    port_base + PORTS_PER_SERVER * u16::from(id - 1)
 }
 
 fn configure(id: u8, count: u8, dir: &Path, port_base: u16) -> anyhow::Result<PathBuf> {
