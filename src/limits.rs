@@ -79,8 +79,8 @@ pub const AUDIT_BURST_BYTES: usize = 256 << 10;
 pub const AUDIT_FILES: usize = 4;
 /// The most nodes that a read counts below another: counting stops the server.
 pub const COUNT_NODES: u64 = 10_000;
-/// The most nodes that are counted for the quotas that one transaction sets.
-pub const QUOTA_NODES: u64 = 100_000;
+/// The most nodes that are counted for the quotas that one transaction sets: it stops all servers.
+pub const QUOTA_NODES: u64 = 10_000;
 /// The sessions of the ensemble.
 pub const SESSIONS: usize = 1_000_000;
 /// The sessions that only one server knows; those beyond are opened for all of them.

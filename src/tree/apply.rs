@@ -260,7 +260,11 @@ impl<N: Nodes> Work<'_, N> {
         if parent.lifetime.is_ephemeral() {
             return Err(ErrorCode::NoChildrenForEphemerals);
         }
-        let data = self.keep(&path, data)?;
+        self.check_quota(&path)?;
+        let data = match quota::counted_at(&path) {
+            Some(subject) => Some(self.ledger.count(&self.draft, &subject)?),
+            None => keep(data),
+        };
         let mut node = new_node(data, acl, self.zxid, self.time_ms);
         node.lifetime = mode.lifetime;
         if mode.lifetime.is_ephemeral() {
@@ -288,6 +292,7 @@ impl<N: Nodes> Work<'_, N> {
         let parent = self.existing(&above)?;
         self.asker.check(&parent.acl, Perms::DELETE)?;
         let node = self.existing(path)?;
+        self.check_quota(path)?;
         check_version(node.version, version)?;
         if node.num_children > 0 {
             return Err(ErrorCode::NotEmpty);
@@ -317,7 +322,11 @@ impl<N: Nodes> Work<'_, N> {
         check_size(data)?;
         let node = self.existing(path)?;
         self.asker.check(&node.acl, Perms::WRITE)?;
-        let data = self.keep(path, data)?;
+        self.check_quota(path)?;
+        let data = match quota::counted_at(path) {
+            Some(_) => node.data.clone(),
+            None => keep(data),
+        };
         let growth = Usage::of_change(node.data.as_ref(), data.as_ref());
         self.ledger.enter(&mut self.draft, path, growth)?;
         check_version(node.version, version)?;
@@ -340,6 +349,7 @@ impl<N: Nodes> Work<'_, N> {
         let acl = self.asker.resolve(acl)?;
         let node = self.existing(path)?;
         self.asker.check(&node.acl, Perms::ADMIN)?;
+        self.check_quota(path)?;
         check_version(node.aversion, version)?;
         let node = self.draft.change(path, node, |node| {
             node.acl = acl;
@@ -517,6 +527,14 @@ impl<N: Nodes> Work<'_, N> {
         self.draft.node(path).ok_or(ErrorCode::NoNode)
     }
 
+    /// Fail unless the asker may set the quota that the node at `path` is a part of, if it is.
+    fn check_quota(&self, path: &ZPath) -> Result<(), ErrorCode> {
+        match quota::governed_by(&self.draft, path) {
+            Some(node) => self.asker.check(&node.acl, Perms::ADMIN),
+            None => Ok(()),
+        }
+    }
+
     fn check_lifetime(&self, lifetime: Lifetime) -> Result<(), ErrorCode> {
         let valid = match lifetime {
             Lifetime::Persistent | Lifetime::Container => true,
@@ -540,15 +558,6 @@ impl<N: Nodes> Work<'_, N> {
             parent.num_children =
                 parent.num_children.checked_sub(1).expect("a parent counts its children");
         });
-    }
-
-    /// The data that a node keeps when it is given this: a copy, since what a transaction holds is
-    /// lent from the message it came in, and would keep all of that in memory.
-    fn keep(&mut self, path: &ZPath, data: Option<&Bytes>) -> Result<Option<Bytes>, ErrorCode> {
-        match quota::counted_at(path) {
-            Some(subject) => self.ledger.count(&self.draft, &subject).map(Some),
-            None => Ok(data.map(|data| Bytes::copy_from_slice(data))),
-        }
     }
 
     fn change_parent(&mut self, above: &ZPath, parent: Node, change: impl FnOnce(&mut Node)) {
@@ -582,6 +591,12 @@ fn new_node(data: Option<Bytes>, acl: Arc<[Acl]>, zxid: Zxid, time_ms: i64) -> N
         num_children: 0,
         children_created: 0,
     }
+}
+
+/// The data that a node keeps when it is given this: a copy, since what a transaction holds is lent
+/// from the message it came in, and would keep all of that in memory.
+fn keep(data: Option<&Bytes>) -> Option<Bytes> {
+    data.map(|data| Bytes::copy_from_slice(data))
 }
 
 fn may_be_in_multi(op: &Op) -> bool {

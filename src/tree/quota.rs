@@ -7,9 +7,14 @@
 //! | `/zookeeper/quota/app/zookeeper_limits` | what is allowed: [`Limits`] | clients |
 //! | `/zookeeper/quota/app/zookeeper_stats` | what there is: [`Usage`] | the tree, whatever a client says |
 //!
-//! The usage is counted while its node exists, and counted anew when a client writes to it. It holds
-//! the node itself and everything below it. A quota counts whether or not there are others above
-//! and below it. Neither the root nor what is in `/zookeeper` has one.
+//! The usage is counted when its node is created, and kept up to date as long as that exists: what a
+//! client writes there later changes its version alone. It holds the node itself and everything below
+//! it. A quota counts whether or not there are others above and below it. Neither the root nor what is
+//! in `/zookeeper` has one.
+//!
+//! A quota refuses the writes of others, and tells how much there is in what its reader may not read.
+//! So to write to its nodes, and to those above them, needs ADMIN on the node that they are about
+//! ([`governed_by`]), beside what their own ACLs say.
 //!
 //! A *hard* limit refuses what would exceed it; a *soft* one only lets it be known. What makes a
 //! part of the tree smaller is never refused.
@@ -137,6 +142,24 @@ pub(super) fn counted_at(path: &ZPath) -> Option<ZPath> {
     let subject = path.as_str().strip_prefix(QUOTA)?.strip_suffix(STATS)?;
     // What only begins like the quotas' own directory, such as /zookeeper/quotas, has no subject.
     ZPath::new(subject).ok().filter(|subject| !is_system(subject.as_str()))
+}
+
+/// The node whose ACL says, beside its own, who may write to the node at `path`: the one that the
+/// quota there is of, or of whose path the node is a copy; while that does not exist, the nearest
+/// one above it. `None` if the node at `path` is no part of a quota.
+pub(super) fn governed_by<N: Nodes>(draft: &Draft<'_, N>, path: &ZPath) -> Option<Node> {
+    let copy = path.as_str().strip_prefix(QUOTA)?;
+    let subject = [LIMITS, STATS].iter().find_map(|name| copy.strip_suffix(name)).unwrap_or(copy);
+    let mut subject = match subject {
+        "" => ZPath::root(),
+        subject => ZPath::new(subject).ok()?,
+    };
+    loop {
+        if let Some(node) = draft.node(&subject) {
+            return Some(node);
+        }
+        subject = subject.parent()?;
+    }
 }
 
 fn is_system(path: &str) -> bool {

@@ -230,12 +230,19 @@ fn counting_for_a_quota_has_an_end() {
     let delete = Op::Delete { path: path("/a/one-more"), version: None };
     assert!(tree.apply(0, delete).result.is_ok());
     // Once, but not twice in one transaction.
-    let again = Op::SetData { path: path(stats), data: None, version: None };
-    let then = vec![create(stats, 0), again.clone()];
+    let remove = Op::Delete { path: path(stats), version: None };
+    let then = vec![create(stats, 0), remove, create(stats, 0)];
     let multi = Op::Multi { conditions: vec![], then, otherwise: vec![] };
     assert_eq!(tree.fails(multi), ErrorCode::TooLarge);
     tree.create(stats, 0);
-    assert!(tree.apply(0, again).result.is_ok());
+    // What is counted already is not counted again by those who write there.
+    tree.create("/a/one-more", 0);
+    let again = Op::SetData { path: path(stats), data: None, version: None };
+    let multi = Op::Multi { conditions: vec![], then: vec![again; 3], otherwise: vec![] };
+    assert!(tree.apply(0, multi).result.is_ok());
+    let Ok(Reply::Data { data, stat }) = tree.read(&get(stats)) else { panic!("it is there") };
+    let expected = format!("count={},bytes=0", limits::QUOTA_NODES + 2);
+    assert_eq!((data, stat.version), (Some(Bytes::from(expected)), 3));
 }
 
 #[test]

@@ -247,6 +247,7 @@ impl Model {
         if parent.lifetime.is_ephemeral() {
             return Err(ErrorCode::NoChildrenForEphemerals);
         }
+        self.may_set_quota(ask, &path)?;
         let stat = Stat {
             czxid: ask.zxid,
             mzxid: ask.zxid,
@@ -285,6 +286,7 @@ impl Model {
         let parent = self.nodes.get(&above(path.as_str())).ok_or(ErrorCode::NoNode)?;
         ask.needs(parent, Perms::DELETE)?;
         let node = self.nodes.get(path.as_str()).ok_or(ErrorCode::NoNode)?;
+        self.may_set_quota(ask, path.as_str())?;
         is_version(node.stat.version, version)?;
         if !self.children(path.as_str()).is_empty() {
             return Err(ErrorCode::NotEmpty);
@@ -309,6 +311,7 @@ impl Model {
         doomed.truncate(if limit == 0 { 1000 } else { limit as usize });
         for path in &doomed {
             ask.needs(&self.nodes[&above(path)], Perms::DELETE)?;
+            self.may_set_quota(ask, path)?;
             self.remove(ask.zxid, path, events);
         }
         let deleted = u32::try_from(doomed.len()).unwrap();
@@ -334,6 +337,7 @@ impl Model {
         doomed.sort_by_key(|path| (std::cmp::Reverse(path.matches('/').count()), path.clone()));
         for path in &doomed {
             ask.needs(&self.nodes[&above(path)], Perms::DELETE)?;
+            self.may_set_quota(ask, path)?;
             self.remove(ask.zxid, path, events);
         }
         Ok(Reply::DeletedMany { deleted: u32::try_from(doomed.len()).unwrap(), more: false })
@@ -347,8 +351,10 @@ impl Model {
         version: Option<i32>,
         events: &mut Events,
     ) -> Result<Reply, ErrorCode> {
-        let node = self.nodes.get_mut(path.as_str()).ok_or(ErrorCode::NoNode)?;
+        let node = self.nodes.get(path.as_str()).ok_or(ErrorCode::NoNode)?;
         ask.needs(node, Perms::WRITE)?;
+        self.may_set_quota(ask, path.as_str())?;
+        let node = self.nodes.get_mut(path.as_str()).unwrap();
         let is_version = is_version(node.stat.version, version);
         let before = node.stat.data_length;
         node.data = data.clone();
@@ -370,8 +376,10 @@ impl Model {
         version: Option<i32>,
     ) -> Result<Reply, ErrorCode> {
         let acl = ask.resolved(acl)?;
-        let node = self.nodes.get_mut(path.as_str()).ok_or(ErrorCode::NoNode)?;
+        let node = self.nodes.get(path.as_str()).ok_or(ErrorCode::NoNode)?;
         ask.needs(node, Perms::ADMIN)?;
+        self.may_set_quota(ask, path.as_str())?;
+        let node = self.nodes.get_mut(path.as_str()).unwrap();
         is_version(node.stat.aversion, version)?;
         node.acl = acl;
         node.stat.aversion += 1;
@@ -445,6 +453,20 @@ impl Model {
         parent.stat.pzxid = zxid;
         events.push((EventKind::Deleted, path.to_owned()));
         events.push((EventKind::ChildrenChanged, above(path)));
+    }
+
+    /// The nodes of a quota belong to who may administer what it is of, or what is above that.
+    fn may_set_quota(&self, ask: &Ask<'_>, path: &str) -> Result<(), ErrorCode> {
+        let Some(rest) = format!("{path}/").strip_prefix("/zookeeper/quota/").map(str::to_owned)
+        else {
+            return Ok(());
+        };
+        let mut parts: Vec<&str> = rest.trim_end_matches('/').split('/').collect();
+        parts.pop_if(|last| ["zookeeper_limits", "zookeeper_stats"].contains(last));
+        while !self.nodes.contains_key(&format!("/{}", parts.join("/"))) {
+            parts.pop();
+        }
+        ask.needs(&self.nodes[&format!("/{}", parts.join("/"))], Perms::ADMIN)
     }
 
     /// Count everything that has a quota, and compare what has grown with its hard limits.

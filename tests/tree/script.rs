@@ -56,7 +56,7 @@ macro_rules! scripts {
 
 scripts! {
     stat sequential ephemeral mortal delete_recursive multi conditions retries sessions versions
-    listing acl watches quota tolerant lingering
+    listing acl watches quota quota_rights tolerant lingering
 }
 
 /// The tree, and the sessions by their names.
