@@ -81,6 +81,9 @@ pub const AUDIT_FILES: usize = 4;
 pub const COUNT_NODES: u64 = 10_000;
 /// The most nodes that are counted for the quotas that one transaction sets: it stops all servers.
 pub const QUOTA_NODES: u64 = 10_000;
+/// The ephemeral nodes of one session: all of them are deleted at once when it ends, and that stops
+/// all servers.
+pub const EPHEMERALS_PER_SESSION: usize = 50_000;
 /// The sessions of the ensemble.
 pub const SESSIONS: usize = 1_000_000;
 /// The sessions that only one server knows; those beyond are opened for all of them.

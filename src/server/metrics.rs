@@ -339,7 +339,7 @@ impl Levels {
             ("client_outbox_bytes", "Waiting to be sent to clients", &self.client_outbox_bytes),
             ("peer_outbox_bytes", "Waiting to be sent to servers", &self.peer_outbox_bytes),
             ("linked_peers", "Servers this one is linked with", &self.linked_peers),
-            ("low_space", "1 while writes are refused for lack of space", &self.low_space),
+            ("low_space", "1 while this server is short of space", &self.low_space),
             ("follower_lag", "Transactions the slowest follower is behind", &self.follower_lag),
         ] {
             to.register(name, help, gauge.clone());

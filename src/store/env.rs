@@ -1,6 +1,7 @@
 //! The tree on disk: one LMDB environment with one table.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use super::codec;
 use super::error::{StoreError, TreeContext};
 use super::gaps::Gaps;
 use super::home::{Home, Lock};
-use super::key::{HashKey, Key, Scope, as_session};
+use super::key::{HashKey, Key, Scope, as_ephemeral, as_session};
 use crate::tree::{Meta, Node, SessionRecord};
 
 /// The file in a tree's directory that says that it was found damaged.
@@ -179,6 +180,18 @@ impl View {
                     .ok_or_else(|| self.damaged("the record of a session does not match"))
             })
             .collect()
+    }
+
+    /// How many ephemeral nodes the sessions have that have any.
+    pub(super) fn ephemeral_counts(&self) -> Result<BTreeMap<SessionId, usize>, StoreError> {
+        let mut counts = BTreeMap::new();
+        // Nobody's nodes would come before everybody's.
+        for entry in self.range(Scope::ephemerals(SessionId::NONE).prefix(), true)? {
+            let (key, _) = entry.in_tree("read", &self.tree.path)?;
+            let Some(session) = as_ephemeral(key) else { break };
+            *counts.entry(session).or_default() += 1;
+        }
+        Ok(counts)
     }
 
     /// Every record from `start` on; `inclusive` tells whether one with that very key counts.

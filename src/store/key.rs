@@ -123,6 +123,12 @@ pub(super) fn as_session(key: &[u8]) -> Option<SessionId> {
     Some(SessionId(u64::from_be_bytes(id.try_into().ok()?)))
 }
 
+/// Whether the key is that of a session's ephemeral node, and of which session.
+pub(super) fn as_ephemeral(key: &[u8]) -> Option<SessionId> {
+    let (&EPHEMERAL, rest) = key.split_first()? else { return None };
+    Some(SessionId(u64::from_be_bytes(*rest.first_chunk()?)))
+}
+
 /// What the keys of one listing begin with.
 #[derive(Clone, Copy)]
 pub(super) struct Scope {

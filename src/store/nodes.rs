@@ -53,6 +53,8 @@ struct Session {
     /// Shared with frozen layers; copied when it changes after a freeze.
     record: Arc<SessionRecord>,
     touched: bool,
+    /// How many ephemeral nodes it has.
+    ephemerals: usize,
 }
 
 impl StoreNodes {
@@ -60,11 +62,12 @@ impl StoreNodes {
     pub(super) fn load(tree: &Tree, fresh_key: HashKey) -> Result<StoreNodes, StoreError> {
         let view = tree.view()?;
         let (hash_key, meta) = view.meta()?.unwrap_or((fresh_key, Meta::default()));
-        let sessions = view
-            .sessions()?
-            .into_iter()
-            .map(|(id, record)| (id, Session { record: Arc::new(record), touched: false }))
-            .collect();
+        let counts = view.ephemeral_counts()?;
+        let sessions = view.sessions()?.into_iter().map(|(id, record)| {
+            let ephemerals = counts.get(&id).copied().unwrap_or(0);
+            (id, Session { record: Arc::new(record), touched: false, ephemerals })
+        });
+        let sessions = sessions.collect();
         Ok(StoreNodes {
             active: Layer::new(meta),
             frozen: Vec::new(),
@@ -314,6 +317,15 @@ impl Nodes for StoreNodes {
         self.paths(self.some_texts(scope, "", usize::MAX, names))
     }
 
+    fn ephemeral_count(&self, session: SessionId) -> usize {
+        self.sessions.get(&session).map_or(0, |session| session.ephemerals)
+    }
+
+    fn set_ephemeral_count(&mut self, session: SessionId, count: usize) {
+        let session = self.sessions.get_mut(&session);
+        session.expect("who owns an ephemeral node is a session").ephemerals = count;
+    }
+
     fn mortals(&self, after: Option<&ZPath>, limit: usize) -> Vec<ZPath> {
         let after = after.map(ZPath::as_str).unwrap_or_default();
         let names = |layer| Layer::mortals(layer, after);
@@ -334,7 +346,7 @@ impl Nodes for StoreNodes {
     }
 
     fn insert_session(&mut self, id: SessionId, record: SessionRecord) {
-        let session = Session { record: Arc::new(record), touched: true };
+        let session = Session { record: Arc::new(record), touched: true, ephemerals: 0 };
         self.touched.insert(id);
         let old = self.sessions.insert(id, session);
         assert!(old.is_none(), "session {id} is inserted twice");

@@ -36,6 +36,9 @@ const CONFIG_TEXT: &[u8] = b"version=0";
 /// The longest time to live, in ms: ZooKeeper's 40 bits, some 34 years.
 const TTL_MAX_MS: u64 = (1 << 40) - 1;
 
+/// Numbers of sequential nodes are below it.
+const TEN_DIGITS: u64 = 10_000_000_000;
+
 /// What came of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
@@ -170,6 +173,8 @@ fn carry_out(nodes: &mut impl Nodes, zxid: Zxid, txn: &Txn) -> Applied {
         draft: Draft::new(nodes),
         ledger: Ledger::new(),
         trees_left: limits::DELETE_MANY as usize,
+        ephemerals_made: 0,
+        ephemerals_gone: 0,
         changes: Vec::new(),
     };
     let result = work.carry_out(&txn.request.op);
@@ -192,6 +197,9 @@ struct Work<'a, N> {
     ledger: Ledger,
     /// How many nodes it may still delete with their trees.
     trees_left: usize,
+    /// How many ephemeral nodes of the session it has created and deleted so far.
+    ephemerals_made: usize,
+    ephemerals_gone: usize,
     changes: Vec<Change>,
 }
 
@@ -260,6 +268,9 @@ impl<N: Nodes> Work<'_, N> {
         if parent.lifetime.is_ephemeral() {
             return Err(ErrorCode::NoChildrenForEphemerals);
         }
+        if mode.lifetime.is_ephemeral() {
+            self.check_ephemerals()?;
+        }
         self.check_quota(&path)?;
         let data = match quota::counted_at(&path) {
             Some(subject) => Some(self.ledger.count(&self.draft, &subject)?),
@@ -269,6 +280,7 @@ impl<N: Nodes> Work<'_, N> {
         node.lifetime = mode.lifetime;
         if mode.lifetime.is_ephemeral() {
             node.owner = self.session;
+            self.ephemerals_made += 1;
         }
         let num_children = parent.num_children.checked_add(1);
         let children_created = parent.children_created.checked_add(1);
@@ -535,6 +547,13 @@ impl<N: Nodes> Work<'_, N> {
         }
     }
 
+    /// Fail if the session has as many ephemeral nodes as it may have.
+    fn check_ephemerals(&self) -> Result<(), ErrorCode> {
+        let before = self.draft.base().ephemeral_count(self.session);
+        let most = limits::EPHEMERALS_PER_SESSION + self.ephemerals_gone;
+        if before + self.ephemerals_made < most { Ok(()) } else { Err(ErrorCode::TooLarge) }
+    }
+
     fn check_lifetime(&self, lifetime: Lifetime) -> Result<(), ErrorCode> {
         let valid = match lifetime {
             Lifetime::Persistent | Lifetime::Container => true,
@@ -553,6 +572,9 @@ impl<N: Nodes> Work<'_, N> {
             .enter(&mut self.draft, path, Usage::of(node).negated())
             .expect("no quota refuses what makes the tree smaller");
         self.tell(path, node, EventKind::Deleted);
+        if node.owner != SessionId::NONE && node.owner == self.session {
+            self.ephemerals_gone += 1;
+        }
         self.draft.remove(path, node);
         self.change_parent(above, parent, |parent| {
             parent.num_children =
@@ -615,7 +637,12 @@ fn may_be_in_multi(op: &Op) -> bool {
     )
 }
 
+/// The path with a number of ten digits: with more, the order of the names would not be that of
+/// the numbers any more, and whoever came last would be the first.
 fn numbered(path: &ZPath, number: u64) -> Result<ZPath, ErrorCode> {
+    if number >= TEN_DIGITS {
+        return Err(ErrorCode::SequenceOverflow);
+    }
     ZPath::new(&format!("{path}{number:010}")).map_err(|_| ErrorCode::BadArguments)
 }
 

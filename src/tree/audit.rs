@@ -103,6 +103,10 @@ impl<N: Nodes> Audit<'_, N> {
             if owned != listed {
                 return Err(format!("session {id} owns {owned:?}, but listed are {listed:?}"));
             }
+            let count = self.nodes.ephemeral_count(id);
+            if owned.len() != count {
+                return Err(format!("session {id} owns {owned:?}, but counted are {count}"));
+            }
         }
         match self.ephemerals.first_key_value() {
             Some((id, paths)) => Err(format!("session {id} does not exist, but owns {paths:?}")),

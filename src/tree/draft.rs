@@ -180,6 +180,9 @@ impl<'a, N: Nodes> Draft<'a, N> {
             meta.bytes = meta.bytes - before.bytes + tally.bytes;
             meta.quotas = meta.quotas - before.quotas + tally.quotas;
             meta.digest = meta.digest.wrapping_sub(before.digest).wrapping_add(tally.digest);
+            let owner_before = was.map_or(SessionId::NONE, |(owner, _)| owner);
+            let owner = after.as_ref().map_or(SessionId::NONE, |node| node.owner);
+            change_owner(self.nodes, owner_before, owner);
             match after {
                 Some(node) => {
                     // One that was deleted and came back as another is not a node that changed.
@@ -193,5 +196,19 @@ impl<'a, N: Nodes> Draft<'a, N> {
             }
         }
         self.nodes.set_meta(meta);
+    }
+}
+
+/// Count an ephemeral node for `after` that counted for `before`.
+fn change_owner(nodes: &mut impl Nodes, before: SessionId, after: SessionId) {
+    if before == after {
+        return;
+    }
+    if before != SessionId::NONE {
+        let rest = nodes.ephemeral_count(before).checked_sub(1);
+        nodes.set_ephemeral_count(before, rest.expect("a session's ephemeral nodes are counted"));
+    }
+    if after != SessionId::NONE {
+        nodes.set_ephemeral_count(after, nodes.ephemeral_count(after) + 1);
     }
 }

@@ -159,6 +159,11 @@ pub trait Nodes {
     fn names(&self, path: &ZPath, node: &Node, most: usize) -> Option<Names>;
     /// The paths of a session's ephemeral nodes, in order.
     fn ephemerals(&self, session: SessionId) -> Vec<ZPath>;
+    /// How many ephemeral nodes a session has, without looking for them.
+    fn ephemeral_count(&self, session: SessionId) -> usize;
+    /// Change it: like `parent.num_children`, it is the caller's business. It is no part of what is
+    /// stored, but counted when the state is loaded.
+    fn set_ephemeral_count(&mut self, session: SessionId, count: usize);
     /// The paths of container and TTL nodes, in order, after `after`, at most `limit`.
     fn mortals(&self, after: Option<&ZPath>, limit: usize) -> Vec<ZPath>;
     /// The session of that id.
@@ -183,6 +188,7 @@ pub struct MemoryNodes {
     nodes: BTreeMap<ZPath, Node>,
     children: BTreeSet<(ZPath, String)>,
     ephemerals: BTreeSet<(SessionId, ZPath)>,
+    ephemeral_counts: BTreeMap<SessionId, usize>,
     mortals: BTreeSet<ZPath>,
     sessions: BTreeMap<SessionId, SessionRecord>,
     meta: Meta,
@@ -290,6 +296,14 @@ impl Nodes for MemoryNodes {
             .collect()
     }
 
+    fn ephemeral_count(&self, session: SessionId) -> usize {
+        self.ephemeral_counts.get(&session).copied().unwrap_or(0)
+    }
+
+    fn set_ephemeral_count(&mut self, session: SessionId, count: usize) {
+        self.ephemeral_counts.insert(session, count);
+    }
+
     fn mortals(&self, after: Option<&ZPath>, limit: usize) -> Vec<ZPath> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.mortals.range::<ZPath, _>((start, Bound::Unbounded)).take(limit).cloned().collect()
@@ -310,6 +324,7 @@ impl Nodes for MemoryNodes {
 
     fn remove_session(&mut self, id: SessionId) {
         let old = self.sessions.remove(&id);
+        self.ephemeral_counts.remove(&id);
         assert!(old.is_some(), "session {id} is removed, but does not exist");
     }
 

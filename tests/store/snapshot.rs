@@ -152,6 +152,8 @@ fn a_snapshot_is_the_state_of_its_moment() {
         assert!(dump(&target.nodes) == expected, "the states differ");
         let (own, other) = (&target.nodes, &source.opened.nodes);
         assert_eq!(own.ephemerals(SESSION), other.ephemerals(SESSION));
+        let count = own.ephemerals(SESSION).len();
+        assert_eq!((own.ephemeral_count(SESSION), other.ephemeral_count(SESSION)), (count, count));
         assert_eq!(own.mortals(None, usize::MAX), other.mortals(None, usize::MAX));
     }
     assert_eq!(trees(to.path()), 1);

@@ -5,8 +5,8 @@ use conclave::limits;
 use conclave::tree::{self, Applied, MemoryNodes, Nodes};
 use conclave_proto::request::{Entry, Page};
 use conclave_proto::{
-    Acl, CreateMode, ErrorCode, Fault, Op, Perms, Reply, Secret, SessionId, WatchId, WatchKind,
-    Xid, ZPath, convert,
+    Acl, CreateMode, ErrorCode, Fault, Lifetime, Op, Perms, Reply, Secret, SessionId, WatchId,
+    WatchKind, Xid, ZPath, convert,
 };
 
 use crate::world::{World, path, txn, zxid};
@@ -121,6 +121,57 @@ fn a_number_does_not_make_a_path_too_long() {
     };
     tree.apply(0, sequential(limits::PATH_BYTES - 10)).result.unwrap();
     assert_eq!(tree.fails(sequential(limits::PATH_BYTES - 9)), ErrorCode::BadArguments);
+}
+
+#[test]
+fn a_number_has_ten_digits() {
+    let mut tree = Large::new();
+    tree.create("/a", 0);
+    let mut node = tree.0.node(&path("/a")).unwrap();
+    node.children_created = 9_999_999_999;
+    tree.0.put_node(&path("/a"), node);
+    let mode = CreateMode::PERSISTENT_SEQUENTIAL;
+    let next = || Op::Create { path: path("/a/n-"), data: None, acl: Acl::open(), mode };
+    let Ok(Reply::Created { path: last, .. }) = tree.apply(0, next()).result else {
+        panic!("the last number is a number")
+    };
+    assert_eq!(last, path("/a/n-9999999999"));
+    assert_eq!(tree.fails(next()), ErrorCode::SequenceOverflow);
+    tree.create("/a/without", 0);
+}
+
+#[test]
+fn a_session_has_a_most_ephemeral_nodes() {
+    let mut tree = Large::new();
+    let create = |name: &str, lifetime| {
+        let mode = CreateMode { lifetime, sequential: false };
+        Op::Create { path: path(name), data: None, acl: Acl::open(), mode }
+    };
+    let ephemeral = |name: &str| create(name, Lifetime::Ephemeral);
+    for n in 1..limits::EPHEMERALS_PER_SESSION {
+        tree.apply(0, ephemeral(&format!("/{n}"))).result.unwrap();
+    }
+    tree.apply(0, create("/lingers", Lifetime::Lingering(1))).result.unwrap();
+    assert_eq!(tree.fails(ephemeral("/more")), ErrorCode::TooLarge);
+    assert_eq!(tree.fails(create("/more", Lifetime::Lingering(1))), ErrorCode::TooLarge);
+    tree.create("/persistent", 0);
+
+    // What a transaction deletes makes room in it, and what it creates takes room.
+    let delete = |name: &str| Op::Delete { path: path(name), version: None };
+    let multi = |then| Op::Multi { conditions: vec![], then, otherwise: vec![] };
+    let swap = vec![delete("/1"), ephemeral("/more")];
+    tree.apply(0, multi(swap)).result.unwrap();
+    let two = vec![delete("/2"), ephemeral("/a"), ephemeral("/b")];
+    assert_eq!(tree.fails(multi(two)), ErrorCode::TooLarge);
+    tree::audit(&tree.0).unwrap();
+
+    tree.apply(0, Op::CloseSession).result.unwrap();
+    tree.apply(
+        0,
+        Op::CreateSession { session: CLIENT, timeout_ms: 1, secret: Secret::new([0; 16]) },
+    );
+    tree.apply(0, ephemeral("/1")).result.unwrap();
+    tree::audit(&tree.0).unwrap();
 }
 
 #[test]
