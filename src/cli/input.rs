@@ -1,7 +1,7 @@
 //! What a command is given: on the command line, in a file, or on standard input.
 //!
-//! It is read before a session is opened. Reading blocks the thread that keeps the session alive,
-//! and whoever types the input, or makes it, may take longer than the session lives.
+//! It is read before a session is opened: whoever types the input, or makes it, may take long, and
+//! nobody is to be kept waiting for a signal, or the servers with a session, meanwhile.
 
 use std::fs;
 use std::io::{self, Read as _};

@@ -21,9 +21,12 @@ mod transfer;
 
 use std::io::{self, ErrorKind};
 use std::process::{ExitCode, exit};
+use std::thread;
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 /// Conclave: a coordination service.
 ///
@@ -106,9 +109,9 @@ impl Cli {
             Command::RunHeld(args) => recipes::run_child(&args),
             Command::Password(args) => password::run(&args),
             Command::Status(args) => wait_for(status::run(args)),
-            Command::Bench(args) => wait_for(bench::run(args)),
-            Command::Compare(args) => wait_for(bench::compare(args)),
-            Command::CompareLocks(args) => wait_for(bench::compare_locks(args)),
+            Command::Bench(args) => measure(bench::run(args)),
+            Command::Compare(args) => measure(bench::compare(args)),
+            Command::CompareLocks(args) => measure(bench::compare_locks(args)),
             Command::Completions(args) => completions::run(&args),
         }
     }
@@ -122,9 +125,23 @@ struct Output {
     json: bool,
 }
 
-/// Runs a command that talks to servers, on this thread.
+/// Runs a command that talks to servers, on this thread. What keeps its session alive has another
+/// one: this one may have to wait for a file, or for somebody who does not read what is printed.
 fn wait_for(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let (end, ended) = oneshot::channel::<()>();
+    thread::scope(move |scope| {
+        scope.spawn(move || runtime.block_on(ended));
+        let outcome = handle.block_on(command);
+        drop(end);
+        outcome
+    })
+}
+
+/// Runs a command that measures, on this thread with all that belongs to it.
+fn measure(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    Builder::new_current_thread().enable_all().build()?.block_on(command)
 }
 
 /// Runs something until it is done, or Ctrl-C or a request to terminate comes: then `None`.

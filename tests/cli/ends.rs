@@ -1,12 +1,12 @@
 //! How commands end: with which exit code, saying what, and when.
 
 use std::fs::{self, File};
-use std::io::pipe;
+use std::io::{BufRead as _, BufReader, Write as _, pipe};
 use std::process::{Command, Stdio};
 
 use super::failover::wire;
 use super::held::{Aside, send, wait_until};
-use super::{Dev, text};
+use super::{Dev, Killed, text};
 
 /// A command whose servers are not there.
 fn to_nobody(args: &[&str]) -> Command {
@@ -31,6 +31,26 @@ fn a_value_is_read_before_there_is_a_session_that_could_expire_meanwhile() {
         let said = text(&output.stderr);
         assert!(said.contains("reading standard input"), "{args:?}: {said}");
     }
+}
+
+#[test]
+fn a_reader_who_is_slow_does_not_cost_the_session() {
+    let dev = Dev::start();
+    let keep = |path: &str| dev.command(&["create", path, "--ephemeral", "--session-timeout", "2"]);
+    let exists = |path: &str| dev.run(&["exists", path]).status.code() == Some(0);
+    let (reader, mut writer) = pipe().unwrap();
+    // As much as a pipe takes: what is printed after it waits until somebody reads.
+    writer.write_all(&[b'\n'; 65_536]).unwrap();
+    let mut slow = Killed(keep("/slow").stdout(writer).spawn().unwrap());
+    wait_until("it is there", || exists("/slow"));
+    let mut frozen = Aside::of(keep("/frozen"));
+    assert_eq!(frozen.line(), "/frozen");
+    frozen.signal("STOP");
+    wait_until("a session that says nothing expires", || !exists("/frozen"));
+    assert!(exists("/slow"), "its session lives on, which is the older one");
+    let mut lines = BufReader::new(reader).lines().map(Result::unwrap);
+    assert_eq!(lines.find(|line| !line.is_empty()).as_deref(), Some("/slow"));
+    assert!(slow.0.try_wait().unwrap().is_none());
 }
 
 #[test]
