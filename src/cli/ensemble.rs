@@ -245,27 +245,11 @@ impl Ensemble {
         Ok(Ensemble { layout, servers: Vec::new(), _claim: claim })
     }
 
-    /// Claims the directory, writes the configurations, starts every server, and waits until all of
-    /// them serve.
-    ///
-    /// # Errors
-    /// If a file cannot be written, or a server ends or does not serve in time: with the last
-    /// lines it logged.
-    pub(super) async fn start(layout: Layout) -> anyhow::Result<Ensemble> {
-        let mut ensemble = Ensemble::claim(layout)?;
-        match ensemble.start_all().await {
-            Ok(()) => Ok(ensemble),
-            Err(error) => {
-                ensemble.stop().await;
-                Err(error)
-            }
-        }
-    }
-
     /// Starts every server and waits until all of them serve.
     ///
     /// # Errors
-    /// As [`Ensemble::start`]; servers that have been started go on.
+    /// If a file cannot be written, or a server ends or does not serve in time: with the last
+    /// lines it logged. Those that have been started go on.
     pub(super) async fn start_all(&mut self) -> anyhow::Result<()> {
         self.layout.wait_for_ports().await?;
         for id in self.layout.ids() {
@@ -420,7 +404,7 @@ fn open_log(path: &Path) -> anyhow::Result<File> {
 }
 
 /// The last lines of a log, for an error message.
-fn last_lines(path: &Path, count: usize) -> String {
+pub(super) fn last_lines(path: &Path, count: usize) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")

@@ -133,3 +133,36 @@ fn numbers_that_lead_nowhere_are_refused() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("--port-base"), "{said}");
 }
+
+/// Whether a process runs that was started with something of that directory.
+fn is_in_use(dir: &Path) -> bool {
+    let dir = dir.to_str().unwrap();
+    let commands = fs::read_dir("/proc").unwrap().flatten().filter_map(|process| {
+        let line = fs::read(process.path().join("cmdline")).ok()?;
+        Some(String::from_utf8_lossy(&line).into_owned())
+    });
+    commands.into_iter().any(|line| line.contains(dir))
+}
+
+#[test]
+fn a_comparison_that_is_stopped_leaves_no_servers_behind() {
+    if !Path::new("/usr/share/java/zookeeper.jar").exists() {
+        return;
+    }
+    for signal in ["INT", "KILL"] {
+        let (home, ports) = (TempDir::new().unwrap(), Ports::claim());
+        let port = ports.first().to_string();
+        let mut compare = conclave(&["compare", "get", "--servers", "1", "--port-base", &port]);
+        compare.env("TMPDIR", home.path());
+        let mut compare = Aside::of(compare);
+        let log = |one: fs::DirEntry| one.path().join("zookeeper/1/zoo.log").exists();
+        let is_there = || fs::read_dir(home.path()).unwrap().flatten().any(log);
+        wait_until("ZooKeeper starts", || is_there() && is_in_use(home.path()));
+        compare.signal(signal);
+        assert_eq!(compare.code(), (signal == "INT").then_some(1));
+        wait_until("its servers end", || !is_in_use(home.path()));
+        if signal == "INT" {
+            assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0, "its data is removed");
+        }
+    }
+}

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::java::ZooKeeper;
 use super::report::Row;
 use super::work::Kind;
-use super::{DEFAULT_THREADS, Load, Wire, measure, median, parse_threads, run_number};
+use super::{DEFAULT_THREADS, Load, Wire, measure, median, on_ensemble, parse_threads, run_number};
 use crate::cli::ensemble::{Ensemble, Layout};
 use crate::cli::{Output, say, tell};
 
@@ -115,8 +115,8 @@ impl fmt::Display for Shape {
 }
 
 /// The two ensembles.
-struct Sides {
-    conclave: Ensemble,
+struct Sides<'a> {
+    conclave: &'a Ensemble,
     zookeeper: ZooKeeper,
 }
 
@@ -179,17 +179,17 @@ pub(in crate::cli) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (ours, theirs) = (home.path().join("conclave"), home.path().join("zookeeper"));
     let jars = args.zookeeper_jars.as_deref();
     let layout = Layout { servers: args.servers, dir: ours, port_base: args.port_base };
-    let conclave = Ensemble::start(layout).await?;
-    let behind = conclave.layout().ports().end;
-    let zookeeper = ZooKeeper::start(args.servers, &theirs, behind, jars).await?;
-    let sides = Sides { conclave, zookeeper };
-    let outcome = compare_all(&args, &sides).await;
-    sides.conclave.stop().await;
-    outcome.map(|complete| if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let complete = on_ensemble(layout, async |conclave| {
+        let behind = conclave.layout().ports().end;
+        let zookeeper = ZooKeeper::start(args.servers, &theirs, behind, jars).await?;
+        compare_all(&args, &Sides { conclave, zookeeper }).await
+    })
+    .await?;
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Whether every line of the table could be measured.
-async fn compare_all(args: &Args, sides: &Sides) -> anyhow::Result<bool> {
+async fn compare_all(args: &Args, sides: &Sides<'_>) -> anyhow::Result<bool> {
     let cells: Vec<(Kind, Shape)> = args
         .kinds
         .iter()
@@ -223,7 +223,7 @@ async fn compare_all(args: &Args, sides: &Sides) -> anyhow::Result<bool> {
     Ok(complete)
 }
 
-async fn warm_up(args: &Args, sides: &Sides) -> anyhow::Result<()> {
+async fn warm_up(args: &Args, sides: &Sides<'_>) -> anyhow::Result<()> {
     for side in [Side::ZooKeeper, Side::Conclave(Wire::ZooKeeper)] {
         let what = (Kind::Mixed, Shape { clients: 64, depth: 16 });
         let (mut load, pids) = load(args, sides, side, what, 0);
@@ -239,7 +239,7 @@ async fn warm_up(args: &Args, sides: &Sides) -> anyhow::Result<()> {
 /// so that what the one leaves behind (dirty pages, a warm disk) is not always the other's burden.
 async fn compare(
     args: &Args,
-    sides: &Sides,
+    sides: &Sides<'_>,
     kind: Kind,
     shape: Shape,
     progress: &mut Progress,
@@ -274,7 +274,7 @@ async fn compare(
 
 fn load(
     args: &Args,
-    sides: &Sides,
+    sides: &Sides<'_>,
     side: Side,
     (kind, shape): (Kind, Shape),
     number: u64,

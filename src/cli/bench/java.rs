@@ -6,11 +6,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::held;
 use super::jars::{DEBIAN_JARS, NEEDED_JARS};
 use super::zookeeper::Connection;
+use crate::cli::ensemble::last_lines;
 
 /// How long the servers may take until they serve.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -49,17 +51,16 @@ impl ZooKeeper {
         let mut all = ZooKeeper { servers: Vec::new(), addresses: Vec::new() };
         for id in 1..=count {
             let config = configure(id, count, dir, port_base)?;
-            let log = File::create(config.with_extension("log"))?;
-            let server = Command::new("java")
+            let log = File::create(log_file(&home(id, dir)))?;
+            let server = held("java")?
                 .args(["-Xmx1000m", "-Dzookeeper.admin.enableServer=false", "-cp", &class_path])
                 .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
                 .arg(&config)
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)
                 .stderr(log)
-                .kill_on_drop(true)
                 .spawn()
-                .context("starting java, which ZooKeeper needs (Debian: default-jre-headless)")?;
+                .context("starting java")?;
             all.servers.push(server);
             all.addresses.push(format!("127.0.0.1:{}", client_port(id, port_base)));
         }
@@ -85,15 +86,18 @@ impl ZooKeeper {
                 .await
                 .unwrap_or_else(|late| Err(late.into()))
             {
-                for server in &mut self.servers {
-                    let ended = server.try_wait()?;
-                    let logs = dir.display();
-                    ensure!(ended.is_none(), "a ZooKeeper server ended; see {logs}/*/zoo.log");
+                for (id, server) in (1..).zip(&mut self.servers) {
+                    let log = log_file(&home(id, dir));
+                    ensure!(
+                        server.try_wait()?.is_none(),
+                        "a ZooKeeper server ended (it needs Java; Debian: default-jre-headless); \
+                         it said:\n{}",
+                        last_lines(&log, 5)
+                    );
                 }
                 ensure!(
                     Instant::now() < deadline,
-                    "ZooKeeper does not serve on {address} ({error:#}); see {}/*/zoo.log",
-                    dir.display()
+                    "ZooKeeper does not serve on {address}: {error:#}"
                 );
                 sleep(POLL).await;
             }
@@ -107,8 +111,17 @@ fn client_port(id: u8, port_base: u16) -> u16 {
     port_base + PORTS_PER_SERVER * u16::from(id - 1)
 }
 
+/// Where one server keeps what it has.
+fn home(id: u8, dir: &Path) -> PathBuf {
+    dir.join(id.to_string())
+}
+
+fn log_file(home: &Path) -> PathBuf {
+    home.join("zoo.log")
+}
+
 fn configure(id: u8, count: u8, dir: &Path, port_base: u16) -> anyhow::Result<PathBuf> {
-    let home = dir.join(id.to_string());
+    let home = home(id, dir);
     let data = home.join("data");
     fs::create_dir_all(&data)?;
     fs::write(data.join("myid"), id.to_string())?;

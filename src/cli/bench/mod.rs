@@ -15,6 +15,7 @@ mod usage;
 mod work;
 mod zookeeper;
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,11 +23,12 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use conclave_client::Tls;
+use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::connect::TlsArgs;
 use super::ensemble::{Ensemble, Layout};
-use super::{Output, say};
+use super::{Output, say, until_stopped};
 pub(super) use compare::{Args as CompareArgs, run as compare};
 pub(super) use contest::{Args as CompareLocksArgs, run as compare_locks};
 use crew::Crew;
@@ -62,7 +64,8 @@ pub(super) struct Args {
     /// Start an ensemble of that many servers for this and end it afterwards
     #[arg(long, value_name = "N", conflicts_with = "zookeeper")]
     spawn: Option<u8>,
-    /// Where --spawn keeps the servers' data; removed afterwards
+    /// Where --spawn keeps the servers' data, which stays there [default: a temporary directory,
+    /// removed afterwards]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// The first port of --spawn
@@ -168,10 +171,32 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let temporary = tempfile::Builder::new().prefix("conclave-bench-").tempdir()?;
     let dir = args.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
-    let mut ensemble = Ensemble::start(Layout { servers, dir, port_base: args.port_base }).await?;
-    let outcome = measure_all(&args, Some(&mut ensemble)).await;
+    let layout = Layout { servers, dir, port_base: args.port_base };
+    on_ensemble(layout, async |ensemble| measure_all(&args, Some(ensemble)).await).await
+}
+
+/// Does something with an ensemble that is started for it, and has ended when this returns: also
+/// when it fails, or somebody asks this program to stop.
+async fn on_ensemble<T>(
+    layout: Layout,
+    work: impl AsyncFnOnce(&mut Ensemble) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let mut ensemble = Ensemble::claim(layout)?;
+    let outcome = until_stopped(async {
+        ensemble.start_all().await?;
+        work(&mut ensemble).await
+    })
+    .await;
     ensemble.stop().await;
-    outcome
+    outcome?.context("stopped before everything was measured")?
+}
+
+/// Another program, which ends when this one does, however it ends.
+fn held(program: impl AsRef<OsStr>) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("finding this program")?);
+    command.arg("run-held").arg(std::process::id().to_string()).arg("--").arg(program);
+    command.kill_on_drop(true);
+    Ok(command)
 }
 
 async fn measure_all(args: &Args, mut ensemble: Option<&mut Ensemble>) -> anyhow::Result<ExitCode> {

@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::super::java;
+use super::super::{held, java};
 use super::{Args, Library, Outcome};
 
 /// What a contest may take beside its own time: a program starts and opens sessions.
@@ -81,17 +81,17 @@ impl Foreign {
         path: &str,
     ) -> anyhow::Result<Outcome> {
         let mut program = if matches!(library, Library::Kazoo | Library::KazooOnConclave) {
-            let mut python = Command::new(&args.python);
+            let mut python = held(&args.python)?;
             python.arg(self.python_file());
             python
         } else {
-            let mut java = Command::new("java");
+            let mut java = held("java")?;
             java.args(["-Xmx1000m", "-cp", &self.class_path, "LockContest"]);
             java
         };
         let numbers = [args.contenders, args.warm_up, args.seconds].map(|n| n.to_string());
         program.arg(servers.join(",")).arg(path).args(numbers);
-        program.stdin(Stdio::null()).kill_on_drop(true);
+        program.stdin(Stdio::null());
         let limit = PREPARATION + Duration::from_secs(args.warm_up + args.seconds);
         let output =
             timeout(limit, program.output()).await.context("it does not end in time")??;

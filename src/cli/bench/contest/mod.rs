@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use self::foreign::Foreign;
 use super::java::ZooKeeper;
 use super::locks;
+use super::on_ensemble;
 use super::usage::Counters;
 use crate::cli::ensemble::{Ensemble, Layout};
 use crate::cli::{Output, say, tell};
@@ -126,12 +127,12 @@ struct Figures {
 }
 
 /// The two ensembles; ZooKeeper's is there if a contest needs it.
-struct Sides {
-    conclave: Ensemble,
+struct Sides<'a> {
+    conclave: &'a Ensemble,
     zookeeper: Option<ZooKeeper>,
 }
 
-impl Sides {
+impl Sides<'_> {
     /// Where the clients of a library connect, and the servers' processes.
     fn of(&self, library: Library) -> anyhow::Result<(Vec<String>, Vec<u32>)> {
         let layout = self.conclave.layout();
@@ -156,17 +157,18 @@ pub(in crate::cli) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let foreign = Foreign::prepare(&args, home.path()).await?;
     let dir = home.path().join("conclave");
     let layout = Layout { servers: args.servers, dir, port_base: args.port_base };
-    let conclave = Ensemble::start(layout).await?;
-    let mut sides = Sides { conclave, zookeeper: None };
-    let outcome = contest_all(&args, &foreign, &mut sides, home.path()).await;
-    sides.conclave.stop().await;
-    outcome.map(|()| ExitCode::SUCCESS)
+    on_ensemble(layout, async |conclave| {
+        let sides = Sides { conclave, zookeeper: None };
+        contest_all(&args, &foreign, sides, home.path()).await
+    })
+    .await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn contest_all(
     args: &Args,
     foreign: &Foreign,
-    sides: &mut Sides,
+    mut sides: Sides<'_>,
     home: &Path,
 ) -> anyhow::Result<()> {
     if args.libraries.iter().any(|library| library.is_on_zookeeper()) {
