@@ -239,9 +239,9 @@ struct History {
     paths: VecDeque<u8>,
     /// How many events were dropped before the first of `events`.
     dropped: u64,
-    /// The numbers of a path's events, some of which may have been dropped. It is made only as far
-    /// as somebody asks, since most servers most of the time see no watch set again.
-    index: BTreeMap<ZPath, Vec<u64>>,
+    /// The numbers of a path's events of a kind, some of which may have been dropped. It is made only
+    /// as far as somebody asks, since most servers most of the time see no watch set again.
+    index: BTreeMap<(ZPath, EventKind), Vec<u64>>,
     /// Where the index begins and ends.
     indexed: std::ops::Range<u64>,
     /// Where the path of the first of `events` begins, counting all bytes there ever were.
@@ -303,33 +303,71 @@ impl History {
         }
         self.extend_index();
         let first = self.dropped + self.events.partition_point(|kept| kept.zxid <= since) as u64;
-        let mut numbers: Vec<u64> = Vec::new();
-        if kind == WatchKind::PersistentRecursive {
-            // Paths below this one need not stand together in the order of strings ("/a-b" comes
-            // between "/a" and "/a/b"), but all of them have it as a prefix.
-            let from = self.index.range(path.clone()..);
-            for (at, found) in from.take_while(|(at, _)| at.as_str().starts_with(path.as_str())) {
-                if at.is_within(path) {
-                    numbers.extend(found.iter().filter(|&&number| number >= first));
-                }
+        let mut numbers = match kind {
+            WatchKind::PersistentRecursive => self.within(path, kind, first),
+            WatchKind::Data | WatchKind::Exists | WatchKind::Children | WatchKind::Persistent => {
+                self.exactly(path, kind, first)
             }
-            numbers.sort_unstable();
-        } else if let Some(found) = self.index.get(path) {
-            numbers.extend(found.iter().filter(|&&number| number >= first));
+        };
+        numbers.sort_unstable();
+        let most = if kind.is_one_shot() { 1 } else { numbers.len() };
+        let past = |number| {
+            let kept = self.kept(number);
+            let event = Event { zxid: kept.zxid, path: self.path(kept), kind: kept.kind };
+            Past { event, acl: kept.acl.clone() }
+        };
+        Some(numbers.into_iter().take(most).map(past).collect())
+    }
+
+    /// The events from the number `first` on that a watch of this node waits for: of each kind all,
+    /// or the first if one will do.
+    fn exactly(&self, path: &ZPath, kind: WatchKind, first: u64) -> Vec<u64> {
+        let lists = self.index.range((path.clone(), EventKind::Created)..);
+        let lists = lists.take_while(|((at, _), _)| at == path);
+        let mut numbers = Vec::new();
+        for (_, found) in lists.filter(|((_, event), _)| kind.fires_on(*event)) {
+            let later = &found[found.partition_point(|&number| number < first)..];
+            let most = if kind.is_one_shot() { 1 } else { later.len() };
+            numbers.extend(later.iter().take(most));
         }
-        let mut missed = Vec::new();
-        for number in numbers {
-            let place = usize::try_from(number - self.dropped).expect("a place in the window");
-            let kept = &self.events[place];
-            if kind.fires_on(kept.kind) {
-                let event = Event { zxid: kept.zxid, path: self.path(kept), kind: kept.kind };
-                missed.push(Past { event, acl: kept.acl.clone() });
-                if kind.is_one_shot() {
-                    break;
-                }
-            }
+        numbers
+    }
+
+    /// The same for this node and all below it.
+    fn within(&self, path: &ZPath, kind: WatchKind, first: u64) -> Vec<u64> {
+        // Paths below this one need not stand together in the order of strings ("/a-b" comes
+        // between "/a" and "/a/b"), but all of them have it as a prefix.
+        let lists = self.index.range((path.clone(), EventKind::Created)..);
+        let lists = lists.take_while(|((at, _), _)| at.as_str().starts_with(path.as_str()));
+        // Whoever was away for a moment must not have to look at all paths of a large tree.
+        let end = self.dropped + self.events.len() as u64;
+        let later = usize::try_from(end - first).expect("as many as there are events at most");
+        if lists.clone().nth(later).is_some() {
+            let is_meant = |kept: &Kept| kind.fires_on(kept.kind) && self.is_within(kept, path);
+            return (first..end).filter(|&number| is_meant(self.kept(number))).collect();
         }
-        Some(missed)
+        let mut numbers = Vec::new();
+        for (_, found) in
+            lists.filter(|((at, event), _)| kind.fires_on(*event) && at.is_within(path))
+        {
+            numbers.extend(&found[found.partition_point(|&number| number < first)..]);
+        }
+        numbers
+    }
+
+    /// The event of that number, which has not been dropped.
+    fn kept(&self, number: u64) -> &Kept {
+        &self.events[usize::try_from(number - self.dropped).expect("a place in the window")]
+    }
+
+    /// Whether an event's path is `other`, or lies below it.
+    fn is_within(&self, kept: &Kept, other: &ZPath) -> bool {
+        let (start, len) = kept.path;
+        let start = usize::try_from(start - self.start).expect("a place in memory");
+        let above = if other.is_root() { "" } else { other.as_str() };
+        let starts = len >= above.len()
+            && self.paths.range(start..start + above.len()).copied().eq(above.bytes());
+        starts && (len == above.len() || self.paths[start + above.len()] == b'/')
     }
 
     fn extend_index(&mut self) {
@@ -341,9 +379,9 @@ impl History {
         }
         let next = self.indexed.end.max(self.dropped);
         for number in next..end {
-            let place = usize::try_from(number - self.dropped).expect("a place in the window");
-            let path = self.path(&self.events[place]);
-            self.index.entry(path).or_default().push(number);
+            let kept = self.kept(number);
+            let key = (self.path(kept), kept.kind);
+            self.index.entry(key).or_default().push(number);
         }
         self.indexed.end = end;
     }

@@ -31,11 +31,16 @@ pub const PEER_OUTBOX_BYTES: usize = 64 << 20;
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 /// The bytes waiting to be sent to one client, after which it is dropped as a slow consumer.
 pub const CLIENT_OUTBOX_BYTES: usize = 8 << 20;
+/// The bytes of events of the past that a watch is told when it is set: what is more is a gap. An
+/// estimate.
+pub const CATCH_UP_BYTES: usize = 6 << 20;
 /// The bytes of answers to what a client asked at once that may wait beside that.
 pub const CLIENT_ANSWERS_BYTES: usize = 56 << 20;
 /// The bytes waiting to be sent to all clients of a server, after which the one with most of them is
 /// dropped.
 pub const CLIENTS_OUTBOX_BYTES: usize = 1 << 30;
+/// Nothing more is read from a client while requests of so many bytes have no answer.
+pub const ASKED_BYTES: usize = 1 << 20;
 /// The largest frame that a client of the ZooKeeper protocol may send, in bytes: the default of
 /// ZooKeeper's `jute.maxbuffer`.
 pub const JUTE_FRAME_BYTES: usize = 0xf_ffff;
@@ -135,6 +140,8 @@ const _: () = assert!(BATCH_BYTES + FRAME_BYTES < PEER_FRAME_BYTES);
 const _: () = assert!(FOLLOWER_WINDOW_BYTES + BATCH_BYTES + FRAME_BYTES < PEER_OUTBOX_BYTES);
 const _: () = assert!(JUTE_FRAME_BYTES < FRAME_BYTES && JUTE_FRAME_BYTES <= VALUE_BYTES);
 const _: () = assert!(WHOLE_LIST_BYTES < CLIENT_ANSWERS_BYTES);
+const _: () = assert!(CATCH_UP_BYTES + VALUE_BYTES < CLIENT_OUTBOX_BYTES);
+const _: () = assert!(ASKED_BYTES <= PENDING_BYTES / 32);
 const _: () = assert!(CLIENT_OUTBOX_BYTES + CLIENT_ANSWERS_BYTES < CLIENTS_OUTBOX_BYTES);
 const _: () = assert!(PENDING_BYTES <= PEER_OUTBOX_BYTES / 2);
 const _: () = assert!(TLS_HANDSHAKES_PER_ADDRESS < TLS_HANDSHAKES);

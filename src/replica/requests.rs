@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use conclave_proto::request::ReadLevel;
 use conclave_proto::{
     Acl, ClientMessage, ErrorCode, Event, Fault, Op, Perms, Reply, Request, Response,
@@ -16,6 +17,9 @@ use super::client::{Answer, Client, Need, Released, Slot, SlotState};
 use super::machine::{Part, Replica};
 use super::pending::{Waiter, Work, bytes_of, mix};
 use super::{ConnId, ToClient};
+
+/// What an event costs a client's outbox beside its path and its data, in bytes: an estimate.
+const EVENT_BYTES: usize = 40;
 
 /// The reads that wait for a word of the leader.
 ///
@@ -431,7 +435,7 @@ impl<N: Nodes> Replica<N> {
     }
 
     /// Tell a watch what happened after `since`; whether there was anything that it may
-    /// know.
+    /// know. What is more than an outbox should hold is a gap.
     fn catch_up(
         &mut self,
         conn: ConnId,
@@ -453,14 +457,18 @@ impl<N: Nodes> Replica<N> {
             self.tell(conn, ServerMessage::Gap { watch: id, resumed_at: self.applied });
         }
         let missed = missed.unwrap_or_default();
-        let mut told = false;
+        let mut told_bytes = 0;
         for past in missed {
-            if self.may_read(conn, &past.acl) {
-                self.tell_event(conn, id, past.event, with_value);
-                told = true;
+            if !self.may_read(conn, &past.acl) {
+                continue;
             }
+            if told_bytes >= limits::CATCH_UP_BYTES {
+                self.tell(conn, ServerMessage::Gap { watch: id, resumed_at: self.applied });
+                break;
+            }
+            told_bytes += self.tell_event(conn, id, past.event, with_value);
         }
-        if told {
+        if told_bytes > 0 {
             return true;
         }
         // Where the events are not remembered, or were not for this client, the state tells of
@@ -480,12 +488,22 @@ impl<N: Nodes> Replica<N> {
         client.is_some_and(|client| tree::allows(acl, Perms::READ, &client.identities))
     }
 
-    /// Tell a watch of an event of the past, with the node's data as it is now.
-    fn tell_event(&mut self, conn: ConnId, watch: WatchId, event: Event, with_value: bool) {
+    /// Tell a watch of an event of the past, with the node's data as it is now. What that costs, in
+    /// bytes.
+    fn tell_event(
+        &mut self,
+        conn: ConnId,
+        watch: WatchId,
+        event: Event,
+        with_value: bool,
+    ) -> usize {
         // Its ACL may be another one by now.
         let node = if with_value { self.nodes.node(&event.path) } else { None };
         let node = node.filter(|node| self.may_read(conn, &node.acl));
-        let message = ServerMessage::Event { watch, event, value: node.and_then(|node| node.data) };
+        let value = node.and_then(|node| node.data);
+        let cost = EVENT_BYTES + event.path.as_str().len() + value.as_ref().map_or(0, Bytes::len);
+        let message = ServerMessage::Event { watch, event, value };
         self.out.clients.push((conn, ToClient::Message(message)));
+        cost
     }
 }

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use conclave_proto::message::Refused;
+use conclave_proto::request::Page;
 use conclave_proto::{
     ClientMessage, Credentials, ErrorCode, Fault, Identity, Op, ServerMessage, Xid,
 };
@@ -26,7 +27,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 use tokio_util::io::poll_read_buf;
 
-use crate::limits::{CLIENT_ANSWERS_BYTES, CLIENT_OUTBOX_BYTES, IN_FLIGHT};
+use crate::limits::{ASKED_BYTES, CLIENT_ANSWERS_BYTES, CLIENT_OUTBOX_BYTES, IN_FLIGHT};
 use crate::net::{Place, ReadHalf, WriteHalf};
 use crate::replica::{ConnId, Input};
 use crate::wire::words::{ConnectionFacts, Traffic};
@@ -95,6 +96,8 @@ pub(super) struct State {
     paused: bool,
     /// Requests without an answer.
     asked: VecDeque<Asked>,
+    /// Their bytes.
+    asked_bytes: usize,
     /// Pings without an answer.
     pings: usize,
     /// How many may be without an answer.
@@ -111,6 +114,8 @@ pub(super) struct State {
 struct Asked {
     kind: Option<Kind>,
     at_us: u64,
+    /// Its bytes, as far as they came with it.
+    bytes: u32,
     /// It may cost far more than its answer shows: nothing more is read until it has its answer.
     is_heavy: bool,
 }
@@ -140,6 +145,7 @@ impl Client {
             connected: false,
             paused: false,
             asked: VecDeque::new(),
+            asked_bytes: 0,
             pings: 0,
             allowance: FIRST_ALLOWANCE,
             held_back: false,
@@ -226,9 +232,15 @@ impl State {
         self.waiting.len() > CLIENT_OUTBOX_BYTES + self.answers.min(CLIENT_ANSWERS_BYTES)
     }
 
+    fn ask(&mut self, asked: Asked) {
+        self.asked_bytes += asked.bytes as usize;
+        self.asked.push_back(asked);
+    }
+
     /// Counts the oldest request in flight as answered.
     fn answered(&mut self, clients: &Clients, error: Option<ErrorCode>) {
         let Some(asked) = self.asked.pop_front() else { return };
+        self.asked_bytes -= asked.bytes as usize;
         let took_us = clients.clock.micros().saturating_sub(asked.at_us);
         if let Wire::ZooKeeper(wire) = &mut self.wire {
             wire.traffic.answered(took_us);
@@ -317,6 +329,7 @@ impl State {
                 && !self.wire.is_leaving()
                 && self.asked.back().is_none_or(|asked| !asked.is_heavy)
                 && self.asked.len() + self.pings < self.allowance
+                && self.asked_bytes < ASKED_BYTES
                 && self.waiting.len() < PAUSE_BYTES)
     }
 
@@ -469,11 +482,13 @@ async fn listen(
             client.resume.notified().await;
             continue;
         }
+        let before = reader.received.len();
         let said = client.state.borrow_mut().next(&mut reader.received)?;
+        let bytes = u32::try_from(before - reader.received.len()).unwrap_or(u32::MAX);
         match said {
             Some(inbound) => match credentials(&inbound) {
-                Some((xid, credentials)) => check(clients, client, xid, &credentials).await,
-                None => admit(clients, client, inbound)?,
+                Some((xid, credentials)) => check(clients, client, xid, &credentials, bytes).await,
+                None => admit(clients, client, inbound, bytes)?,
             },
             None => reader.fill(clients).await?,
         }
@@ -497,12 +512,17 @@ fn credentials(inbound: &Inbound) -> Option<(Xid, Bytes)> {
 /// Checks a password. Meanwhile nothing more is read from this client, since whatever comes next is
 /// asked in the new name. If too many wait for that, the client is sent away: what it has asked behind
 /// it must not be carried out in another name.
-async fn check(clients: &Rc<Clients>, client: &Rc<Client>, xid: Xid, credentials: &Bytes) {
+async fn check(
+    clients: &Rc<Clients>,
+    client: &Rc<Client>,
+    xid: Xid,
+    credentials: &Bytes,
+    bytes: u32,
+) {
     let kind =
         Kind::of(&Op::Authenticate { scheme: String::new(), credentials: Credentials::default() });
     let at_us = clients.clock.micros();
-    let asked = Asked { kind: Some(kind), at_us, is_heavy: false };
-    client.state.borrow_mut().asked.push_back(asked);
+    client.state.borrow_mut().ask(Asked { kind: Some(kind), at_us, bytes, is_heavy: false });
     let (id, result) = clients.passwords.check(client.address, credentials).await;
     if result == Err(ErrorCode::Throttled) {
         clients.send_away(client);
@@ -513,18 +533,29 @@ async fn check(clients: &Rc<Clients>, client: &Rc<Client>, xid: Xid, credentials
     clients.inbox.push(Input::Checked { conn: client.id, xid, claimed, result });
 }
 
-/// Whether a request may have to look at thousands of nodes for a small answer.
+/// Whether a request may have to look at thousands of nodes or events for a small answer.
 fn is_heavy(op: &Op) -> bool {
     let lists = |ops: &[Op]| ops.iter().any(|op| matches!(op, Op::Children { .. }));
-    matches!(op, Op::CountDescendants { .. }) || matches!(op, Op::MultiRead(ops) if lists(ops))
+    // Of a directory's names alone, what is looked at is answered, or remembered to be too much.
+    let looks_at_each = |page: &Page| page.is_whole() && *page != Page::WHOLE;
+    matches!(op, Op::CountDescendants { .. } | Op::Ephemerals { .. })
+        || matches!(op, Op::MultiRead(ops) if lists(ops))
+        || matches!(op, Op::Children { page, .. } if looks_at_each(page))
+        // A watch that fires once is told one event.
+        || matches!(op, Op::Watch { since: Some(_), kind, .. } if !kind.is_one_shot())
 }
 
 /// Puts what a client says into the inbox.
-fn admit(clients: &Clients, client: &Client, inbound: Inbound) -> Result<(), Malformed> {
+fn admit(
+    clients: &Clients,
+    client: &Client,
+    inbound: Inbound,
+    bytes: u32,
+) -> Result<(), Malformed> {
     let conn = client.id;
     let mut state = client.state.borrow_mut();
     let mut ask = |kind, is_heavy| {
-        state.asked.push_back(Asked { kind, at_us: clients.clock.micros(), is_heavy });
+        state.ask(Asked { kind, at_us: clients.clock.micros(), bytes, is_heavy });
     };
     match inbound {
         Inbound::Message(ClientMessage::Connect(_)) => {

@@ -14,23 +14,38 @@ use crate::tree::Node;
 /// The latest listings, by path.
 #[derive(Debug, Default)]
 pub(super) struct Listings {
-    kept: BTreeMap<ZPath, ((Zxid, Zxid), Names)>,
+    kept: BTreeMap<ZPath, ((Zxid, Zxid), Known)>,
     bytes: usize,
+}
+
+/// What is known of a listing.
+#[derive(Clone, Debug)]
+pub(super) enum Known {
+    /// All of it.
+    Names(Names),
+    /// Packed it takes more than so many bytes.
+    Above(usize),
 }
 
 /// What one costs beside its names, in bytes: an estimate.
 const COST: usize = 200;
 
 impl Listings {
-    /// The names of the children of `node`, which is at `path`, if they are known.
-    pub(super) fn get(&self, path: &ZPath, node: &Node) -> Option<Names> {
-        let (of, names) = self.kept.get(path)?;
-        (*of == (node.czxid, node.pzxid)).then(|| names.clone())
+    /// What is known of the names of the children of `node`, which is at `path`.
+    pub(super) fn get(&self, path: &ZPath, node: &Node) -> Option<Known> {
+        let (of, known) = self.kept.get(path)?;
+        (*of == (node.czxid, node.pzxid)).then(|| known.clone())
     }
 
-    pub(super) fn keep(&mut self, path: &ZPath, node: &Node, names: &Names) {
-        let cost = |path: &ZPath, names: &Names| COST + path.as_str().len() + names.packed().len();
-        let added = cost(path, names);
+    pub(super) fn keep(&mut self, path: &ZPath, node: &Node, known: Known) {
+        let cost = |path: &ZPath, known: &Known| {
+            let names = match known {
+                Known::Names(names) => names.packed().len(),
+                Known::Above(_) => 0,
+            };
+            COST + path.as_str().len() + names
+        };
+        let added = cost(path, &known);
         if added > limits::LISTINGS_KEPT_BYTES {
             return;
         }
@@ -43,6 +58,6 @@ impl Listings {
             self.bytes = 0;
         }
         self.bytes += added;
-        self.kept.insert(path.clone(), ((node.czxid, node.pzxid), names.clone()));
+        self.kept.insert(path.clone(), ((node.czxid, node.pzxid), known));
     }
 }

@@ -17,7 +17,7 @@ use super::env::{STARTS, Tree, View};
 use super::error::{StoreError, fatal};
 use super::key::{HashKey, Scope};
 use super::layer::{Changes, Layer, NamesAfter, SESSION_COST};
-use super::listings::Listings;
+use super::listings::{Known, Listings};
 use super::pages;
 use super::snapshot::{Installed, SnapshotReader};
 use super::verify::verify;
@@ -303,12 +303,15 @@ impl Nodes for StoreNodes {
 
     fn names(&self, path: &ZPath, node: &Node, most: usize) -> Option<Names> {
         let mut kept = self.listings.borrow_mut();
-        if let Some(names) = kept.get(path, node) {
-            return (names.packed().len() <= most).then_some(names);
+        match kept.get(path, node) {
+            Some(Known::Names(names)) => return (names.packed().len() <= most).then_some(names),
+            Some(Known::Above(bytes)) if bytes >= most => return None,
+            Some(Known::Above(_)) | None => {}
         }
-        let names = self.list(path, node.num_children, most)?;
-        kept.keep(path, node, &names);
-        Some(names)
+        let names = self.list(path, node.num_children, most);
+        let known = names.clone().map_or(Known::Above(most), Known::Names);
+        kept.keep(path, node, known);
+        names
     }
 
     fn ephemerals(&self, session: SessionId) -> Vec<ZPath> {

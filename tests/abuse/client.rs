@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use conclave_proto::convert::{decode_server, encode_client};
 use conclave_proto::frame::{next_frame, write_frame};
 use conclave_proto::message::{Connect, Connected, PROTOCOL_VERSION};
+use conclave_proto::request::ReadLevel;
 use conclave_proto::{
     Acl, ClientMessage, CreateMode, Fault, Op, Reply, Secret, ServerMessage, SessionId, Xid, ZPath,
     Zxid,
@@ -118,14 +119,13 @@ impl Client {
 
     /// Sends a request without waiting for its answer.
     pub(crate) fn ask(&mut self, op: Op) -> Xid {
-        self.xid += 1;
-        let xid = Xid(self.xid);
-        self.say(&ClientMessage::Request {
-            xid,
-            acked: Xid(0),
-            level: conclave_proto::request::ReadLevel::Local,
-            op,
-        });
+        self.ask_at(ReadLevel::Local, op)
+    }
+
+    /// The same for a read that is to be so fresh.
+    pub(crate) fn ask_at(&mut self, level: ReadLevel, op: Op) -> Xid {
+        let xid = self.next_xid();
+        self.say(&ClientMessage::Request { xid, acked: Xid(0), level, op });
         xid
     }
 

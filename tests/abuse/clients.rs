@@ -1,11 +1,15 @@
 //! Clients that do not keep to the protocol.
 
+use std::thread;
+
 use bytes::BytesMut;
-use conclave::limits::{COUNT_NODES, IN_FLIGHT, MULTI_OPS, SESSION_TIMEOUT_MIN_MS};
+use conclave::limits::{COUNT_NODES, IN_FLIGHT, MULTI_OPS, PENDING_BYTES, SESSION_TIMEOUT_MIN_MS};
 use conclave_proto::convert::encode_client;
 use conclave_proto::limits::{FRAME_BYTES, HANDSHAKE_FRAME_BYTES, VALUE_BYTES};
+use conclave_proto::request::ReadLevel;
 use conclave_proto::{
     ClientMessage, ErrorCode, Op, Reply, Secret, ServerMessage, SessionId, WatchId, WatchKind, Xid,
+    Zxid,
 };
 
 use crate::client::{Client, connect, create, get, path};
@@ -117,7 +121,7 @@ fn with_path(xid: Xid, placeholder: &str, bytes: &[u8]) -> Vec<u8> {
     let request = ClientMessage::Request {
         xid,
         acked: Xid(0),
-        level: conclave_proto::request::ReadLevel::Local,
+        level: ReadLevel::Local,
         op: get(placeholder),
     };
     let mut out = BytesMut::new();
@@ -270,15 +274,67 @@ fn what_costs_more_than_its_answer_shows_is_asked_one_at_a_time() {
     }
     let delete = Op::Delete { path: path("/many/0-0"), version: None };
     greedy.call(delete).unwrap();
-    // Whose requests are small may soon have many in flight.
-    let small: Vec<Xid> = (0..5_000).map(|_| greedy.ask(get("/many"))).collect();
-    small.into_iter().for_each(|xid| drop(greedy.answer(xid).unwrap()));
+    ask_for_little(&mut greedy);
     let count = || Op::CountDescendants { path: path("/many") };
     let counted: Vec<Xid> = (0..IN_FLIGHT).map(|_| greedy.ask(count())).collect();
     assert_eq!(greedy.answer(counted[0]), Ok(Reply::Count(COUNT_NODES - 1)));
     witness.0.call(create("/many/one-more", 0)).unwrap();
     let last = counted[1..].iter().map(|xid| greedy.answer(*xid)).last();
     assert_eq!(last, Some(Ok(Reply::Count(COUNT_NODES))), "others wait until all are counted");
+}
+
+/// Asks so often for something small that many requests may be in flight.
+fn ask_for_little(client: &mut Client) {
+    let small: Vec<Xid> = (0..5_000).map(|_| client.ask(get("/zookeeper"))).collect();
+    small.into_iter().for_each(|xid| drop(client.answer(xid).unwrap()));
+}
+
+#[test]
+fn watches_from_the_past_are_set_one_at_a_time() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    let (mut greedy, connected) = Client::open_session(server.client);
+    let then = (0..MULTI_OPS).map(|n| create(&format!("/{n}"), 0)).collect();
+    greedy.call(Op::Multi { conditions: vec![], then, otherwise: vec![] }).unwrap();
+    ask_for_little(&mut greedy);
+    let watch = || Op::Watch {
+        id: WatchId(1),
+        path: path("/"),
+        kind: WatchKind::PersistentRecursive,
+        since: Some(connected.zxid),
+        with_value: false,
+    };
+    let set: Vec<Xid> = (0..IN_FLIGHT).map(|_| greedy.ask(watch())).collect();
+    witness.is_undisturbed();
+    for xid in set {
+        assert_eq!(greedy.answer(xid), Ok(Reply::Done));
+    }
+    assert_eq!(server.metric("conclave_slow_consumers_total"), 0);
+}
+
+#[test]
+fn a_client_that_writes_much_at_once_is_read_no_faster_than_it_is_answered() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    let mut loader = Client::open(server.client);
+    // Writes wait behind a read of what is not there yet until that is given up.
+    let future = ReadLevel::AtLeast(Zxid::MAX);
+    let read = loader.ask_at(future, get("/witness"));
+    let writes = 2 * PENDING_BYTES / VALUE_BYTES;
+    let sending = thread::spawn(move || {
+        let data = Some(vec![b'x'; VALUE_BYTES].into());
+        let set = Op::SetData { path: path("/witness"), data, version: None };
+        let asked: Vec<Xid> = (0..writes).map(|_| loader.ask(set.clone())).collect();
+        (loader, asked)
+    });
+    while !sending.is_finished() {
+        witness.is_undisturbed();
+    }
+    let (mut loader, asked) = sending.join().unwrap();
+    assert_eq!(loader.answer(read).unwrap_err().code, ErrorCode::Unavailable);
+    for xid in asked {
+        assert!(matches!(loader.answer(xid), Ok(Reply::Stat(_))));
+    }
 }
 
 #[test]

@@ -4,8 +4,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use conclave::limits::{IDENTITIES, WATCHES_PER_SESSION};
+use conclave::limits::{IDENTITIES, IN_FLIGHT, MULTI_OPS, WATCHES_PER_SESSION};
+use conclave_proto::Op;
 
+use crate::client::{Client, create};
 use crate::frames::{Frames, framed};
 use crate::server::Server;
 
@@ -75,13 +77,18 @@ struct Bystander(TcpStream);
 
 impl Bystander {
     fn start(server: &Server) -> Bystander {
-        let mut socket = open(server);
+        let mut bystander = Bystander(open(server));
+        bystander.create("/bystander");
+        bystander
+    }
+
+    /// Creates an ephemeral node.
+    fn create(&mut self, path: &str) {
         let acl =
             [&1_i32.to_be_bytes()[..], &31_i32.to_be_bytes(), &text("world"), &text("anyone")];
         let ephemeral = 1_i32.to_be_bytes();
-        let body = [&text("/bystander")[..], &text("data"), &acl.concat(), &ephemeral].concat();
-        assert_eq!(ask(&mut socket, 1, 1, &body), Some(0));
-        Bystander(socket)
+        let body = [&text(path)[..], &text("data"), &acl.concat(), &ephemeral].concat();
+        assert_eq!(ask(&mut self.0, 1, 1, &body), Some(0));
     }
 
     /// Whether nobody has changed its node.
@@ -219,6 +226,28 @@ fn numbers_that_promise_too_much_are_errors_and_the_connection_goes_on() {
     }
     assert!(server.resident_bytes() < before + (16 << 20), "memory for what never came");
     assert_eq!(ask(&mut socket, -2, 11, &[]), Some(0));
+}
+
+#[test]
+fn listings_that_look_at_every_child_are_made_one_at_a_time() {
+    let server = Server::start();
+    let mut bystander = Bystander::start(&server);
+    let mut setter = Client::open(server.client);
+    setter.call(create("/many", 0)).unwrap();
+    let then = (0..MULTI_OPS).map(|n| create(&format!("/many/{n}"), 0)).collect();
+    setter.call(Op::Multi { conditions: vec![], then, otherwise: vec![] }).unwrap();
+    let mut greedy = open(&server);
+    // Whose requests are small may soon have many in flight.
+    let exists = request(1, 3, &[&text("/many")[..], &[0]].concat());
+    greedy.write_all(&exists.repeat(5_000)).unwrap();
+    (0..5_000).for_each(|_| drop(receive(&mut greedy).unwrap()));
+    let ephemeral_ones = request(2, 500, &[&text("/many")[..], &[0, 2]].concat());
+    greedy.write_all(&ephemeral_ones.repeat(IN_FLIGHT)).unwrap();
+    let count = |answer: &[u8]| i32::from_be_bytes(answer[16..20].try_into().unwrap());
+    assert_eq!(count(&receive(&mut greedy).unwrap()), 0);
+    bystander.create("/many/ephemeral");
+    let answers = (1..IN_FLIGHT).map(|_| count(&receive(&mut greedy).unwrap()));
+    assert_eq!(answers.last(), Some(1), "others wait until all are made");
 }
 
 #[test]

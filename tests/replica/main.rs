@@ -13,9 +13,12 @@ mod show;
 mod world;
 
 use bytes::Bytes;
+use conclave::limits::CATCH_UP_BYTES;
 use conclave::replica::{Forward, Input, PeerMessage};
 use conclave_proto::request::ReadLevel;
-use conclave_proto::{Acl, CreateMode, Epoch, Identity, Lifetime, Op, ZPath, Zxid};
+use conclave_proto::{
+    Acl, CreateMode, Epoch, Identity, Lifetime, Op, ServerMessage, WatchId, WatchKind, ZPath, Zxid,
+};
 
 use expect_test::{ExpectFile, expect_file};
 use world::{World, server};
@@ -137,6 +140,45 @@ fn writes_held_behind_a_read_have_a_most() {
     (0..most).for_each(|_| write(&mut world, "b"));
     world.settle();
     assert!(!is_closed(&world, "b"), "{:?}", world.log);
+}
+
+#[test]
+fn a_watch_from_the_past_is_told_no_more_than_an_outbox_holds() {
+    let mut world = World::new(1);
+    world.elect();
+    for name in ["a", "b"] {
+        world.dial(name, server(1), 60_000);
+        world.settle();
+    }
+    let since = Some(world.clients["b"].last_zxid);
+    let value = Bytes::from(vec![b'x'; conclave::limits::VALUE_BYTES]);
+    let set = |world: &mut World| {
+        let data = Some(value.clone());
+        world.ask("a", ReadLevel::Local, Op::SetData { path: ZPath::root(), data, version: None });
+        world.settle();
+    };
+    let events_and_gaps = |world: &mut World| {
+        let told = std::mem::take(&mut world.client("b").received);
+        let events = told.iter().filter(|it| matches!(it, ServerMessage::Event { .. })).count();
+        let gaps = told.iter().filter(|it| matches!(it, ServerMessage::Gap { .. })).count();
+        (events, gaps)
+    };
+    (0..20).for_each(|_| set(&mut world));
+    for (kind, told) in [
+        (WatchKind::Persistent, (CATCH_UP_BYTES.div_ceil(value.len()), 1)),
+        (WatchKind::PersistentRecursive, (CATCH_UP_BYTES.div_ceil(value.len()), 1)),
+        (WatchKind::Data, (1, 0)),
+    ] {
+        let (id, path) = (WatchId(1), ZPath::root());
+        let op = Op::Watch { id, path, kind, since, with_value: true };
+        world.ask("b", ReadLevel::Local, op);
+        world.settle();
+        assert_eq!(events_and_gaps(&mut world), told, "{kind:?}");
+        // What comes after the gap is told.
+        set(&mut world);
+        let next = usize::from(kind != WatchKind::Data);
+        assert_eq!(events_and_gaps(&mut world), (next, 0), "{kind:?}");
+    }
 }
 
 #[test]
