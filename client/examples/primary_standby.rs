@@ -25,6 +25,7 @@
 //! SET colour green    OK 1                     the primary: it is done, and will not be lost
 //!                     PRIMARY 127.0.0.1:9002   a standby: ask that one
 //!                     UNKNOWN why              it may be done or not: ask again
+//!                     BUSY ask again           it is not done: too many wait
 //! GET colour          VALUE green              any server; a standby may be a little behind
 //! LAST                LAST 1                   the last operation that this server has applied
 //! ```
@@ -42,6 +43,7 @@ use conclave_client::recipes::log::{Entry, Follower, Log, Writer};
 use conclave_client::recipes::{Election, Error, Leadership};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// The operations that are appended together.
@@ -146,6 +148,14 @@ struct Shared {
     requests: mpsc::Sender<Request>,
 }
 
+impl Shared {
+    /// Waits until everything up to this operation is applied.
+    async fn has_applied(&self, number: u64) {
+        // The sender is here.
+        drop(self.applied.subscribe().wait_for(|&applied| applied >= number).await);
+    }
+}
+
 /// Follows the log, stands for election, and answers clients, until the session ends.
 async fn serve(client: &Client, args: &Args, listener: &TcpListener) -> Result<(), Error> {
     let log = Log::new(client, format!("/{}/log", args.name))?;
@@ -230,7 +240,10 @@ async fn lead(
     queue: &mut mpsc::Receiver<Request>,
 ) -> Result<(), Error> {
     let mut writer = log.write(leadership.hold()).await?;
-    let mut compacted = *shared.applied.borrow();
+    // What others have appended comes first: a state must not leave out what is in the log.
+    let last = log.follow().await?.end().await?;
+    shared.has_applied(last).await;
+    let mut compacted = last;
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
         let operations: Vec<Bytes> = batch.iter().map(|(operation, _)| operation.clone()).collect();
@@ -305,16 +318,17 @@ async fn write(operation: &str, shared: &Shared) -> String {
     }
     let (answer, outcome) = oneshot::channel();
     let request = (Bytes::copy_from_slice(operation.as_bytes()), answer);
-    if shared.requests.send(request).await.is_err() {
-        return "UNKNOWN this server is stopping".into();
+    // What waited for room could come into the queue of a later leadership, when whoever asked has
+    // long given up.
+    match shared.requests.try_send(request) {
+        Ok(()) => {}
+        Err(TrySendError::Full(_)) => return "BUSY ask again".into(),
+        Err(TrySendError::Closed(_)) => return "ERROR this server is stopping".into(),
     }
     match outcome.await {
         Ok(Ok(number)) => {
-            let mut applied = shared.applied.subscribe();
-            match applied.wait_for(|&applied| applied >= number).await {
-                Ok(_) => format!("OK {number}"),
-                Err(_) => "UNKNOWN this server is stopping".into(),
-            }
+            shared.has_applied(number).await;
+            format!("OK {number}")
         }
         Ok(Err(error)) => format!("UNKNOWN {error}"),
         Err(_) => "UNKNOWN this server is no longer the primary".into(),

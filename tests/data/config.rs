@@ -131,6 +131,58 @@ async fn a_stored_schema_holds_every_writer_to_it_and_hides_secrets() {
 }
 
 #[tokio::test]
+async fn no_error_shows_what_is_stored() {
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    struct Numbers {
+        password: u32,
+    }
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let registry = Registry::new(&client, "/config").unwrap();
+    let layer = Layer::Default;
+    registry
+        .setting::<Value>("db")
+        .unwrap()
+        .set(&layer, &json!({"password": "hunter2"}))
+        .await
+        .unwrap();
+    // The field is secret by the schema alone, of which a reader of another type knows nothing.
+    let typed = registry.setting::<Numbers>("db").unwrap();
+    let follower = registry.follow(Place::new()).await.unwrap();
+    for error in [typed.get(&layer).await.unwrap_err(), follower.get(&typed).unwrap_err()] {
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
+        assert!(!format!("{error} {error:?}").contains("hunter"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_revision_after_which_none_can_come_is_told() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let registry = Registry::new(&client, "/config").unwrap();
+    let setting = registry.setting::<u32>("limit").unwrap();
+    setting.set(&Layer::Default, &1).await.unwrap();
+    let follower = registry.follow(Place::new()).await.unwrap();
+    let mut live = follower.live(&setting).unwrap();
+    assert_eq!(value(&mut live).await, Some(1));
+    let path = "/config/live/default/values/limit";
+    let good = client.get(path).await.unwrap().data.unwrap();
+    let last = format!("{{\"revision\":{},\"change\":\"set\"}}\n1", u64::MAX);
+    client.set(path, last).await.unwrap();
+    let told = live.next().await.unwrap();
+    assert!(matches!(told, Err(Error::Malformed { .. })), "{told:?}");
+    let error = setting.set(&Layer::Default, &2).await.unwrap_err();
+    assert!(matches!(error, Error::Malformed { .. }), "{error}");
+    client.set(path, good).await.unwrap();
+    assert_eq!(value(&mut live).await, Some(1));
+    let history = format!("/config/history/default/limit/{}", u64::MAX);
+    client.create(history, "").await.unwrap();
+    client.delete(path).await.unwrap();
+    let error = setting.set(&Layer::Default, &2).await.unwrap_err();
+    assert!(matches!(error, Error::Foreign { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn a_group_sees_a_change_first() {
     let cluster = Cluster::start(1).await;
     let client = cluster.client().await;

@@ -58,6 +58,61 @@ async fn a_long_log_becomes_short() {
 }
 
 #[tokio::test]
+async fn a_state_goes_neither_back_nor_ahead_of_the_log() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let leadership = lead(&client).await;
+    let log = Log::new(&client, "/log").unwrap();
+    let mut writer = log.write(leadership.hold()).await.unwrap();
+    append(&mut writer, 10).await;
+    writer.compact(8, "eight").await.unwrap();
+    // Who leads next comes to it with what its follower had when it was elected.
+    let mut next_writer = log.write(leadership.hold()).await.unwrap();
+    next_writer.compact(5, "five").await.unwrap();
+    for writer in [&mut writer, &mut next_writer] {
+        let error = writer.compact(11, "eleven").await.unwrap_err();
+        assert!(matches!(error, Error::Config(_)), "{error}");
+    }
+    let mut follower = log.follow().await.unwrap();
+    let state = Entry::State { number: 8, state: "eight".into() };
+    assert_eq!(next(&mut follower).await.unwrap(), state);
+    for number in 9..=10 {
+        let operation = Entry::Operation { number, operation: "x".into() };
+        assert_eq!(next(&mut follower).await.unwrap(), operation);
+    }
+    // Nobody was told of a state that is ahead of the log: the next operation is told to all.
+    assert_eq!(next_writer.append(["y"]).await.unwrap(), 11);
+    let operation = Entry::Operation { number: 11, operation: "y".into() };
+    assert_eq!(next(&mut follower).await.unwrap(), operation);
+}
+
+#[tokio::test]
+async fn a_log_whose_numbers_were_edited_by_hand_says_so() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let leadership = lead(&client).await;
+    let log = Log::new(&client, "/log").unwrap();
+    let mut writer = log.write(leadership.hold()).await.unwrap();
+    let state = |number: u64| format!("{number}\n");
+    client.set("/log/state", state(u64::MAX)).await.unwrap();
+    let error = log.follow().await.err().unwrap();
+    assert!(matches!(error, Error::Malformed { .. }), "{error}");
+    let error = writer.append(["x"]).await.unwrap_err();
+    assert!(matches!(error, Error::Malformed { .. }), "{error}");
+    // The last number that there is: nothing can come after it.
+    client.set("/log/state", state(u64::MAX - 1)).await.unwrap();
+    let mut follower = log.follow().await.unwrap();
+    assert!(matches!(next(&mut follower).await.unwrap(), Entry::State { .. }));
+    let error = writer.append(["x"]).await.unwrap_err();
+    assert!(matches!(error, Error::Malformed { .. }), "{error}");
+    client.set("/log/state", "").await.unwrap();
+    client.create(format!("/log/operations/{}", u64::MAX), "").await.unwrap();
+    let error = log.follow().await.err().unwrap();
+    assert!(matches!(error, Error::Foreign { .. }), "{error}");
+    assert_eq!(writer.append(["x"]).await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn a_follower_that_was_behind_passes_a_node_that_is_none_of_the_log() {
     let cluster = Cluster::start(1).await;
     let client = cluster.client().await;

@@ -20,4 +20,5 @@ mod overlay;
 #[path = "../common/ports.rs"]
 mod ports;
 mod together;
+mod two_phase;
 mod work;

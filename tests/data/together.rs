@@ -61,7 +61,7 @@ async fn partitions_follow_the_members_and_are_one_members_at_a_time() {
 
 /// Drives the future, a step at a time, until it has made the node; then drops it, which was not
 /// told of that yet.
-async fn give_up_once_made(client: &Client, path: &str, future: impl Future) {
+pub(crate) async fn give_up_once_made(client: &Client, path: &str, future: impl Future) {
     let mut future = Box::pin(future);
     while client.exists(path).await.unwrap().is_none() {
         let pending = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await;
@@ -237,7 +237,7 @@ async fn a_transaction_has_one_decision_wherever_its_coordinator_dies() {
     assert!(of.len() == told(&decided[0]).len() && of.len() >= ids.len() - ids.len() / 4);
 }
 
-async fn prepared(participant: &mut Participant) -> Transaction {
+pub(crate) async fn prepared(participant: &mut Participant) -> Transaction {
     let task = timeout(DEADLINE, participant.next()).await.unwrap().unwrap();
     let Task::Prepare(transaction) = task else { panic!("it is not decided yet: {task:?}") };
     transaction

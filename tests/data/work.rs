@@ -13,6 +13,19 @@ use crate::chaos::Wire;
 use crate::harness::{Cluster, DEADLINE, eventually};
 
 #[tokio::test]
+async fn a_counter_that_was_reset_by_another_can_be_added_to() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let counter = Counter::new(&client, "/counter").unwrap();
+    counter.set(i64::MAX).await.unwrap();
+    Counter::new(&client, "/counter").unwrap().set(0).await.unwrap();
+    assert_eq!(counter.add(5).await.unwrap(), 5);
+    counter.set(i64::MAX).await.unwrap();
+    let error = counter.add(1).await.unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn items_come_in_order_and_go_when_they_are_done() {
     let cluster = Cluster::start(1).await;
     let client = cluster.client().await;

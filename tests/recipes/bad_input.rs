@@ -105,11 +105,31 @@ async fn what_is_not_possible() {
             "a queue at the root" => Queue::new(c, "/"),
             "a queue without shards" => Queue::sharded(c, "/queue", 0),
             "work at the root" => Work::new(c, "/"),
+            "a log at the root" => Log::new(c, "/"),
             "transactions at the root" => TwoPhase::new(c, "/"),
             "nobody takes part" => TwoPhase::new(c, "/tx")?.begin("t", &[], "").await,
             "no partitions" => Partitioner::join(c, "/parts", "a", none()).await,
             "blocks of no ids" => IdBlocks::new(c, "/ids", 0),
     });
+}
+
+#[test]
+fn what_is_made_outside_of_a_runtime() {
+    let in_one = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let cluster = in_one.block_on(Cluster::start(1));
+    let client = in_one.block_on(cluster.client());
+    let needs_one = |error: Option<Error>| {
+        assert!(matches!(error, Some(Error::Config(_))), "{error:?}");
+    };
+    needs_one(Queue::new(&client, "/queue").err());
+    needs_one(TwoPhase::new(&client, "/tx").err());
+    needs_one(Mutex::new(&client, "/mutex").err());
+    let mut opening = std::pin::pin!(Cache::tree(&client, "/cache").into_future());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match opening.as_mut().poll(&mut context) {
+        std::task::Poll::Ready(opened) => needs_one(opened.err()),
+        std::task::Poll::Pending => panic!("it would start a task that nothing drives"),
+    }
 }
 
 #[tokio::test]

@@ -239,13 +239,14 @@ impl Counter {
     async fn change(&self, change: impl Fn(i64) -> Result<i64, Error>) -> Result<i64, Error> {
         // One at a time of this process: they would only be in each other's way.
         let mut seen = self.seen.lock().await;
-        let start = match seen.take() {
-            Some(seen) => seen,
-            None => self.value.get().await?,
-        };
         let step = |data: Option<&Bytes>| {
             let next = change(self.number(data)?)?;
             Ok(Some(next.to_string().into()))
+        };
+        let start = match seen.take() {
+            // What is refused is refused for what it is at now, not for what it was.
+            Some(seen) if step(seen.value.as_ref()).is_ok() => seen,
+            Some(_) | None => self.value.get().await?,
         };
         let after = self.value.try_update(start, step).await?;
         let value = self.number(after.value.as_ref())?;

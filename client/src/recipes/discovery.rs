@@ -270,7 +270,10 @@ impl Provider {
         let note = notes.of.entry(id.to_owned()).or_default();
         (note.failures, note.down_until) = (0, None);
         // The newest counts for a quarter.
-        note.latency = Some(note.latency.map_or(latency, |known| (known * 3 + latency) / 4));
+        note.latency = Some(
+            note.latency
+                .map_or(latency, |known| known.saturating_mul(3).saturating_add(latency) / 4),
+        );
     }
 
     /// An instance has not answered, or not well.

@@ -67,13 +67,15 @@ use conclave_proto::{ErrorCode, ZPath};
 use super::cache::{Cache, CacheChanges, CacheItem, CachedNode};
 use super::support::{child, ensure};
 use super::{Error, Hold};
-use crate::{Client, IntoPath};
+use crate::{Client, IntoPath, Node};
 
 const NAME: &str = "an operation log";
 /// The node that holds the last state, as decimal digits, a line feed and what the user gave.
 const STATE: &str = "state";
 /// The node above those of the operations.
 const OPERATIONS: &str = "operations";
+/// All numbers of operations are less.
+const NUMBERS: u64 = u64::MAX;
 
 /// An operation log below a node.
 #[derive(Clone, Debug)]
@@ -86,9 +88,12 @@ impl Log {
     /// The log below `path`, which is made by its first writer. Nothing else may be there.
     ///
     /// # Errors
-    /// If it is not a path.
+    /// If it is not a path, or is the root.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<Log, Error> {
         let path = path.into_path()?;
+        if path.is_root() {
+            return Err(Error::Config(format!("{NAME} needs a node of its own, not /")));
+        }
         Ok(Log { client: client.clone(), path })
     }
 
@@ -130,8 +135,7 @@ impl Log {
     /// The number of the operation that this node holds, if it holds one.
     fn number(&self, path: &ZPath) -> Option<u64> {
         let below = path.as_str().strip_prefix(self.path.as_str())?.strip_prefix('/')?;
-        let name = below.strip_prefix(OPERATIONS)?.strip_prefix('/')?;
-        (name.len() == 20).then(|| name.parse().ok()).flatten()
+        number_of(below.strip_prefix(OPERATIONS)?.strip_prefix('/')?)
     }
 
     /// What a state's node holds; `None` if there has been no state yet.
@@ -142,10 +146,10 @@ impl Log {
         };
         let end = data.iter().position(|&byte| byte == b'\n');
         let number = end.and_then(|end| std::str::from_utf8(&data[..end]).ok()?.parse().ok());
-        match (end, number) {
+        match (end, number.filter(|&number| number < NUMBERS)) {
             (Some(end), Some(number)) => Ok(Some((number, data.slice(end + 1..)))),
             _ => {
-                let why = String::from("its first line is not a number");
+                let why = String::from("its first line is not the number of an operation");
                 Err(Error::Malformed { path: child(&self.path, STATE)?, recipe: NAME, why })
             }
         }
@@ -290,14 +294,18 @@ impl Writer<'_> {
         if count == 0 || count > room {
             return Err(Error::Config(format!("{count} operations: 1 to {room} can be appended")));
         }
-        let mut last = match self.last.take() {
+        let before = match self.last.take() {
             Some(last) => last,
-            None => end(&self.log, &Cache::tree(&self.log.client, &self.log.path).await?).await?,
+            None => self.end().await?,
+        };
+        let after = before.checked_add(count as u64).filter(|&last| last < NUMBERS);
+        let Some(last) = after else {
+            let why = format!("it goes up to {before}, and no numbers are left");
+            return Err(Error::Malformed { path: self.log.path.clone(), recipe: NAME, why });
         };
         let mut multi = self.log.client.multi();
-        for operation in operations {
-            last += 1;
-            multi = multi.create(self.log.operation(last)?, operation);
+        for (number, operation) in (before + 1..=last).zip(operations) {
+            multi = multi.create(self.log.operation(number)?, operation);
         }
         match self.hold.guard(multi).await {
             Ok(_) => {
@@ -313,18 +321,25 @@ impl Writer<'_> {
 
     /// Makes the log shorter: `state` stands for every operation up to `number`. It should be done
     /// every few hundred operations, and after the follower that made the state has come to
-    /// `number`.
+    /// `number`. If there is a state of that operation or a later one already, it stays.
     ///
     /// # Errors
-    /// [`Error::Lost`] if it is not held any more.
+    /// [`Error::Lost`] if it is not held any more. [`Error::Config`] if the log has not come to
+    /// `number`. [`Error::Conflict`] if somebody else makes the log shorter under the same hold.
     pub async fn compact(&mut self, number: u64, state: impl AsRef<[u8]>) -> Result<(), Error> {
+        if self.last.is_none_or(|last| last < number) {
+            self.last = Some(self.end().await?);
+        }
+        if let Some(last) = self.last.filter(|&last| last < number) {
+            return Err(Error::Config(format!(
+                "{} goes up to {last}: a state cannot stand for {number} operations",
+                self.log.path
+            )));
+        }
+        self.replace_state(number, state.as_ref()).await?;
         let client = self.log.client.clone();
-        let mut data = format!("{number}\n").into_bytes();
-        data.extend_from_slice(state.as_ref());
-        let node = child(&self.log.path, STATE)?;
-        self.hold.guard(client.multi().set(node, data, None)).await?;
         let names = client.children(child(&self.log.path, OPERATIONS)?).await?;
-        let names = names.iter().filter_map(|name| name.parse::<u64>().ok());
+        let names = names.iter().filter_map(|name| number_of(name));
         let old: Vec<u64> = names.filter(|&old| old <= number).collect();
         for some in old.chunks(self.hold.room()) {
             let mut multi = client.multi();
@@ -335,6 +350,40 @@ impl Writer<'_> {
         }
         Ok(())
     }
+
+    /// Writes a state, unless the one that is there stands for as many operations: those after it
+    /// may be all that is left.
+    async fn replace_state(&self, number: u64, state: &[u8]) -> Result<(), Error> {
+        let client = &self.log.client;
+        let node = child(&self.log.path, STATE)?;
+        let Node { data, stat } = client.get(&node).linearizable().await?;
+        let before = self.log.state(Some(&CachedNode::new(data, &stat)))?;
+        let multi = if before.is_some_and(|(before, _)| before >= number) {
+            client.multi()
+        } else {
+            let mut data = format!("{number}\n").into_bytes();
+            data.extend_from_slice(state);
+            client.multi().set(node, data, stat.version)
+        };
+        match self.hold.guard(multi).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.code() == Some(ErrorCode::BadVersion) => {
+                Err(Error::Conflict { path: self.log.path.clone() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn end(&self) -> Result<u64, Error> {
+        end(&self.log, &Cache::tree(&self.log.client, &self.log.path).await?).await
+    }
+}
+
+/// The number of the operation of which the node has this name.
+fn number_of(name: &str) -> Option<u64> {
+    let is_one = name.len() == 20 && name.bytes().all(|byte| byte.is_ascii_digit());
+    let number = is_one.then(|| name.parse().ok()).flatten();
+    number.filter(|&number| number < NUMBERS)
 }
 
 /// The number of the last operation that was acknowledged to anybody before now.

@@ -151,7 +151,8 @@ impl Place {
     }
 }
 
-fn runtime(recipe: &str) -> Result<Handle, Error> {
+/// What drives the tasks of a recipe that is made now.
+pub(super) fn runtime(recipe: &str) -> Result<Handle, Error> {
     Handle::try_current()
         .map_err(|_| Error::Config(format!("{recipe} is to be made in a tokio runtime")))
 }

@@ -43,8 +43,9 @@
 //! has voted for it, on the condition that nobody has decided before. Every participant is told the
 //! decision until it has said that it is [done](Participant::done).
 //!
-//! - *Dead coordinator*: before it has decided, the participants decide: to commit if all have voted
-//!   for it, else to abort. After that nothing depends on it. One that comes back
+//! - *Dead coordinator*, or one whose [`run`](TwoPhase::run) failed or was dropped: before it has
+//!   decided, the participants decide: to commit if all have voted for it, else to abort. After that
+//!   nothing depends on it. One that comes back
 //!   [runs](TwoPhase::run) the transaction of the same id again and gets the same decision.
 //! - *Dead participant*: before its vote, the coordinator aborts at its deadline. After that the
 //!   participant is told the decision when it comes back under its name.
@@ -70,12 +71,16 @@ use bytes::Bytes;
 use conclave_proto::request::Test;
 use conclave_proto::{Acl, CreateMode, ErrorCode, Stat, WatchKind, ZPath, Zxid};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use super::Error;
 use super::cache::{Cache, CacheChanges, CachedNode, View};
+use super::owned::delete_in_background;
+use super::place::runtime;
 use super::support::{child, ensure, later};
 use crate::chroot::IntoPath;
+use crate::dice::Dice;
 use crate::{Client, Multi, Node};
 
 const RECIPE: &str = "two-phase commit";
@@ -161,6 +166,8 @@ impl Stored {
 #[derive(Clone, Debug)]
 pub struct TwoPhase {
     client: Client,
+    /// What drives the tasks that outlive their callers.
+    runtime: Handle,
     root: ZPath,
 }
 
@@ -168,21 +175,24 @@ impl TwoPhase {
     /// The transactions below that node, which need not exist. Nothing else may be below it.
     ///
     /// # Errors
-    /// If it is not a path, or is the root.
+    /// If it is not a path, or is the root, or the caller is not in a tokio runtime.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<TwoPhase, Error> {
         let root = path.into_path()?;
         if root.is_root() {
             return Err(Error::Config(format!("{RECIPE} needs a node of its own, not /")));
         }
-        Ok(TwoPhase { client: client.clone(), root })
+        Ok(TwoPhase { client: client.clone(), runtime: runtime(RECIPE)?, root })
     }
 
     /// Begins a transaction, waits for the votes, and decides; or finds out what was decided, if
     /// there is one of that id already. It is aborted if votes are missing after `time`.
     ///
+    /// If the caller does not wait for the end of this, that is as if the coordinator were dead: the
+    /// participants decide.
+    ///
     /// # Errors
     /// [`Error::Config`] if participants are missing or named twice, [`Error::Name`] if a name cannot
-    /// be used. Any other error leaves it open: run it again.
+    /// be used. Any other error leaves it to the participants: run it again to be told.
     pub async fn run(
         &self,
         id: &str,
@@ -192,14 +202,19 @@ impl TwoPhase {
     ) -> Result<Decision, Error> {
         let deadline = later(Instant::now(), time);
         let path = child(&self.root, id)?;
-        let mut made_by = self.make(&path, participants, payload.into()).await?;
+        let mut coordinator = Coordinator::of(self, &path)?;
+        let made = self.make(&path, participants, payload.into(), coordinator.tag.clone());
+        let mut made_by = made.await?;
         // Votes that are missing at the deadline count against it.
         let votes = self.votes_of(&path, &mut made_by);
         timeout_at(deadline, votes).await.unwrap_or(Ok(()))?;
-        self.decision_of(&path, made_by).await
+        let decision = self.decision_of(&path, made_by).await?;
+        coordinator.has_decided = true;
+        Ok(decision)
     }
 
-    /// Begins a transaction, unless there is one of that id already.
+    /// Begins a transaction, unless there is one of that id already. Until this client's session
+    /// ends, the participants wait for somebody to [decide](TwoPhase::decide).
     ///
     /// # Errors
     /// As [`run`](TwoPhase::run).
@@ -210,7 +225,7 @@ impl TwoPhase {
         payload: impl Into<Bytes>,
     ) -> Result<(), Error> {
         let path = child(&self.root, id)?;
-        self.make(&path, participants, payload.into()).await.map(drop)
+        self.make(&path, participants, payload.into(), Bytes::new()).await.map(drop)
     }
 
     /// Begins a transaction and says which one it is; `None` if there is one of that id already.
@@ -219,6 +234,7 @@ impl TwoPhase {
         path: &ZPath,
         participants: &[&str],
         payload: Bytes,
+        tag: Bytes,
     ) -> Result<Option<Zxid>, Error> {
         let names: BTreeSet<&str> = participants.iter().copied().collect();
         if names.is_empty() || names.len() != participants.len() || names.len() > PARTICIPANTS {
@@ -235,7 +251,8 @@ impl TwoPhase {
         let coordinator = child(path, COORDINATOR)?;
         loop {
             let begin = self.client.multi().create(path, data.clone());
-            let begin = begin.create_with(&coordinator, "", CreateMode::EPHEMERAL, Acl::open());
+            let mode = CreateMode::EPHEMERAL;
+            let begin = begin.create_with(&coordinator, tag.clone(), mode, Acl::open());
             match begin.await {
                 Ok(outcome) => return Ok(Some(outcome.zxid)),
                 Err(error) if error.code() == Some(ErrorCode::NodeExists) => return Ok(None),
@@ -385,7 +402,8 @@ impl TwoPhase {
             changes: cache.changes()?,
             cache,
             told: BTreeMap::new(),
-            tasks: VecDeque::new(),
+            malformed: BTreeSet::new(),
+            ready: VecDeque::new(),
         })
     }
 
@@ -420,6 +438,35 @@ impl TwoPhase {
     }
 }
 
+/// The node that says that somebody is going to decide a transaction. Dropped before that is so, it
+/// is deleted, and the participants decide.
+struct Coordinator {
+    client: Client,
+    runtime: Handle,
+    path: ZPath,
+    /// What is in the node if this one has made it: it may be that nobody knows whether it has.
+    tag: Bytes,
+    has_decided: bool,
+}
+
+impl Coordinator {
+    fn of(transactions: &TwoPhase, path: &ZPath) -> Result<Coordinator, Error> {
+        let TwoPhase { client, runtime, .. } = transactions.clone();
+        let tag = format!("{}-{:016x}", client.session(), Dice::default().up_to(u64::MAX)).into();
+        let path = child(path, COORDINATOR)?;
+        Ok(Coordinator { client, runtime, path, tag, has_decided: false })
+    }
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        if !self.has_decided {
+            let mine = Test::Data(self.tag.clone());
+            delete_in_background(&self.runtime, self.client.clone(), self.path.clone(), mine);
+        }
+    }
+}
+
 fn vote_of(path: &ZPath, name: &str) -> Result<ZPath, Error> {
     child(path, name).and_then(|_| child(path, &format!("vote.{name}")))
 }
@@ -436,7 +483,10 @@ pub struct Participant {
     changes: CacheChanges,
     /// How far each transaction was told: to prepare, or the decision.
     told: Told,
-    tasks: VecDeque<Task>,
+    /// The nodes that are no transactions, and were told to be: by name, as they were then.
+    malformed: BTreeSet<(String, Zxid)>,
+    /// What is to be told.
+    ready: VecDeque<Result<Task, Error>>,
 }
 
 /// By id, and by the transaction of the servers that began it.
@@ -454,16 +504,16 @@ impl Participant {
     /// to be done is told again.
     ///
     /// # Errors
-    /// If the session is over; [`Error::Malformed`] for a transaction that was edited by hand;
-    /// [`Error::Gone`], once, for one that was deleted by hand before it was decided: what was
-    /// prepared for it is to be taken back. The others follow.
+    /// If the session is over; [`Error::Malformed`], once, for a transaction that was edited by hand,
+    /// or a node that is none; [`Error::Gone`], once, for one that was deleted by hand before it was
+    /// decided: what was prepared for it is to be taken back. The others follow.
     pub async fn next(&mut self) -> Result<Task, Error> {
         loop {
-            if let Some(task) = self.tasks.pop_front() {
-                return Ok(task);
+            if let Some(told) = self.ready.pop_front() {
+                return told;
             }
             self.look().await?;
-            if self.tasks.is_empty() {
+            if self.ready.is_empty() {
                 self.changes.next().await.transpose()?;
             }
         }
@@ -511,42 +561,61 @@ impl Participant {
     }
 
     async fn look(&mut self) -> Result<(), Error> {
-        let (root, name, told) = (&self.transactions.root, &self.name, &self.told);
-        let found = self.cache.read(|view| {
-            let found = view.children(root).map(|(id, _)| find(view, root, id, name, told));
-            found.filter_map(Result::transpose).collect::<Result<Vec<Found>, Error>>()
-        })??;
-        let orphaned = found.iter().any(|found| matches!(found, Found::Orphan(_)));
-        for found in found {
-            match found {
-                Found::Task(transaction, decision) => {
+        let orphans = self.cache.clone().read(|view| {
+            self.forget_gone(view);
+            self.find_all(view)
+        })?;
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        for id in orphans {
+            self.settle(&id).await?;
+        }
+        // The decision is in the cache at the next look.
+        self.cache.flush().await
+    }
+
+    /// Forgets the transactions that are not there any more. One with a decision is forgotten when
+    /// all have done what it says; of any other one is told.
+    fn forget_gone(&mut self, view: &View) {
+        let root = &self.transactions.root;
+        let is_there = |(id, made_by): &(String, Zxid)| {
+            let node = child(root, id).ok().and_then(|path| view.get(&path));
+            node.is_some_and(|node| node.czxid == *made_by)
+        };
+        for ((id, _), decision) in self.told.extract_if(.., |one, _| !is_there(one)) {
+            if decision.is_none() {
+                self.ready.push_back(child(root, &id).and_then(|path| Err(Error::Gone { path })));
+            }
+        }
+    }
+
+    /// Finds what is to be told. Answer: the transactions whose coordinators are gone.
+    fn find_all(&mut self, view: &View) -> Vec<String> {
+        let (mut orphans, mut malformed) = (Vec::new(), BTreeSet::new());
+        for (id, node) in view.children(&self.transactions.root) {
+            match find(view, &self.transactions.root, id, &self.name, &self.told) {
+                Ok(None) => {}
+                Ok(Some(Found::Orphan(id))) => orphans.push(id),
+                Ok(Some(Found::Task(transaction, decision))) => {
                     self.told.insert((transaction.id.clone(), transaction.made_by), decision);
-                    self.tasks.push_back(match decision {
+                    self.ready.push_back(Ok(match decision {
                         None => Task::Prepare(transaction),
                         Some(Decision::Commit) => Task::Commit(transaction),
                         Some(Decision::Abort) => Task::Abort(transaction),
-                    });
+                    }));
                 }
-                Found::Orphan(id) => self.settle(&id).await?,
+                Err(error) => {
+                    let edit = (id.to_owned(), node.mzxid);
+                    if !self.malformed.contains(&edit) {
+                        self.ready.push_back(Err(error));
+                    }
+                    malformed.insert(edit);
+                }
             }
         }
-        if orphaned {
-            // The decision is in the cache at the next look.
-            self.cache.flush().await?;
-        }
-        let (root, told) = (self.transactions.root.clone(), &mut self.told);
-        let gone = self.cache.read(|view| {
-            let is_there = |(id, made_by): &(String, Zxid)| {
-                let node = child(&root, id).ok().and_then(|path| view.get(&path));
-                node.is_some_and(|node| node.czxid == *made_by)
-            };
-            told.extract_if(.., |one, _| !is_there(one)).collect::<Vec<_>>()
-        })?;
-        // One with a decision is forgotten when all have done what it says.
-        match gone.into_iter().find(|(_, decision)| decision.is_none()) {
-            Some(((id, _), _)) => Err(Error::Gone { path: child(&self.transactions.root, &id)? }),
-            None => Ok(()),
-        }
+        self.malformed = malformed;
+        orphans
     }
 
     /// Decides in the place of a coordinator that is gone.
@@ -554,7 +623,8 @@ impl Participant {
         let path = child(&self.transactions.root, id)?;
         let coordinator = child(&path, COORDINATOR)?;
         let stored = match self.transactions.stored(&path).await {
-            Err(Error::Gone { .. }) => return Ok(()),
+            // The next look tells of it.
+            Err(Error::Gone { .. } | Error::Malformed { .. }) => return Ok(()),
             stored => stored?,
         };
         if stored.head.decision.is_some() {

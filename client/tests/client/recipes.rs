@@ -1,9 +1,13 @@
 //! What recipes do when a server does what real ones seldom do.
 
+use std::future::IntoFuture;
 use std::time::Duration;
 
+use bytes::Bytes;
 use conclave_client::proto::request::Entry;
-use conclave_client::proto::{Op, Zxid};
+use conclave_client::proto::{Op, ServerMessage, WatchId, Zxid};
+use conclave_client::recipes::cache::Cache;
+use conclave_client::recipes::config::{Follower, LiveItem, Place, Registry};
 use conclave_client::recipes::queue::Queue;
 use conclave_client::recipes::{Election, Hold, Loss, Mutex};
 use conclave_client::{Client, ErrorCode, EventKind, Reply, Stat};
@@ -151,4 +155,103 @@ async fn a_lock_guards_what_a_client_with_another_root_writes() {
     assert_eq!(outcome.unwrap().replies.len(), 1);
     assert_eq!(then[0], Op::Guard { path: path(NODE), token: CREATED_BY });
     assert!(matches!(&then[1], Op::SetData { path, .. } if path.as_str() == "/elsewhere/a"));
+}
+
+/// Takes the request for a cache's watch, and says which one it is.
+async fn caching(peer: &mut Peer) -> u64 {
+    let asked = soon(peer.request()).await;
+    let Op::Watch { id, .. } = asked.op else { panic!("a watch, not {asked:?}") };
+    peer.answer(asked.xid, 5, Ok(Reply::Done)).await;
+    id.0
+}
+
+/// Answers a cache that reads everything below a node.
+async fn answer_all(peer: &mut Peer, entries: Vec<Entry>) {
+    let root = soon(peer.request()).await;
+    assert!(matches!(root.op, Op::Get { .. }), "{root:?}");
+    peer.answer(root.xid, 6, Ok(Reply::Data { data: None, stat: Stat::default() })).await;
+    let list = soon(peer.request()).await;
+    let page = Reply::Children { entries, more: false, stat: Stat::default() };
+    peer.answer(list.xid, 6, Ok(page)).await;
+}
+
+/// Waits until the follower has seen everything up to that transaction.
+async fn seen(follower: &Follower, peer: &mut Peer, zxid: u64) {
+    let answering = async {
+        let sync = peer.request().await;
+        peer.answer(sync.xid, zxid, Ok(Reply::Done)).await;
+    };
+    let (synced, ()) = tokio::join!(soon(follower.sync()), answering);
+    synced.unwrap();
+}
+
+#[tokio::test]
+async fn a_setting_does_not_go_back_after_a_gap() {
+    let fake = Fake::start().await;
+    let (client, mut peer) = connected(&fake).await;
+    let registry = Registry::new(&client, "/config").unwrap();
+    let setting = registry.setting::<u64>("limit").unwrap();
+    let node = "/config/live/default/values/limit";
+    let stored = |revision: u64| -> Bytes {
+        format!("{{\"revision\":{revision},\"change\":\"set\"}}\n{revision}").into()
+    };
+    let entry = |revision: u64| {
+        let stat = Stat { czxid: z(2), mzxid: z(10 * revision), ..Stat::default() };
+        let name = "values/limit".to_owned();
+        vec![Entry { name, stat: Some(stat), data: Some(stored(revision)) }]
+    };
+    let serving = async {
+        let watch = caching(&mut peer).await;
+        answer_all(&mut peer, entry(1)).await;
+        watch
+    };
+    let (follower, watch) = tokio::join!(soon(registry.follow(Place::new())), serving);
+    let follower = follower.unwrap();
+    let mut live = follower.live(&setting).unwrap();
+    // Everything is read again, and more is written before anybody looks.
+    peer.send(ServerMessage::Gap { watch: WatchId(watch), resumed_at: z(60) }).await;
+    answer_all(&mut peer, entry(6)).await;
+    seen(&follower, &mut peer, 60).await;
+    for revision in 7..=8 {
+        let event = event(10 * revision, node, EventKind::DataChanged);
+        let value = Some(stored(revision));
+        peer.send(ServerMessage::Event { watch: WatchId(watch), event, value }).await;
+    }
+    seen(&follower, &mut peer, 80).await;
+    let mut told = Vec::new();
+    while told.last() != Some(&8) {
+        match soon(live.next()).await.unwrap().unwrap() {
+            LiveItem::Value(value) => told.push(value.unwrap().value),
+            LiveItem::Gap => {}
+        }
+    }
+    assert_eq!(told, [1, 8]);
+    // And it goes on from there, with nothing in between.
+    let event = event(90, node, EventKind::DataChanged);
+    peer.send(ServerMessage::Event { watch: WatchId(watch), event, value: Some(stored(9)) }).await;
+    let Some(Ok(LiveItem::Value(Some(value)))) = soon(live.next()).await else {
+        panic!("a value is expected")
+    };
+    assert_eq!(value.value, 9);
+}
+
+#[tokio::test]
+async fn a_cache_that_cannot_be_read_is_not_waited_for_for_ever() {
+    let fake = Fake::start().await;
+    let builder = Client::builder().servers(fake.address());
+    let connecting = builder.operation_timeout(Duration::from_secs(1)).connect();
+    let (client, mut peer) = tokio::join!(soon(connecting), fake.open());
+    let client = client.unwrap();
+    let refusing = async {
+        caching(&mut peer).await;
+        loop {
+            let asked = peer.request().await;
+            peer.fault(asked.xid, 5, ErrorCode::Throttled).await;
+        }
+    };
+    let error = tokio::select! {
+        opened = soon(Cache::tree(&client, "/a").into_future()) => opened.unwrap_err(),
+        () = refusing => unreachable!("it has no end"),
+    };
+    assert_eq!(error.code(), Some(ErrorCode::Throttled), "{error}");
 }

@@ -22,7 +22,11 @@
 //!     match item? {
 //!         CacheItem::Changed { path, after: Some(node), .. } => println!("{path}: {node:?}"),
 //!         CacheItem::Changed { path, after: None, .. } => println!("{path} is gone"),
-//!         CacheItem::Gap => println!("{} nodes now", cache.read(|view| view.len())?),
+//!         CacheItem::Gap => {
+//!             let count;
+//!             (count, changes) = cache.follow(|view| view.len())?;
+//!             println!("{count} nodes now");
+//!         }
 //!     }
 //! }
 //! # Ok(())
@@ -33,7 +37,9 @@
 //!
 //! A cache shows, for every node in its scope, data that the node had, and goes forward only. A
 //! change by this client is in it after [`Cache::flush`], a change that anybody was told of after
-//! [`Cache::sync`]. Nodes that the session may not read are not in it.
+//! [`Cache::sync`]. Nodes that the session may not read are not in it. A node of which the ACL is
+//! changed so that the session may not read it any more stays as it was, since the servers tell of it
+//! no more, not even that it is deleted: until everything is read again.
 //!
 //! - *Lost connection*: the cache goes on showing what it knows, and its [status](Cache::status)
 //!   is [`CacheStatus::Behind`]. Afterwards it is told what it has missed, change by change. If the
@@ -63,10 +69,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use conclave_proto::{ZPath, Zxid};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use self::run::Runner;
 pub use self::view::{CachedNode, View};
 use super::Error;
+use super::place::runtime;
+use super::support::later;
 use crate::Client;
 use crate::chroot::IntoPath;
 
@@ -110,6 +119,10 @@ pub enum CacheItem {
     },
     /// Changes are missing here: the servers did not remember them, or more came than were read.
     /// Read the cache again; what changes from here on is told.
+    ///
+    /// What is told next may be older than what the cache shows by then. Whoever must not go back
+    /// [follows](Cache::follow) the cache anew, which gives a new stream from the very state that was
+    /// read, or compares the `zxid` of a change with the node's [`mzxid`](CachedNode::mzxid).
     Gap,
 }
 
@@ -296,7 +309,9 @@ impl Shared {
     }
 }
 
-/// A cache that is not there yet; `.await` it. It is complete when it is given out.
+/// A cache that is not there yet; `.await` it. It is complete when it is given out. It fails if it
+/// cannot be read within the [operation timeout](crate::Builder::operation_timeout), and outside of a
+/// tokio runtime.
 #[must_use = "a cache is made by .await"]
 pub struct OpenCache<'a> {
     client: &'a Client,
@@ -340,6 +355,7 @@ async fn open(
     scope: Scope,
     options: (bool, Option<&'static str>),
 ) -> Result<Cache, Error> {
+    let runtime = runtime(NAME)?;
     let shared = Arc::new(Shared {
         root: path?,
         scope,
@@ -350,8 +366,8 @@ async fn open(
     let (flushes, asked) = mpsc::unbounded_channel();
     let weak = changes.downgrade();
     let mut runner = Runner::start(client, Arc::clone(&shared), options, changes, asked).await?;
-    runner.fill().await?;
-    let task = tokio::spawn(runner.run());
+    runner.fill(Some(later(Instant::now(), client.handle.shared.operation_timeout))).await?;
+    let task = runtime.spawn(runner.run());
     let client = client.clone();
     Ok(Cache { inner: Arc::new(Inner { client, shared, changes: weak, flushes, task }) })
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use conclave_proto::request::Entry;
 use conclave_proto::{ErrorCode, EventKind, SessionId, WatchKind, ZPath};
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::view::{CachedNode, Draft, Told, View, relative};
@@ -61,13 +62,14 @@ impl Runner {
         Ok(Runner { client, shared, with_data, sessions_of, came, watch, changes, flushes })
     }
 
-    /// Reads everything, as often as it takes, and shows it.
-    pub(super) async fn fill(&mut self) -> Result<(), recipes::Error> {
+    /// Reads everything, as often as it takes, and shows it. What is only refused for now is tried
+    /// again, until then if a time is given.
+    pub(super) async fn fill(&mut self, until: Option<Instant>) -> Result<(), recipes::Error> {
         loop {
             match self.read_all().await {
                 Ok(Attempt::Read(view)) => {
                     for path in std::mem::take(&mut self.came) {
-                        self.check(&path).await?;
+                        self.check(&path, until).await?;
                     }
                     let mut shown =
                         self.shared.view.write().unwrap_or_else(PoisonError::into_inner);
@@ -81,7 +83,7 @@ impl Runner {
                 Ok(Attempt::Overtaken) => {
                     debug!("{} changes faster than it is read; once more", self.shared.root);
                 }
-                Err(error) if will_pass(&error) => {
+                Err(error) if will_pass(&error) && is_time(until) => {
                     warn!("cannot read {} now: {error}", self.shared.root);
                     tokio::time::sleep(RETRY).await;
                 }
@@ -135,7 +137,7 @@ impl Runner {
             Some(Ok(WatchItem::Event { zxid, path, kind, value })) => {
                 if let Some(told) = self.in_scope(Told { zxid, path, kind, value }) {
                     if told.kind == EventKind::Created {
-                        self.check(&told.path).await?;
+                        self.check(&told.path, None).await?;
                     }
                     self.apply(told);
                 }
@@ -144,7 +146,7 @@ impl Runner {
             Some(Ok(WatchItem::Gap { resumed_at })) => {
                 debug!("changes of {} up to {resumed_at} are missing", self.shared.root);
                 self.shared.phase.send_replace(Phase::Reading);
-                self.fill().await
+                self.fill(None).await
             }
             Some(Err(error)) => Err(error.into()),
             None => Err(self.shared.closed()),
@@ -152,14 +154,16 @@ impl Runner {
     }
 
     /// Makes sure that a node that came is a session's, where all have to be: no event says so.
-    async fn check(&self, path: &ZPath) -> Result<(), recipes::Error> {
+    async fn check(&self, path: &ZPath, until: Option<Instant>) -> Result<(), recipes::Error> {
         while self.sessions_of.is_some() {
             match self.client.exists(path).await {
                 Ok(Some(stat)) if stat.ephemeral_owner == SessionId::NONE => {
                     return Err(self.foreign(path));
                 }
                 Ok(_) => break,
-                Err(error) if will_pass(&error) => tokio::time::sleep(RETRY).await,
+                Err(error) if will_pass(&error) && is_time(until) => {
+                    tokio::time::sleep(RETRY).await;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -279,7 +283,9 @@ impl Runner {
         match item {
             Some(Ok(WatchItem::Event { zxid, path, kind, value })) => {
                 let told = self.in_scope(Told { zxid, path, kind, value });
-                let came = told.as_ref().filter(|told| told.kind == EventKind::Created);
+                let is_checked = self.sessions_of.is_some();
+                let came =
+                    told.as_ref().filter(|told| is_checked && told.kind == EventKind::Created);
                 self.came.extend(came.map(|told| told.path.clone()));
                 Ok(told.is_none_or(|told| draft.hear(told)))
             }
@@ -296,6 +302,11 @@ impl Runner {
 /// What was read, if there was something to read.
 fn present<T>(read: Result<T, Error>) -> Result<Option<T>, Error> {
     if failed_with(&read, ErrorCode::NoNode) { Ok(None) } else { read.map(Some) }
+}
+
+/// Whether that time has not come yet.
+fn is_time(until: Option<Instant>) -> bool {
+    until.is_none_or(|until| Instant::now() < until)
 }
 
 /// Whether it is worth trying again: the session lives on, as far as is known.

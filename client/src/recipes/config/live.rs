@@ -318,9 +318,10 @@ impl<T: Serialize + DeserializeOwned> Live<T> {
             CacheItem::Gap => {
                 let (source, state) = &mut self.shown[layer];
                 let cache = &self.follower.layers[source.layer].1;
-                // If the cache has ended, its changes say so next.
-                if let Ok(now) = cache.read(|view| State::of(view, &source.nodes)) {
-                    *state = now;
+                // What waits may be older than what the cache shows. If it has ended, the changes
+                // say so next.
+                if let Ok(now) = cache.follow(|view| State::of(view, &source.nodes)) {
+                    (*state, self.changes[layer]) = now;
                 }
                 self.waiting.push_back(Ok(LiveItem::Gap));
                 self.look();

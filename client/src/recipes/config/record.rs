@@ -15,6 +15,9 @@ const HEAD_BYTES: usize = 4096;
 /// The largest value of a setting, as JSON, in bytes: what a node holds, less what is kept with it.
 pub const SETTING_BYTES: usize = VALUE_BYTES - HEAD_BYTES;
 
+/// All revisions are less.
+pub(super) const REVISIONS: u64 = u64::MAX;
+
 /// What a change did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -86,6 +89,9 @@ impl Record {
         // The message of the parser could tell what is no head but a value.
         let head: Head = serde_json::from_slice(&data[..end])
             .map_err(|_| malformed("its first line does not tell of a change"))?;
+        if head.revision == REVISIONS {
+            return Err(malformed("no other revision can follow its own"));
+        }
         Ok(Record { head, value: data.slice(end + 1..) })
     }
 

@@ -571,12 +571,12 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
     }
 
     fn invalid(&self, path: &ZPath, error: &serde_json::Error) -> Error {
-        // The message could tell a part of the value.
-        let why = if self.secret {
-            "it is not of the setting's type".into()
-        } else {
-            format!("it is not of the setting's type: {error}")
-        };
+        // The message could tell a part of the value, which may be secret by a schema that is not
+        // known here.
+        let mut why = String::from("it is not of the setting's type");
+        if !self.secret && error.line() > 0 {
+            why += &format!(": line {}, column {} of its JSON", error.line(), error.column());
+        }
         Error::Invalid { path: path.clone(), why }
     }
 

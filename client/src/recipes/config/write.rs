@@ -8,7 +8,7 @@ use conclave_proto::request::Test;
 use conclave_proto::{ErrorCode, Stat, ZPath, Zxid};
 use serde_json::Value;
 
-use super::record::{Change, Head, Record, SETTING_BYTES};
+use super::record::{Change, Head, REVISIONS, Record, SETTING_BYTES};
 use super::schema::Schema;
 use super::{Layer, Overlay, RECIPE, Registry, STAGED, VALUES};
 use crate::recipes::Error;
@@ -257,10 +257,10 @@ impl Registry {
     async fn latest_without_value(&self, nodes: &Nodes) -> Result<Option<u64>, Error> {
         let names = self.names(&nodes.history).await?;
         let Some(last) = names.last() else { return Ok(Some(0)) };
-        let latest = last.parse().map_err(|_| Error::Foreign {
-            path: child(&nodes.history, last).unwrap_or_else(|_| nodes.history.clone()),
-            recipe: RECIPE,
-        })?;
+        let Some(latest) = last.parse().ok().filter(|&latest| latest < REVISIONS) else {
+            let path = child(&nodes.history, last).unwrap_or_else(|_| nodes.history.clone());
+            return Err(Error::Foreign { path, recipe: RECIPE });
+        };
         let (live, mut changed) = self.client.exists_and_watch(&nodes.live).await?;
         let has_come =
             live.is_some() || tokio::time::timeout(PATIENCE, changed.next()).await.is_ok();

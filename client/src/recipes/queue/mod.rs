@@ -63,6 +63,7 @@ use tokio::time::timeout;
 
 pub use item::Item;
 
+use super::place::runtime;
 use super::support::{child, ensure};
 use super::{Error, NameError};
 use crate::chroot::IntoPath;
@@ -139,6 +140,8 @@ impl Push {
 #[derive(Clone, Debug)]
 pub struct Queue {
     client: Client,
+    /// What drives the tasks that outlive their callers: those that give items back.
+    runtime: Handle,
     shards: Vec<Shard>,
 }
 
@@ -169,7 +172,7 @@ impl Queue {
     /// The queue at that node, which need not exist. Nothing else may be below it.
     ///
     /// # Errors
-    /// If it is not a path, or is the root.
+    /// If it is not a path, or is the root, or the caller is not in a tokio runtime.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<Queue, Error> {
         Queue::with_shards(client, path.into_path()?, 1)
     }
@@ -178,7 +181,7 @@ impl Queue {
     /// so that more can be in it and consumers are less in each other's way.
     ///
     /// # Errors
-    /// If it is not a path, or there are to be no shards, or more than 1000.
+    /// As [`new`](Queue::new), and if there are to be no shards, or more than 1000.
     pub fn sharded(client: &Client, path: impl IntoPath, shards: usize) -> Result<Queue, Error> {
         Queue::with_shards(client, path.into_path()?, shards)
     }
@@ -196,7 +199,7 @@ impl Queue {
             let shard = |number| Shard::at(child(&path, &format!("shard-{number:03}"))?);
             (0..shards).map(shard).collect::<Result<_, Error>>()?
         };
-        Ok(Queue { client: client.clone(), shards })
+        Ok(Queue { client: client.clone(), runtime: runtime(RECIPE)?, shards })
     }
 
     /// Puts an item behind all others.
@@ -285,8 +288,16 @@ impl Queue {
         let mut dice = Dice::default();
         let first = dice.below(self.shards.len());
         let shelves = self.shards.iter().cloned().map(Shelf::new).collect();
-        let client = self.client.clone();
-        Consumer { client, shelves, next: first, ahead: AHEAD, now_ms: None, is_made: false, dice }
+        Consumer {
+            client: self.client.clone(),
+            runtime: self.runtime.clone(),
+            shelves,
+            next: first,
+            ahead: AHEAD,
+            now_ms: None,
+            is_made: false,
+            dice,
+        }
     }
 
     fn shard_of(&self, id: Option<&str>) -> &Shard {
@@ -379,6 +390,7 @@ impl Shelf {
 #[derive(Debug)]
 pub struct Consumer {
     client: Client,
+    runtime: Handle,
     shelves: Vec<Shelf>,
     /// The shelf to look at first, so that none waits for ever.
     next: usize,
@@ -639,7 +651,7 @@ impl Consumer {
             .create_with(&path_of_lock, tag.clone(), CreateMode::EPHEMERAL, Acl::open())
             .send();
         // From here on the lock is given back when this is dropped.
-        let (client, runtime) = (self.client.clone(), Handle::current());
+        let (client, runtime) = (self.client.clone(), self.runtime.clone());
         let lock = item::Lock { client, runtime, path: path_of_lock, tag, is_held: true };
         // It is read as it is after the claim: one round trip does for both.
         let node = self.client.get(&path).send();
