@@ -231,7 +231,7 @@ impl Sessions {
     }
 
     /// Whether a write of the session may come by way of that server, which has this claim to it.
-    /// Of two servers the one with the later claim has the session, whichever is heard of first.
+    /// Of two claims the later one has the session, whichever is heard of first.
     pub fn standing(&mut self, session: SessionId, server: ServerId, claim: Claim) -> Standing {
         match self.live.get_mut(&session) {
             Some(live) => live.claimed(server, claim),
@@ -312,11 +312,12 @@ impl Live {
         self.seen_ms + u64::from(self.timeout_ms)
     }
 
-    /// A server claims the session.
+    /// A server claims the session. From a later claim on nothing is done by an earlier one, of the
+    /// same server neither: whoever resumed the session was told what it has to see, and what was
+    /// asked before and not proposed by then is not part of that.
     fn claimed(&mut self, server: ServerId, claim: Claim) -> Standing {
         match self.owner {
-            Some((owner, later)) if owner != server && later > claim => Standing::Moved(later),
-            Some((_, later)) if later > claim => Standing::Owner,
+            Some((_, later)) if later > claim => Standing::Moved(later),
             Some(_) | None => {
                 self.owner = Some((server, claim));
                 Standing::Owner

@@ -14,7 +14,7 @@ use super::follow::Follow;
 use super::guests::Guests;
 use super::lead::Lead;
 use super::local::Locals;
-use super::pending::{Pendings, mix};
+use super::pending::{Pending, Pendings, mix};
 use super::reports::{Parted, Reports, Ticks};
 use super::requests::Reading;
 use super::{Config, ConnId, Input, Notice, PeerMessage, Ready, ToClient};
@@ -355,29 +355,32 @@ impl<N: Nodes> Replica<N> {
         let since_ms = self.now_ms();
         match std::mem::replace(&mut self.part, Part::Looking { since_ms, guests: None }) {
             looking @ Part::Looking { .. } => self.part = looking,
-            Part::Following(_) => self.unsend(),
-            Part::Leading(lead) => {
-                self.take_back(*lead);
-                self.unsend();
-            }
+            Part::Following(_) => {}
+            Part::Leading(lead) => self.take_back(*lead),
         }
+        self.unsend();
     }
 
     /// Forget to whom writes were sent. The connections of those that must not be sent twice are
-    /// closed: nobody knows what has come of them.
+    /// closed: nobody knows what has come of them. What nobody waits for any more is not sent: its
+    /// client may have gone on elsewhere, without it.
     pub(super) fn unsend(&mut self) {
-        let mut unknown = Vec::new();
         let first = self.pendings.first_tag();
-        for (tag, pending) in self.pendings.from(first) {
-            if !self.clients.contains_key(&pending.waiter.conn())
-                || (pending.sent.take().is_some() && !pending.retry)
-            {
-                unknown.push((tag, pending.waiter.conn()));
-            }
-        }
-        for (tag, conn) in unknown {
-            self.pendings.take(tag);
+        let unknown = |(_, pending): (u64, &mut Pending)| {
+            let was_sent = pending.sent.take().is_some();
+            (was_sent && !pending.retry).then_some(pending.waiter.conn())
+        };
+        let unknown: Vec<ConnId> = self.pendings.from(first).filter_map(unknown).collect();
+        for conn in unknown {
             self.close(conn);
+        }
+        let clients = &self.clients;
+        let abandoned = |(tag, pending): (u64, &mut Pending)| {
+            (!clients.contains_key(&pending.waiter.conn())).then_some(tag)
+        };
+        let abandoned: Vec<u64> = self.pendings.from(first).filter_map(abandoned).collect();
+        for tag in abandoned {
+            self.pendings.take(tag);
         }
     }
 

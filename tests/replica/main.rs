@@ -51,6 +51,7 @@ scripts! {
     read_only
     reads
     rearm
+    resumed
     retries
     sessions_of_clients
     slow_leader
