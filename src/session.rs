@@ -208,7 +208,13 @@ impl Sessions {
         if live.closing {
             return Standing::Closing;
         }
-        let standing = live.claimed(server, claim);
+        let standing = match live.claimed(server, claim) {
+            // Whoever spoke to that server by an earlier connection was alive all the same.
+            Standing::Moved(_) if live.owner.is_some_and(|(owner, _)| owner == server) => {
+                Standing::Owner
+            }
+            standing => standing,
+        };
         if standing == Standing::Owner {
             live.see(self.clock_ms, age_ms);
             self.fresh.push((session, age_ms));

@@ -248,7 +248,7 @@ impl Client {
     }
 
     fn dial(&mut self, scene: &mut Scene<'_, '_>) {
-        self.server = (self.server + 1 + scene.stage.random.index(2)) % scene.servers;
+        self.server = (self.server + scene.stage.random.index(3)) % scene.servers;
         let conn = scene.dial(self.number, self.server);
         self.link = Link::Greeting { conn, since: scene.stage.now };
         let timeout_ms = *scene.stage.random.pick(&[4_000, 6_000, 10_000, 20_000]);
@@ -361,10 +361,24 @@ impl Client {
             self.rearming.push_back(id);
             self.tell(message, scene);
         }
+        if resumed && scene.stage.random.chance(300) {
+            self.give_up(session, zxid, scene);
+        }
         for at in 0..self.queue.len() {
             self.queue[at].again = true;
             let sent = self.queue[at].clone();
             self.send(&sent, scene);
+        }
+    }
+
+    /// Asks for nothing again, and goes by what it sees, as ZooKeeper's clients do: what is not done
+    /// when its session is resumed never is.
+    fn give_up(&mut self, session: SessionId, zxid: Zxid, scene: &mut Scene<'_, '_>) {
+        for sent in self.queue.drain(..).filter(|sent| sent.op.is_write()) {
+            scene.given_up.insert((session, sent.xid), zxid);
+        }
+        if let Healing::Since(xid) = &mut self.healing {
+            *xid = Xid(self.next_xid);
         }
     }
 

@@ -62,6 +62,9 @@ pub(crate) struct Clients {
     owners: BTreeMap<SessionId, usize>,
     /// Writes that were answered as not done. They must never be done.
     rejected: BTreeSet<(SessionId, Xid)>,
+    /// Writes that their clients gave up when their sessions were resumed, with what the server had
+    /// applied by then. They must never be done later.
+    given_up: BTreeMap<(SessionId, Xid), Zxid>,
     /// Whether servers may keep sessions to themselves.
     local_sessions: bool,
     /// Sessions that had not been opened when their clients were told that they are over. They
@@ -85,6 +88,7 @@ struct Scene<'a, 'b> {
     model: &'a Model,
     owners: &'a mut BTreeMap<SessionId, usize>,
     rejected: &'a mut BTreeSet<(SessionId, Xid)>,
+    given_up: &'a mut BTreeMap<(SessionId, Xid), Zxid>,
     local_sessions: bool,
     gone: &'a mut BTreeSet<SessionId>,
     servers: usize,
@@ -113,6 +117,7 @@ impl Clients {
             model: &self.model,
             owners: &mut self.owners,
             rejected: &mut self.rejected,
+            given_up: &mut self.given_up,
             local_sessions: self.local_sessions,
             gone: &mut self.gone,
             servers: self.servers,
@@ -169,6 +174,11 @@ impl Clients {
             !self.rejected.contains(&(done.session, done.xid)) || done.result.is_err(),
             "{zxid} does what server {} said was not done: {done:?}",
             server + 1
+        );
+        let given_up = self.given_up.get(&(done.session, done.xid));
+        assert!(
+            given_up.is_none_or(|seen| zxid <= *seen) || done.result.is_err(),
+            "{zxid} does what its client gave up when it resumed its session at {given_up:?}: {done:?}"
         );
         assert!(
             !self.gone.contains(&done.session) || done.result.is_err(),
@@ -242,6 +252,7 @@ impl Load<Whole> for Clients {
             model: Model::new(),
             owners: BTreeMap::new(),
             rejected: BTreeSet::new(),
+            given_up: BTreeMap::new(),
             local_sessions: knobs.local_sessions,
             gone: BTreeSet::new(),
             leaders: BTreeMap::new(),
