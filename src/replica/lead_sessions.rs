@@ -111,8 +111,8 @@ impl<N: Nodes> Replica<N> {
             self.mourn(candidate);
             return;
         }
-        // The server waits for whatever the session has asked for elsewhere, and for its end if
-        // that is proposed.
+        // The server waits for whatever the session has asked for and is proposed, its end too. What
+        // is not proposed by now never is.
         let zxid = lead.last_proposed(self.applied);
         let epoch = lead.epoch;
         let claim = right.then(|| {
