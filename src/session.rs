@@ -213,7 +213,10 @@ impl Sessions {
             Standing::Moved(_) if live.owner.is_some_and(|(owner, _)| owner == server) => {
                 Standing::Owner
             }
-            standing => standing,
+            standing @ (Standing::Owner
+            | Standing::Moved(_)
+            | Standing::Closing
+            | Standing::Gone) => standing,
         };
         if standing == Standing::Owner {
             live.see(self.clock_ms, age_ms);
