@@ -36,7 +36,7 @@ fn a_value_is_read_before_there_is_a_session_that_could_expire_meanwhile() {
 #[test]
 fn a_reader_who_is_slow_does_not_cost_the_session() {
     let dev = Dev::start();
-    let keep = |path: &str| dev.command(&["create", path, "--ephemeral", "--session-timeout", "2"]);
+    let keep = |path: &str| dev.command(&["create", path, "--ephemeral", "--session-timeout", "4"]);
     let exists = |path: &str| dev.run(&["exists", path]).status.code() == Some(0);
     let (reader, mut writer) = pipe().unwrap();
     // As much as a pipe takes: what is printed after it waits until somebody reads.
