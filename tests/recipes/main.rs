@@ -18,6 +18,7 @@ mod harness;
 mod history;
 mod lease;
 mod mutex;
+mod place;
 #[path = "../common/ports.rs"]
 mod ports;
 mod shared;

@@ -61,8 +61,9 @@ pub(super) const LOCK: &str = "lock";
 ///
 /// # Cost
 ///
-/// To lock a free one: one round trip and one write. To wait: one round trip more, before it
-/// is one's turn; when the holder releases it, word of that is all that it takes. (If the one before gives
+/// To lock a free one: one round trip and one write; if its directory is not there, which goes soon
+/// after the last one has left, two round trips and one write more. To wait: one round trip more,
+/// before it is one's turn; when the holder releases it, word of that is all that it takes. (If the one before gives
 /// up, or its session expires, one more, to see who else is before.) To release: one round trip and one
 /// write. A contender has one node, one watch on it, and one on the node before it: when the lock is
 /// released the next contender is told and no other.
@@ -101,7 +102,8 @@ impl Mutex {
         self
     }
 
-    /// Who may do what with the nodes; everybody everything unless said.
+    /// Who may do what with the nodes; everybody everything unless said. What is missing above the
+    /// directory is everybody's.
     pub fn acl(mut self, acl: Vec<Acl>) -> Mutex {
         self.line.place.acl = acl;
         self

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use conclave_proto::{Acl, CreateMode, ErrorCode, Lifetime, PathError, ZPath};
+use conclave_proto::{Acl, CreateMode, Lifetime, PathError, ZPath};
 use tokio::runtime::Handle;
 
 use super::error::{Error, NameError};
+use super::support::create_missing;
 use crate::{Client, IntoPath};
 
 /// The path of the node called `name` below `area`. Programs that let their users choose a name go
@@ -37,6 +38,8 @@ pub fn place(area: impl IntoPath, name: &str) -> Result<ZPath, Error> {
 pub(super) struct Place {
     pub(super) client: Client,
     pub(super) path: ZPath,
+    /// The uppermost node of the recipe.
+    pub(super) top: ZPath,
     /// The recipe's name, for messages.
     pub(super) recipe: &'static str,
     pub(super) acl: Vec<Acl>,
@@ -57,7 +60,7 @@ impl Place {
         if path.is_root() {
             return Err(Error::Config(format!("{recipe} needs a directory of its own, not /")));
         }
-        Place::below(client, path, recipe)
+        Place::within(client, path.clone(), path, recipe)
     }
 
     /// The path of a node in it.
@@ -76,15 +79,20 @@ impl Place {
     ) -> Result<(Place, ZPath), Error> {
         let path = path.into_path()?;
         match path.parent() {
-            Some(above) => Ok((Place::below(client, above, recipe)?, path)),
+            Some(above) => Ok((Place::within(client, above, path.clone(), recipe)?, path)),
             None => Err(Error::Config(format!("{recipe} needs a node of its own, not /"))),
         }
     }
 
-    fn below(client: &Client, path: ZPath, recipe: &'static str) -> Result<Place, Error> {
+    fn within(
+        client: &Client,
+        path: ZPath,
+        top: ZPath,
+        recipe: &'static str,
+    ) -> Result<Place, Error> {
         let runtime = runtime(recipe)?;
         let (client, acl, lock_delay) = (client.clone(), Acl::open(), Duration::ZERO);
-        Ok(Place { client, path, recipe, acl, runtime, lock_delay })
+        Ok(Place { client, path, top, recipe, acl, runtime, lock_delay })
     }
 
     /// A directory in it, for a part of the recipe.
@@ -125,29 +133,15 @@ impl Place {
         self.make_with(Lifetime::Persistent).await
     }
 
+    /// What is above the recipe's own nodes is everybody's, whoever makes it first.
     async fn make_with(&self, lifetime: Lifetime) -> Result<(), crate::Error> {
-        let mut above: Vec<ZPath> = self.path.ancestors().filter(|path| !path.is_root()).collect();
-        above.reverse();
-        let mut paths: Vec<_> =
-            above.into_iter().map(|path| (path, Lifetime::Persistent)).collect();
-        if !self.path.is_root() {
-            paths.push((self.path.clone(), lifetime));
-        }
-        let made: Vec<_> = paths
-            .into_iter()
-            .map(|(path, lifetime)| {
-                let mode = CreateMode { lifetime, sequential: false };
-                self.client.create(path, "").mode(mode).acl(self.acl.clone()).send()
-            })
-            .collect();
-        for made in made {
-            match made.await {
-                Ok(_) => {}
-                Err(error) if error.code() == Some(ErrorCode::NodeExists) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        let how = |path: &ZPath| {
+            let lifetime = if *path == self.path { lifetime } else { Lifetime::Persistent };
+            let is_own = path.is_within(&self.top);
+            let acl = if is_own { self.acl.clone() } else { Acl::open() };
+            (CreateMode { lifetime, sequential: false }, acl)
+        };
+        create_missing(&self.client, &self.path, how).await
     }
 }
 

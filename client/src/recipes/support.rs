@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use conclave_proto::{ErrorCode, ZPath};
+use conclave_proto::{Acl, CreateMode, ErrorCode, ZPath};
 use tokio::time::Instant;
 
 use super::Error;
@@ -29,9 +29,21 @@ pub(crate) async fn ensure(client: &Client, path: &ZPath) -> Result<(), crate::E
     if client.exists(path).await?.is_some() {
         return Ok(());
     }
+    let how = |_: &ZPath| (CreateMode::PERSISTENT, Acl::open());
+    create_missing(client, path, how).await
+}
+
+/// Creates a node and those above it that are missing, in this way. Nothing is asked of those above one
+/// that is there: they may be closed to the caller.
+pub(crate) async fn create_missing(
+    client: &Client,
+    path: &ZPath,
+    how: impl Fn(&ZPath) -> (CreateMode, Vec<Acl>),
+) -> Result<(), crate::Error> {
     let mut missing = vec![path.clone()];
     while let Some(next) = missing.last().cloned() {
-        match client.create(&next, "").await {
+        let (mode, acl) = how(&next);
+        match client.create(&next, "").mode(mode).acl(acl).await {
             Ok(_) => drop(missing.pop()),
             Err(error) if error.code() == Some(ErrorCode::NodeExists) => drop(missing.pop()),
             Err(error) if error.code() == Some(ErrorCode::NoNode) => {
