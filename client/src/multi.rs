@@ -4,7 +4,7 @@ use std::future::IntoFuture;
 
 use bytes::Bytes;
 use conclave_proto::request::{Condition, Page, ReadLevel, Reply, Test};
-use conclave_proto::{Acl, CreateMode, Fault, Op, ZPath, Zxid};
+use conclave_proto::{Acl, CreateMode, ErrorCode, Fault, Op, ZPath, Zxid};
 
 use crate::chroot::IntoPath;
 use crate::error::Operation;
@@ -125,7 +125,8 @@ impl<'a> Multi<'a> {
         self.add("guard", path, |path| Op::Guard { path, token })
     }
 
-    /// Sends it with guards in each branch that can be done; the answer is as without them.
+    /// Sends it with guards in each branch that can be done; the answer is as without them. `None` if
+    /// one of the guards failed.
     ///
     /// They come first: who does not hold it any more is told so, and not what else is in the way.
     /// The stakes' paths are those of `holder`, whose root may be another one.
@@ -133,7 +134,7 @@ impl<'a> Multi<'a> {
         mut self,
         holder: &Client,
         stakes: &[Stake],
-    ) -> Result<MultiOutcome, Error> {
+    ) -> Result<Option<MultiOutcome>, Error> {
         let mut guards = Vec::with_capacity(stakes.len());
         for stake in stakes {
             match holder.chroot.to_server(&stake.path) {
@@ -142,23 +143,48 @@ impl<'a> Multi<'a> {
             }
         }
         let count = guards.len();
+        // The guards have the same places in both branches, so that these can be named.
+        let guard = |stake: &Stake| Operation::new("guard", Some(stake.path.clone()));
+        let mut parts: Vec<Operation> = stakes.iter().map(guard).collect();
         // A multi whose conditions do not hold does nothing, but not without being guarded. Without
         // conditions the other branch is never done, and its guards would only take up room.
         if !self.conditions.is_empty() {
             self.otherwise.get_or_insert_default().splice(..0, guards.iter().cloned());
         }
         self.then.splice(..0, guards);
-        // A fault counts the guards, too; the caller does not.
-        self.parts.clear();
-        let mut outcome = self.send().await?;
-        outcome.replies.drain(..count.min(outcome.replies.len()));
-        Ok(outcome)
+        parts.extend(self.nameable_parts());
+        match self.send_as(parts).await {
+            Ok(mut outcome) => {
+                outcome.replies.drain(..count.min(outcome.replies.len()));
+                Ok(Some(outcome))
+            }
+            Err(Error::Server { operation, code }) => {
+                // The caller does not count the guards.
+                match operation.index.map(|index| index.checked_sub(count)) {
+                    Some(None) if code == ErrorCode::ConditionFailed => Ok(None),
+                    own => {
+                        let operation = Operation { index: own.flatten(), ..operation };
+                        Err(Error::Server { operation, code })
+                    }
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The operations, as far as a fault says which of them it is: it names the place but not the
+    /// branch.
+    fn nameable_parts(&mut self) -> Vec<Operation> {
+        if self.otherwise.is_some() { Vec::new() } else { std::mem::take(&mut self.parts) }
     }
 
     /// Sends it.
-    pub fn send(self) -> Pending<MultiOutcome> {
-        // A fault names the place of an operation but not its branch.
-        let parts = if self.otherwise.is_some() { Vec::new() } else { self.parts };
+    pub fn send(mut self) -> Pending<MultiOutcome> {
+        let parts = self.nameable_parts();
+        self.send_as(parts)
+    }
+
+    fn send_as(self, parts: Vec<Operation>) -> Pending<MultiOutcome> {
         let op = Op::Multi {
             conditions: self.conditions,
             then: self.then,

@@ -11,6 +11,7 @@ mod barrier;
 #[path = "../data/chaos.rs"]
 #[allow(dead_code, reason = "each test program uses a part of it")]
 mod chaos;
+mod doubt;
 mod election;
 #[path = "../cluster/harness.rs"]
 #[allow(dead_code, reason = "each test program uses a part of it")]

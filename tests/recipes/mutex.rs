@@ -3,8 +3,8 @@
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use conclave_client::Client;
-use conclave_client::recipes::{Error, Hold, Loss, Mutex};
+use conclave_client::recipes::{Error, Hold, Lease, Loss, Mutex, Token};
+use conclave_client::{Client, ErrorCode, Test};
 
 use crate::harness::Cluster;
 use crate::{soon, waits};
@@ -173,4 +173,65 @@ async fn strange_nodes_are_told_of() {
     let error = mutex(&client).lock().await.unwrap_err();
     assert!(error.is_final(), "{error}");
     assert!(!hold.is_held() || soon(hold.lost()).await == Loss::Closed);
+}
+
+#[tokio::test]
+async fn a_release_whose_answer_was_lost_is_no_loss() {
+    let mut cluster = Cluster::start(1).await;
+    let client = Client::builder()
+        .servers(cluster.addresses())
+        .session_timeout(Duration::from_secs(30))
+        .operation_timeout(Duration::from_millis(300));
+    let client = client.connect().await.unwrap();
+    let hold = soon(mutex(&client).lock()).await.unwrap();
+    // The release is asked, and asked again, while the server does not answer.
+    cluster.pause(1);
+    let releasing = tokio::spawn(hold.release());
+    for _ in 0..2 {
+        let unanswered = client.sync().await.unwrap_err();
+        assert!(matches!(unanswered, conclave_client::Error::Timeout { .. }), "{unanswered}");
+    }
+    cluster.resume(1);
+    soon(releasing).await.unwrap().unwrap();
+    assert_eq!(nodes(&cluster.client().await).await, 0);
+}
+
+#[tokio::test]
+async fn a_word_by_hand_is_no_release() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let hold = soon(mutex(&client).lock()).await.unwrap();
+    let mut next = mutex(&client);
+    let mut next = pin!(next.lock());
+    assert!(waits(&client, &mut next).await);
+    client.set(hold.path(), "released").await.unwrap();
+    assert!(waits(&client, &mut next).await, "it is held");
+    hold.release().await.unwrap();
+    soon(next).await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guard_says_which_condition_failed() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let hold = soon(mutex(&client).lock()).await.unwrap();
+    client.create("/data", "0").await.unwrap();
+    let stale = Token::new(1).zxid();
+    let own = || client.multi().set("/data", "1", None).guard("/data", stale);
+    for multi in [own(), own().when("/data", Test::Exists)] {
+        let error = hold.guard(multi).await.unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::ConditionFailed), "{error}");
+    }
+    let error = hold.guard(own()).await.unwrap_err();
+    assert!(error.to_string().starts_with("operation 1 of a multi, guard /data"), "{error}");
+    hold.confirm().await.unwrap();
+
+    let lease = Lease::new(&client, "/lease", Duration::from_secs(3600)).unwrap();
+    let lease = lease.acquire("").await.unwrap().unwrap();
+    let error = lease.guard(own()).await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::ConditionFailed), "{error}");
+    // Who does not hold it any more is told that first.
+    client.delete(hold.path()).await.unwrap();
+    let error = hold.guard(own()).await.unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error}");
 }

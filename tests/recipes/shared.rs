@@ -119,6 +119,10 @@ async fn as_many_locks_as_can_be_taken_at_once_can_be_released() {
     assert!(hold.guard(multi).await.unwrap().held);
     soon(hold.release()).await.unwrap();
     assert!(client.children("/locks/0").await.unwrap().is_empty());
+    // What is asked after a release, or a drop, finds them free.
+    let locks = MultiLock::new(&client, names(400)).unwrap();
+    drop(soon(locks.lock()).await.unwrap());
+    assert!(soon(locks.try_lock()).await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use conclave_client::recipes::config::{Place, Registry};
 use conclave_client::recipes::discovery::{Discovery, Strategy};
 use conclave_client::recipes::log::{Entry, Log};
 use conclave_client::recipes::members::Group;
-use conclave_client::recipes::partition::Partitioner;
+use conclave_client::recipes::partition::{Partitioner, Turn};
 use conclave_client::recipes::queue::Queue;
 use conclave_client::recipes::ring::LiveRing;
 use conclave_client::recipes::two_phase::TwoPhase;
@@ -121,7 +121,10 @@ async fn who_waits_when_the_session_expires_is_told() {
     waiting.add("an instance", async move { provider.wait(Duration::from_secs(3600)).await });
     let mut parts = Partitioner::join(c, "/parts", "a", vec!["p".into()]).await.unwrap();
     soon(parts.next()).await.unwrap();
-    waiting.add("a partition", async move { parts.next().await });
+    waiting.add("a partition", async move {
+        while let Turn::Lost { .. } = parts.next().await? {}
+        Ok(())
+    });
     let registry = Registry::new(c, "/config").unwrap();
     let setting = registry.setting::<u32>("limit").unwrap();
     let mut live = registry.follow(Place::new()).await.unwrap().live(&setting).unwrap();

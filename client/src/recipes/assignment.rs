@@ -42,7 +42,10 @@
 //!
 //! - *Lost connection, dead leader of the servers*: everything goes on.
 //! - *Dead assigner*: what is assigned goes on; the next assigner sees to the rest.
-//! - *Expired session* of a worker: its tasks go to others. [`Worker::next`] fails.
+//! - *Expired session* of a worker: its tasks go to others. When it is no longer alive for certain, a
+//!   tenth of the session timeout before that can happen, [`Worker::next`] tells the worker to stop with
+//!   each of them, though no server can be asked; if it turns out to be alive, to begin again, with the
+//!   same tokens. When a server says that it is over, `next` fails.
 //! - *Paused process*: a worker that wakes up late is told to stop, and cannot say that a task is
 //!   done that is another's; what it does elsewhere should bear to be done twice.
 //! - *Two holders by mistake*: possible only as above.
@@ -53,13 +56,14 @@
 //! Two nodes for each task, one for each worker; four writes for a task. Everybody has a cache of the
 //! assignments, the assigner of the tasks and workers, too; a worker reads each of its tasks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use conclave_proto::request::Test;
 use conclave_proto::{ErrorCode, ZPath, Zxid};
 
-use super::cache::{Cache, CacheChanges, View};
+use super::cache::{Cache, View};
+use super::doubt::{certainty, is_suspect, suspicion};
 use super::members::{GROUP, Group, KeptNode};
 use super::support::{child, ensure};
 use super::{Error, Leadership, Loss, Token};
@@ -91,7 +95,8 @@ pub struct Task {
 pub enum Order {
     /// Begin with a task.
     Begin(Task),
-    /// Stop with the task of this id: it is not this worker's any more.
+    /// Stop with the task of this id: it is not this worker's any more, as far as is known. It is
+    /// another's, or was taken back, or the session is no longer alive for certain.
     Stop(String),
 }
 
@@ -166,18 +171,15 @@ impl Work {
         let workers = Cache::children(&self.client, &self.workers);
         let workers = workers.without_data().of_sessions(GROUP).await?;
         let assigned = Cache::children(&self.client, &self.assigned).await?;
-        let mut changes = [tasks.changes()?, workers.changes()?, assigned.changes()?];
         loop {
             for cache in [&tasks, &workers, &assigned] {
                 cache.flush().await?;
             }
-            let state = State {
-                tasks: tasks.read(names)?,
-                workers: workers.read(names)?,
-                assigned: assigned.read(owners)?,
-            };
-            self.assign_once(leadership, state).await?;
-            let [task, worker, assignment] = &mut changes;
+            // Each pass sees to everything that has changed before it.
+            let (tasks, mut task) = tasks.follow(names)?;
+            let (workers, mut worker) = workers.follow(names)?;
+            let (assigned, mut assignment) = assigned.follow(owners)?;
+            self.assign_once(leadership, State { tasks, workers, assigned }).await?;
             tokio::select! {
                 change = task.next() => drop(change.transpose()?),
                 change = worker.next() => drop(change.transpose()?),
@@ -190,15 +192,16 @@ impl Work {
     async fn assign_once(&self, leadership: &Leadership, state: State) -> Result<(), Error> {
         let State { tasks, workers, assigned } = state;
         let mut load: BTreeMap<&String, usize> = workers.iter().map(|worker| (worker, 0)).collect();
-        let mut open: Vec<&String> = Vec::new();
+        let mut open: BTreeSet<&String> = BTreeSet::new();
         for task in &tasks {
-            match assigned.get(task).and_then(|(worker, _)| load.get_mut(worker)) {
-                Some(load) => *load += 1,
-                None => open.push(task),
+            if let Some(load) = assigned.get(task).and_then(|(worker, _)| load.get_mut(worker)) {
+                *load += 1;
+            } else {
+                open.insert(task);
             }
         }
         for (task, (_, czxid)) in &assigned {
-            if !tasks.contains(task) || open.contains(&task) {
+            if !tasks.contains(task) || open.contains(task) {
                 let path = child(&self.assigned, task)?;
                 let away = self.client.multi().when(&path, Test::CreatedBy(*czxid));
                 guarded(leadership, away.delete(&path, None)).await?;
@@ -233,33 +236,27 @@ impl Work {
     pub async fn worker(&self, name: &str) -> Result<Worker, Error> {
         ensure(&self.client, &self.assigned).await?;
         let cache = Cache::children(&self.client, &self.assigned).await?;
-        let changes = cache.changes()?;
         let member = Group::new(&self.client, &self.workers)?.join(name, "").await?;
         let (work, name) = (self.clone(), name.to_owned());
-        let worker = Worker { work, name, member, cache, changes, begun: BTreeMap::new() };
+        let worker = Worker { work, name, member, cache, begun: BTreeMap::new() };
         worker.inherit().await?;
         Ok(worker)
     }
 }
 
-/// Does these writes under the leadership. False if another condition did not hold.
+/// Does these writes under the leadership. False if a condition did not hold.
 async fn guarded(leadership: &Leadership, multi: crate::Multi<'_>) -> Result<bool, Error> {
-    match leadership.guard(multi).await {
-        Ok(_) => Ok(true),
-        // Which condition it was is not told; ask for the leadership alone.
-        Err(Error::Lost { .. }) => leadership.hold().confirm().await.map(|()| false),
-        Err(error) => Err(error),
-    }
+    leadership.guard(multi).await.map(|outcome| outcome.held)
 }
 
 struct State {
-    tasks: Vec<String>,
-    workers: Vec<String>,
+    tasks: BTreeSet<String>,
+    workers: BTreeSet<String>,
     /// The worker of each task, and the assignment's transaction.
     assigned: BTreeMap<String, (String, Zxid)>,
 }
 
-fn names(view: &View) -> Vec<String> {
+fn names(view: &View) -> BTreeSet<String> {
     view.iter().map(|(path, _)| path.name().to_owned()).collect()
 }
 
@@ -273,6 +270,14 @@ fn owners(view: &View) -> BTreeMap<String, (String, Zxid)> {
         .collect()
 }
 
+/// The tasks that are a worker's, and the transactions of their assignments.
+fn mine(view: &View, worker: &str) -> BTreeMap<String, Zxid> {
+    view.iter()
+        .filter(|(_, node)| node.bytes() == worker.as_bytes())
+        .map(|(path, node)| (path.name().to_owned(), node.czxid))
+        .collect()
+}
+
 /// Somebody who does tasks. Dropping it lets others have them.
 #[derive(Debug)]
 pub struct Worker {
@@ -280,7 +285,6 @@ pub struct Worker {
     name: String,
     member: KeptNode,
     cache: Cache,
-    changes: CacheChanges,
     /// The tasks that were begun, and the transactions of their assignments.
     begun: BTreeMap<String, Zxid>,
 }
@@ -290,7 +294,7 @@ impl Worker {
     /// yet, is assigned anew: its token must not be one that a process of that session may have.
     async fn inherit(&self) -> Result<(), Error> {
         self.cache.flush().await?;
-        for (task, czxid) in self.mine()? {
+        for (task, czxid) in self.cache.read(|view| mine(view, &self.name))? {
             let path = child(&self.work.assigned, &task)?;
             let again = self.work.client.multi().when(&path, Test::CreatedBy(czxid));
             again.delete(&path, None).create(&path, self.name.clone()).await?;
@@ -299,46 +303,65 @@ impl Worker {
         self.cache.flush().await
     }
 
-    /// The tasks that are this worker's, and the transactions of their assignments.
-    fn mine(&self) -> Result<BTreeMap<String, Zxid>, Error> {
-        let assigned = self.cache.read(owners)?.into_iter();
-        let mine = assigned.filter(|(_, (worker, _))| *worker == self.name);
-        Ok(mine.map(|(task, (_, czxid))| (task, czxid)).collect())
-    }
-
     /// What to do next, as soon as there is something.
     ///
     /// # Errors
     /// If the session is over: stop everything.
     pub async fn next(&mut self) -> Result<Order, Error> {
         loop {
-            let mine = self.mine()?;
+            if self.work.client.state().is_final() {
+                return Err(self.member.ended().await);
+            }
+            if is_suspect(&self.work.client) {
+                if let Some((task, _)) = self.begun.pop_first() {
+                    return Ok(Order::Stop(task));
+                }
+                tokio::select! {
+                    () = certainty(&self.work.client) => continue,
+                    why = self.member.ended() => return Err(why),
+                }
+            }
+            let (mine, mut changes) = self.cache.follow(|view| mine(view, &self.name))?;
             let ended = self.begun.iter().find(|(task, czxid)| mine.get(*task) != Some(czxid));
             if let Some(task) = ended.map(|(task, _)| task.clone()) {
                 self.begun.remove(&task);
                 return Ok(Order::Stop(task));
             }
-            for (id, czxid) in mine {
-                if self.begun.contains_key(&id) {
-                    continue;
-                }
-                let read = self.work.client.get(child(&self.work.tasks, &id)?).await;
-                match read {
-                    Ok(node) => {
-                        self.begun.insert(id.clone(), czxid);
-                        let (data, token) = (node.data.unwrap_or_default(), Token::from(czxid));
-                        return Ok(Order::Begin(Task { id, data, token }));
-                    }
-                    // It was taken back; the assigner will take the assignment away.
-                    Err(error) if error.code() == Some(ErrorCode::NoNode) => {}
-                    Err(error) => return Err(error.into()),
-                }
+            let new = mine.into_iter().filter(|(id, _)| !self.begun.contains_key(id));
+            let begun = tokio::select! {
+                biased;
+                task = self.begin(new) => task?,
+                () = suspicion(&self.work.client) => continue,
+            };
+            if let Some(task) = begun {
+                self.begun.insert(task.id.clone(), task.token.zxid());
+                return Ok(Order::Begin(task));
             }
             tokio::select! {
-                change = self.changes.next() => drop(change.transpose()?),
+                change = changes.next() => drop(change.transpose()?),
+                () = suspicion(&self.work.client) => {}
                 why = self.member.ended() => return Err(why),
             }
         }
+    }
+
+    /// Reads the first of the tasks that is there.
+    async fn begin(
+        &self,
+        tasks: impl Iterator<Item = (String, Zxid)>,
+    ) -> Result<Option<Task>, Error> {
+        for (id, czxid) in tasks {
+            match self.work.client.get(child(&self.work.tasks, &id)?).await {
+                Ok(node) => {
+                    let (data, token) = (node.data.unwrap_or_default(), Token::from(czxid));
+                    return Ok(Some(Task { id, data, token }));
+                }
+                // It was taken back; the assigner will take the assignment away.
+                Err(error) if error.code() == Some(ErrorCode::NoNode) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
     }
 
     /// Says that a task is done.

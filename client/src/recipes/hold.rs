@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conclave_proto::{ErrorCode, limits};
+use conclave_proto::limits;
 use tokio::time::timeout;
 
 use super::error::{Error, Loss};
@@ -88,7 +88,8 @@ impl Hold {
     /// a leadership two, most others one), and twice as many in a multi with conditions.
     ///
     /// # Errors
-    /// [`Error::Lost`] if it is not held any more. Otherwise as the multi.
+    /// [`Error::Lost`] if it is not held any more. Otherwise as the multi, whose own guards and
+    /// conditions fail as they do without this one.
     ///
     /// ```
     /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::recipes::Error> {
@@ -100,13 +101,8 @@ impl Hold {
     /// ```
     pub async fn guard(&self, multi: Multi<'_>) -> Result<MultiOutcome, Error> {
         let holder = &self.owned.place().client;
-        match multi.guarded_by(holder, self.owned.stakes()).await {
-            Ok(outcome) => Ok(outcome),
-            Err(error) if error.code() == Some(ErrorCode::ConditionFailed) => {
-                Err(self.owned.lost(self.owned.loss().unwrap_or(Loss::Deleted)))
-            }
-            Err(error) => Err(error.into()),
-        }
+        let outcome = multi.guarded_by(holder, self.owned.stakes()).await?;
+        outcome.ok_or_else(|| self.owned.lost(self.owned.loss().unwrap_or(Loss::Deleted)))
     }
 
     /// How many operations a multi without conditions may have to be [guarded](Hold::guard).

@@ -191,13 +191,8 @@ impl LeaseHold {
     /// [`Error::Lost`] if it is over. Otherwise as the multi.
     pub async fn guard(&self, multi: Multi<'_>) -> Result<MultiOutcome, Error> {
         let stakes = std::slice::from_ref(&self.stake);
-        multi.guarded_by(&self.place.client, stakes).await.map_err(|error| {
-            if error.code() == Some(ErrorCode::ConditionFailed) {
-                self.lost_error()
-            } else {
-                error.into()
-            }
-        })
+        let outcome = multi.guarded_by(&self.place.client, stakes).await?;
+        outcome.ok_or_else(|| self.lost_error())
     }
 
     /// Gives it back before its time is over.

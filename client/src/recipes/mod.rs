@@ -49,6 +49,7 @@ pub mod cache;
 pub mod config;
 pub mod counter;
 pub mod discovery;
+mod doubt;
 mod election;
 mod error;
 mod hold;

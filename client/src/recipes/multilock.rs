@@ -15,7 +15,8 @@ use super::place::Place;
 use crate::{Client, IntoPath};
 
 /// The locks of one multi-lock, at most. To leave takes a condition and a deletion for each, in one
-/// transaction, and a [guard](Hold::guard) up to as many; something is left for what is guarded.
+/// transaction, and a [guard](Hold::guard) up to as many; something is left for what is guarded, and
+/// for the word of those that were the first of their lines.
 const LOCKS: usize = 400;
 const _: () = assert!(2 * LOCKS < limits::MULTI_OPS);
 
@@ -57,8 +58,10 @@ const _: () = assert!(2 * LOCKS < limits::MULTI_OPS);
 /// # Cost
 ///
 /// One round trip and one write to take the places, and, for each lock, one round trip to look at
-/// its queue and those of waiting. One round trip and one write to release all. For each lock one
-/// node and two watches.
+/// its queue and those of waiting. If a directory is not there, which goes soon after the last one has
+/// left: one round trip more for each of the locks, one for another attempt, and one write for each
+/// directory that is missing. One round trip and one write to release all. For each lock one node and
+/// two watches.
 pub struct MultiLock {
     lines: Vec<Line>,
 }

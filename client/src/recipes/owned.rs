@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use conclave_proto::request::{Reply, Test};
-use conclave_proto::{ErrorCode, EventKind, SessionId, ZPath, Zxid};
+use conclave_proto::{ErrorCode, EventKind, SessionId, ZPath, Zxid, limits};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::body::Body;
+use super::doubt::{certainty, suspicion};
 use super::error::{Error, Loss, loss_of};
 use super::place::Place;
 use super::token::Token;
@@ -25,8 +26,8 @@ pub(super) const REVOKED: &str = "revoked";
 
 /// What a node holds at last that was the first of its line when it was released: in the transaction
 /// that deletes it, so that who watches it is told. It is shorter than what any node holds, so that
-/// no quota refuses it, and nobody's [`Body`].
-pub(super) const RELEASED: &[u8] = b"released";
+/// no quota refuses it, nobody's [`Body`], and nothing that is typed by hand.
+pub(super) const RELEASED: &[u8] = b"\0released";
 
 /// How long to wait before a refused removal is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -182,8 +183,12 @@ impl Owned {
         };
         // The removal goes on if the caller does not wait for its end.
         match self.place.runtime.spawn(removal).await {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => Err(self.lost(before.unwrap_or(Loss::Deleted))),
+            Ok(Ok(Removal::Done)) => Ok(()),
+            // It was there when it was released, as far as was known, and is not any more.
+            Ok(Ok(Removal::Unclear)) if before.is_none() => Ok(()),
+            Ok(Ok(Removal::Unclear | Removal::Late)) => {
+                Err(self.lost(before.unwrap_or(Loss::Deleted)))
+            }
             Ok(Err(error)) => Err(error.into()),
             // The runtime is being shut down, and the session with it.
             Err(_) => Err(self.lost(Loss::Closed)),
@@ -191,7 +196,9 @@ impl Owned {
     }
 
     /// Asks for the nodes' deletion, and gives what waits for it; `None` if it was asked before.
-    fn give_up(&self) -> Option<impl Future<Output = Result<bool, crate::Error>> + Send + 'static> {
+    fn give_up(
+        &self,
+    ) -> Option<impl Future<Output = Result<Removal, crate::Error>> + Send + 'static> {
         if self.given_up.swap(true, Ordering::Relaxed) {
             return None;
         }
@@ -261,8 +268,10 @@ impl Watcher {
     /// Suspects the session whenever it is not certain to be alive.
     async fn doubt(&self) -> Infallible {
         loop {
-            sleep_until(self.next_look()).await;
-            self.look();
+            suspicion(&self.client).await;
+            self.suspect(Some(Loss::Suspected));
+            certainty(&self.client).await;
+            self.suspect(None);
         }
     }
 
@@ -303,21 +312,8 @@ impl Watcher {
         }
     }
 
-    /// How long before the session's certain end it is suspected: time enough to stop.
-    fn margin(&self) -> Duration {
-        self.client.session_timeout() / 10
-    }
-
-    fn next_look(&self) -> Instant {
-        let suspicion = self.client.certain_until() - self.margin();
-        let soon = Instant::now() + self.margin() / 4;
-        if self.standing.borrow().loss.is_some() { soon } else { Instant::from_std(suspicion) }
-    }
-
     /// Suspects the session, or finds it alive again.
-    fn look(&self) {
-        let is_suspect = self.client.certain_until() <= Instant::now().into_std() + self.margin();
-        let loss = is_suspect.then_some(Loss::Suspected);
+    fn suspect(&self, loss: Option<Loss>) {
         self.standing.send_if_modified(|standing| {
             let changes = standing.end().is_none() && standing.loss != loss;
             if changes {
@@ -331,9 +327,12 @@ impl Watcher {
 /// Asks for the deletion of the nodes, all or none; some of them are the first of their lines.
 fn remove(client: &Client, stakes: &[Stake], firsts: &[ZPath]) -> Pending<MultiOutcome> {
     let mut multi = client.multi();
+    // Not all can say that they were the first if there are very many: who waits for the others looks.
+    let mut room = limits::MULTI_OPS.saturating_sub(2 * stakes.len());
     for Stake { path, zxid } in stakes {
         multi = multi.when(path, Test::CreatedBy(*zxid));
-        if firsts.contains(path) {
+        if room > 0 && firsts.contains(path) {
+            room -= 1;
             multi = multi.set(path, RELEASED, None);
         }
         multi = multi.delete(path, None);
@@ -341,29 +340,47 @@ fn remove(client: &Client, stakes: &[Stake], firsts: &[ZPath]) -> Pending<MultiO
     multi.send()
 }
 
-/// Deletes the nodes, however long it takes; whether all of them were there.
+/// What has come of the removal of nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Removal {
+    /// All of them were there.
+    Done,
+    /// Some were not; but an attempt before may have been carried out whose answer was lost.
+    Unclear,
+    /// Some of them were not there any more.
+    Late,
+}
+
+/// Deletes the nodes, however long it takes.
 async fn remove_surely(
     client: &Client,
     stakes: &[Stake],
     first: Pending<MultiOutcome>,
-) -> Result<bool, crate::Error> {
-    let again = || remove(client, stakes, &[]);
-    let all_were_there = match first.await {
-        Ok(outcome) => outcome.held,
+) -> Result<Removal, crate::Error> {
+    let (mut next, mut is_first, mut may_be_done) = (first, true, false);
+    let outcome = loop {
+        let error = match next.await {
+            Ok(outcome) => break outcome,
+            Err(error) => error,
+        };
+        may_be_done |= error.outcome_unknown();
         // Who may delete the nodes may not be allowed to write them: then nothing is said.
-        Err(error) if error.code().is_some() => surely(client, again(), again).await?.held,
-        Err(error) => {
+        if !is_first || error.code().is_none() {
             patience(client, error, NOT_DELETED).await?;
-            surely(client, again(), again).await?.held
         }
+        is_first = false;
+        next = remove(client, stakes, &[]);
     };
-    if !all_were_there && stakes.len() > 1 {
+    if outcome.held {
+        return Ok(Removal::Done);
+    }
+    if stakes.len() > 1 {
         for stake in stakes {
             let again = || remove(client, std::slice::from_ref(stake), &[]);
             surely(client, again(), again).await?;
         }
     }
-    Ok(all_were_there)
+    Ok(if may_be_done { Removal::Unclear } else { Removal::Late })
 }
 
 /// Waits for the end of a removal, which is asked for again when the servers refuse it for now.

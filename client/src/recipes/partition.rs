@@ -30,9 +30,12 @@
 //! beside those that must, and nobody has more than the members' share, rounded up, once all have
 //! released what they should. All members must give the same partitions.
 //!
-//! - *Lost connection, dead leader*: what is owned stays, as long as the session lives.
-//! - *Expired session*: [`Partitioner::next`] fails; others have the partitions when the servers
-//!   end the session.
+//! - *Lost connection, dead leader*: what is owned stays, as long as the session lives. When it is no
+//!   longer alive for certain, a tenth of the session timeout before others can have its partitions,
+//!   [`Turn::Lost`] tells of each of them, though no server can be asked. If it turns out to be alive,
+//!   [`Turn::Begin`] tells of them again, with the same tokens.
+//! - *Expired session*: [`Partitioner::next`] fails as soon as a server says so; others have the
+//!   partitions when the servers end the session.
 //! - *Paused process*: if for longer than the session timeout, others have its partitions when it
 //!   goes on. Its writes through [`Partitioner::guard`] fail; others must be stopped by the token.
 //! - *Two holders by mistake*: possible only as above.
@@ -50,12 +53,13 @@ use tokio::runtime::Handle;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::cache::{Cache, CacheChanges};
+use super::doubt::{certainty, is_suspect, suspicion};
 use super::members::{Group, KeptNode, MemberChanges, Members};
 use super::owned::delete_in_background;
 use super::support::{child, ensure};
 use super::{Error, Loss, Stake, Token};
 use crate::chroot::IntoPath;
-use crate::{Client, Multi, MultiOutcome, Test};
+use crate::{Client, Multi, MultiOutcome, Node, Test};
 
 const RECIPE: &str = "a set of partitions";
 
@@ -74,7 +78,8 @@ pub enum Turn {
         /// Which one.
         partition: String,
     },
-    /// It is not this member's any more: somebody deleted its lock.
+    /// It is not this member's any more, as far as is known: somebody deleted its lock, or the session
+    /// is no longer alive for certain. Stop at once: there is nothing to release.
     Lost {
         /// Which one.
         partition: String,
@@ -94,14 +99,36 @@ pub struct Partitioner {
     locks: Cache,
     lock_changes: CacheChanges,
     held: BTreeMap<String, Held>,
-    /// Partitions that this member has asked for, and has not heard whether it has them.
+    /// Partitions of which it is not known whether this member has them: it has asked for them and was
+    /// not told, or its session was in doubt.
     unsettled: BTreeSet<String>,
-    turns: VecDeque<Turn>,
+    /// Partitions that were begun and are lost, which is still to be told.
+    lost: VecDeque<String>,
+    /// Partitions of which something is to be told, if they are still held then.
+    news: VecDeque<String>,
 }
 
 struct Held {
     czxid: Zxid,
-    is_asked_back: bool,
+    /// Whether it is for this member to have.
+    is_mine: bool,
+    told: Told,
+}
+
+/// What was told last of a partition that is held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Begin,
+    End,
+}
+
+impl Held {
+    /// What is to be told of it.
+    fn news(&self) -> Option<Told> {
+        let news = if self.is_mine { Told::Begin } else { Told::End };
+        (self.told != news).then_some(news)
+    }
 }
 
 impl Partitioner {
@@ -143,7 +170,8 @@ impl Partitioner {
             locks,
             held: BTreeMap::new(),
             unsettled: BTreeSet::new(),
-            turns: VecDeque::new(),
+            lost: VecDeque::new(),
+            news: VecDeque::new(),
         })
     }
 
@@ -155,20 +183,84 @@ impl Partitioner {
     /// If the session is over: nothing is this member's any more. [`Error::Foreign`] if a node that no
     /// member has made stands in the place of a partition's owner, or is among the members.
     pub async fn next(&mut self) -> Result<Turn, Error> {
+        let client = self.client.clone();
         loop {
-            if let Some(turn) = self.turns.pop_front() {
+            if client.state().is_final() {
+                return Err(self.member.ended().await);
+            }
+            let is_suspect = is_suspect(&client);
+            if is_suspect {
+                self.doubt();
+            }
+            if let Some(partition) = self.lost.pop_front() {
+                return Ok(Turn::Lost { partition });
+            }
+            if is_suspect {
+                tokio::select! {
+                    () = certainty(&client) => continue,
+                    why = self.member.ended() => return Err(why),
+                }
+            }
+            if let Some(turn) = self.news()? {
                 return Ok(turn);
             }
-            self.look().await?;
-            if !self.turns.is_empty() {
+            tokio::select! {
+                biased;
+                looked = self.look() => looked?,
+                () = suspicion(&client) => continue,
+            }
+            if !self.lost.is_empty() || !self.news.is_empty() {
                 continue;
             }
             tokio::select! {
                 change = self.member_changes.next() => drop(change.transpose()?),
                 change = self.lock_changes.next() => drop(change.transpose()?),
+                () = suspicion(&client) => {}
                 why = self.member.ended() => return Err(why),
             }
         }
+    }
+
+    /// Nothing is this member's for certain, until the servers say that it is.
+    fn doubt(&mut self) {
+        self.news.clear();
+        for (partition, held) in std::mem::take(&mut self.held) {
+            self.unsettled.insert(partition.clone());
+            self.note_lost(partition, &held);
+        }
+    }
+
+    /// Who never heard that it has a partition need not hear that it is lost.
+    fn note_lost(&mut self, partition: String, held: &Held) {
+        if held.told != Told::Nothing {
+            self.lost.push_back(partition);
+        }
+    }
+
+    /// The next that is to be told of what is held; `None` also if it has to be looked at before.
+    fn news(&mut self) -> Result<Option<Turn>, Error> {
+        while let Some(partition) = self.news.front().cloned() {
+            let held = self.held.get_mut(&partition);
+            let Some((held, news)) = held.and_then(|held| held.news().map(|news| (held, news)))
+            else {
+                self.news.pop_front();
+                continue;
+            };
+            let lock = child(&self.owners, &partition)?;
+            let made_by = self.locks.read(|view| view.get(&lock).map(|node| node.czxid))?;
+            if made_by != Some(held.czxid) {
+                // It was deleted, or the cache does not show it yet.
+                return Ok(None);
+            }
+            held.told = news;
+            let token = Token::from(held.czxid);
+            self.news.pop_front();
+            return Ok(Some(match news {
+                Told::Begin => Turn::Begin { partition, token },
+                Told::Nothing | Told::End => Turn::End { partition },
+            }));
+        }
+        Ok(None)
     }
 
     /// Gives a partition up, after [`Turn::End`] or at any time before.
@@ -197,16 +289,15 @@ impl Partitioner {
             return Err(self.lost(partition, Zxid::ZERO));
         };
         let stake = Stake { path: child(&self.owners, partition)?, zxid: held.czxid };
-        match multi.guarded_by(&self.client, &[stake]).await {
-            Err(error) if error.code() == Some(ErrorCode::ConditionFailed) => {
-                Err(self.lost(partition, held.czxid))
-            }
-            outcome => outcome.map_err(Error::from),
-        }
+        let outcome = multi.guarded_by(&self.client, &[stake]).await?;
+        outcome.ok_or_else(|| self.lost(partition, held.czxid))
     }
 
-    /// The partitions that are this member's, in order.
+    /// The partitions that are this member's, in order; none while its session is in doubt.
     pub fn held(&self) -> Vec<&str> {
+        if is_suspect(&self.client) {
+            return Vec::new();
+        }
         self.held.keys().map(String::as_str).collect()
     }
 
@@ -227,23 +318,28 @@ impl Partitioner {
             .map(|(name, _)| name.clone())
             .collect();
         for partition in lost {
-            self.held.remove(&partition);
-            self.turns.push_back(Turn::Lost { partition });
+            if let Some(held) = self.held.remove(&partition) {
+                self.note_lost(partition, &held);
+            }
         }
+        self.news.clear();
         for partition in self.partitions.clone() {
             let is_mine = shares.get(&partition).is_some_and(|member| *member == self.name);
             match self.held.get_mut(&partition) {
-                Some(held) if !is_mine && !held.is_asked_back => {
-                    held.is_asked_back = true;
-                    self.turns.push_back(Turn::End { partition });
+                // It was taken, or is had again, and is not begun.
+                Some(held) if !is_mine && held.told == Told::Nothing => {
+                    let (path, mine) = (child(&self.owners, &partition)?, held.czxid);
+                    let client = self.client.clone();
+                    delete_in_background(&self.runtime, client, path, Test::CreatedBy(mine));
+                    self.held.remove(&partition);
                 }
-                // Members changed back before it was released: it may go on.
-                Some(held) if is_mine && held.is_asked_back => {
-                    held.is_asked_back = false;
-                    let token = Token::from(held.czxid);
-                    self.turns.push_back(Turn::Begin { partition, token });
+                // Members may have changed back before it was released: then it may go on.
+                Some(held) => {
+                    held.is_mine = is_mine;
+                    if held.news().is_some() {
+                        self.news.push_back(partition);
+                    }
                 }
-                Some(_) => {}
                 None if is_mine && !locks.contains_key(&partition) => {
                     self.take(partition).await?;
                 }
@@ -254,15 +350,20 @@ impl Partitioner {
         Ok(())
     }
 
-    /// Finds out what has come of attempts to take partitions whose answers were not waited for, or
-    /// did not come.
+    /// Finds out which of the partitions are this member's of which it does not know.
     async fn settle(&mut self) -> Result<(), Error> {
         while let Some(partition) = self.unsettled.first().cloned() {
             // Asked after the attempt, and so answered after it.
-            let stat = self.client.exists(child(&self.owners, &partition)?).await?;
-            let session = self.client.session();
-            if let Some(stat) = stat.filter(|stat| stat.ephemeral_owner == session) {
-                self.begin(partition.clone(), stat.czxid);
+            match self.client.get(child(&self.owners, &partition)?).await {
+                // Another member of the same session may have it.
+                Ok(Node { data: Some(owner), stat })
+                    if stat.ephemeral_owner == self.client.session()
+                        && owner == self.name.as_bytes() =>
+                {
+                    self.begin(partition.clone(), stat.czxid);
+                }
+                Err(error) if error.code() != Some(ErrorCode::NoNode) => return Err(error.into()),
+                Ok(_) | Err(_) => {}
             }
             self.unsettled.remove(&partition);
         }
@@ -295,8 +396,9 @@ impl Partitioner {
     }
 
     fn begin(&mut self, partition: String, czxid: Zxid) {
-        self.held.insert(partition.clone(), Held { czxid, is_asked_back: false });
-        self.turns.push_back(Turn::Begin { partition, token: Token::from(czxid) });
+        let held = Held { czxid, is_mine: true, told: Told::Nothing };
+        self.held.insert(partition.clone(), held);
+        self.news.push_back(partition);
     }
 
     fn lost(&self, partition: &str, czxid: Zxid) -> Error {
