@@ -18,6 +18,7 @@ mod election;
 mod harness;
 mod history;
 mod lease;
+mod members;
 mod mutex;
 mod place;
 #[path = "../common/ports.rs"]

@@ -36,7 +36,9 @@
 //!   [`Error::Taken`], at once or after the time it is ready to [wait](Joining::wait).
 //!
 //! A node with a time to live ([`KeptNode::ttl`]) does not end with the session but when nobody has
-//! refreshed it for that time: it outlives a restart.
+//! refreshed it for that time: it outlives a restart, and whoever keeps one of its name next goes on with
+//! it. Who was paused for longer than that, and finds another one in its place, ends with
+//! [`Error::Taken`]. Two that begin while it is there both keep the same one: give each a name of its own.
 //!
 //! # Cost
 //!
@@ -48,7 +50,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use conclave_proto::{ErrorCode, SessionId, Stat, WatchKind, ZPath};
+use conclave_proto::request::Test;
+use conclave_proto::{ErrorCode, SessionId, Stat, WatchKind, ZPath, Zxid};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -196,6 +199,7 @@ impl Joining {
             path: path.clone(),
             data: self.data,
             lifetime: self.lifetime,
+            made_by: None,
             written: None,
         };
         let (orders, ordered) = mpsc::unbounded_channel();
@@ -216,7 +220,10 @@ struct Keeper {
     path: ZPath,
     data: Bytes,
     lifetime: Lifetime,
-    /// When it was written last; `None` if it is from before, and not written yet.
+    /// What created the node that is kept; `None` if that is not known. Another one of the same name is
+    /// left alone.
+    made_by: Option<Zxid>,
+    /// When it was written last; `None` before it is there.
     written: Option<Instant>,
 }
 
@@ -266,16 +273,13 @@ impl Keeper {
             return;
         }
         loop {
-            // Asked after the attempt, and so answered after it.
-            let outcome = match self.client.exists(&self.path).await {
-                Ok(Some(stat)) if self.is_own(&stat) => self.client.delete(&self.path).await,
-                Ok(_) => return,
-                Err(error) => Err(error),
-            };
-            let Err(error) = outcome else { return };
-            let is_gone = error.code() == Some(ErrorCode::NoNode);
-            if is_gone || self::patience(&self.client, error, LEFT_BEHIND).await.is_err() {
-                return;
+            match self.delete().await {
+                Err(Error::Client(error)) => {
+                    if patience(&self.client, error, LEFT_BEHIND).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(()) | Err(_) => return,
             }
         }
     }
@@ -355,15 +359,22 @@ impl Keeper {
         let mode = crate::CreateMode { lifetime: self.lifetime, sequential: false };
         for _ in 0..ATTEMPTS {
             if let Some(stat) = self.client.exists(&self.path).await? {
-                if self.is_own(&stat) {
+                if self.made_by == Some(stat.czxid) {
                     return Ok(());
+                }
+                if self.may_be_own(&stat) {
+                    // It is from before: what it holds, too.
+                    if self.write_to(stat.czxid).await? {
+                        return Ok(());
+                    }
+                    continue;
                 }
                 self.wait_for_end(&stat, patience).await?;
             }
             let now = Instant::now();
             match self.client.create(&self.path, self.data.clone()).mode(mode).await {
-                Ok(_) => {
-                    self.written = Some(now);
+                Ok(created) => {
+                    (self.made_by, self.written) = (Some(created.stat.czxid), Some(now));
                     return Ok(());
                 }
                 Err(error) if error.code() == Some(ErrorCode::NodeExists) => {}
@@ -371,20 +382,27 @@ impl Keeper {
                     let Some(parent) = self.path.parent() else { return Err(error.into()) };
                     ensure(&self.client, &parent).await?;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    if error.outcome_unknown() {
+                        self.made_by = None;
+                    }
+                    return Err(error.into());
+                }
             }
         }
         Err(Error::Conflict { path: self.path.clone() })
     }
 
-    fn is_own(&self, stat: &Stat) -> bool {
+    /// Whether this session, or an earlier one, may have created the node to be kept.
+    fn may_be_own(&self, stat: &Stat) -> bool {
         match self.lifetime {
             Lifetime::Ephemeral | Lifetime::Lingering(_) => {
                 stat.ephemeral_owner == self.client.session()
             }
-            // It may be from before a restart.
+            // It may be from before a restart; but where one was kept already, another one is somebody
+            // else's.
             Lifetime::Ttl(_) | Lifetime::Persistent | Lifetime::Container => {
-                stat.ephemeral_owner == SessionId::NONE
+                stat.ephemeral_owner == SessionId::NONE && self.made_by.is_none()
             }
         }
     }
@@ -414,25 +432,39 @@ impl Keeper {
     }
 
     async fn write(&mut self) -> Result<(), Error> {
-        let now = Instant::now();
-        match self.client.set(&self.path, self.data.clone()).await {
-            Ok(_) => {
-                self.written = Some(now);
-                Ok(())
-            }
-            Err(error) if error.code() == Some(ErrorCode::NoNode) => {
-                self.create(Instant::now()).await
-            }
-            Err(error) => Err(error.into()),
+        if let Some(made_by) = self.made_by
+            && self.write_to(made_by).await?
+        {
+            return Ok(());
         }
+        self.create(Instant::now()).await
     }
 
-    async fn delete(&self) -> Result<(), Error> {
-        match self.client.delete(&self.path).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.code() == Some(ErrorCode::NoNode) => Ok(()),
-            Err(error) => Err(error.into()),
+    /// Writes to the node that this transaction has created, which is the one that is kept. False if it
+    /// is not there any more.
+    async fn write_to(&mut self, made_by: Zxid) -> Result<bool, Error> {
+        let now = Instant::now();
+        let multi = self.client.multi().when(&self.path, Test::CreatedBy(made_by));
+        let is_there = multi.set(&self.path, self.data.clone(), None).await?.held;
+        if is_there {
+            (self.made_by, self.written) = (Some(made_by), Some(now));
         }
+        Ok(is_there)
+    }
+
+    /// Deletes the node, if it is there and the one that is kept.
+    async fn delete(&self) -> Result<(), Error> {
+        let made_by = match self.made_by {
+            Some(made_by) => made_by,
+            // Asked after an attempt to create it, and so answered after it.
+            None => match self.client.exists(&self.path).await? {
+                Some(stat) if self.may_be_own(&stat) => stat.czxid,
+                Some(_) | None => return Ok(()),
+            },
+        };
+        let multi = self.client.multi().when(&self.path, Test::CreatedBy(made_by));
+        multi.delete(&self.path, None).await?;
+        Ok(())
     }
 }
 
@@ -641,7 +673,7 @@ impl Names {
             if stat.ephemeral_owner != SessionId::NONE {
                 return Err(Error::Taken { path, owner: stat.ephemeral_owner });
             }
-            let set = client.multi().when(&path, crate::Test::CreatedBy(stat.czxid));
+            let set = client.multi().when(&path, Test::CreatedBy(stat.czxid));
             if set.set(&path, value.clone(), None).await?.held {
                 return Ok(());
             }
@@ -673,7 +705,7 @@ impl Names {
         if stat.ephemeral_owner != SessionId::NONE {
             return Err(Error::Taken { path, owner: stat.ephemeral_owner });
         }
-        let delete = client.multi().when(&path, crate::Test::CreatedBy(stat.czxid));
+        let delete = client.multi().when(&path, Test::CreatedBy(stat.czxid));
         Ok(delete.delete(&path, None).await?.held)
     }
 

@@ -1,0 +1,44 @@
+//! What kept nodes promise where others want the same place.
+
+use std::time::Duration;
+
+use conclave_client::recipes::Error;
+use conclave_client::recipes::members::{Group, KeptNode};
+use conclave_client::{Acl, CreateMode, Lifetime, SessionId};
+
+use crate::harness::Cluster;
+use crate::soon;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn who_joins_again_has_the_new_data() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let group = Group::new(&client, "/group").unwrap();
+    let _first = group.join("a", "old").await.unwrap();
+    let _second = group.join("a", "new").await.unwrap();
+    assert_eq!(client.get("/group/a").await.unwrap().text(), Ok("new"));
+}
+
+#[tokio::test]
+async fn a_node_with_a_time_to_live_is_anothers_who_has_made_it_anew() {
+    let cluster = Cluster::start(1).await;
+    let (client, other) = (cluster.client().await, cluster.client().await);
+    let kept = KeptNode::ttl(&client, "/kept", "mine", MINUTE).create().await.unwrap();
+    // As if its keeper had been paused for longer than its time.
+    let mode = CreateMode { lifetime: Lifetime::Ttl(60_000), sequential: false };
+    let again = other.multi().delete("/kept", None);
+    again.create_with("/kept", "another's", mode, Acl::open()).await.unwrap();
+    let Error::Ended { why, .. } = soon(kept.ended()).await else { panic!("it is not kept") };
+    assert!(matches!(*why, Error::Taken { owner: SessionId::NONE, .. }), "{why}");
+    assert!(kept.set("mine again").await.is_err());
+    assert!(kept.leave().await.is_err());
+    assert_eq!(other.get("/kept").await.unwrap().text(), Ok("another's"));
+    // After a restart it is the same node that is kept on.
+    let after = KeptNode::ttl(&other, "/kept", "restarted", MINUTE).create().await.unwrap();
+    after.set("restarted twice").await.unwrap();
+    assert_eq!(other.get("/kept").await.unwrap().text(), Ok("restarted twice"));
+    after.leave().await.unwrap();
+    assert!(other.exists("/kept").await.unwrap().is_none());
+}
