@@ -1,5 +1,6 @@
 //! How the commands reach the servers.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -133,6 +134,21 @@ impl Servers {
                  starts three)"
             )
         })
+    }
+
+    /// What another `conclave` needs in its environment to reach the same servers in the same way,
+    /// wherever this one was told.
+    pub(super) fn environment(&self) -> Vec<(&'static str, OsString)> {
+        let TlsArgs { tls_ca, tls_cert, tls_key, tls_server_name } = &self.tls;
+        let given = [
+            ("CONCLAVE_SERVERS", Some(self.servers.clone().into())),
+            ("CONCLAVE_AUTH", self.auth.clone().map(OsString::from)),
+            ("CONCLAVE_TLS_CA", tls_ca.clone().map(OsString::from)),
+            ("CONCLAVE_TLS_CERT", tls_cert.clone().map(OsString::from)),
+            ("CONCLAVE_TLS_KEY", tls_key.clone().map(OsString::from)),
+            ("CONCLAVE_TLS_SERVER_NAME", tls_server_name.clone().map(OsString::from)),
+        ];
+        given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
     /// How long anything may take.

@@ -67,6 +67,8 @@ enum Command {
     Barrier(recipes::BarrierArgs),
     Config(recipes::Config),
     RunHeld(recipes::ChildArgs),
+    #[command(hide = true)]
+    GuardHeld,
     Password(password::Args),
     Status(status::Args),
     Bench(bench::Args),
@@ -107,6 +109,7 @@ impl Cli {
             Command::Barrier(command) => wait_for(command.run()),
             Command::Config(command) => wait_for(command.run()),
             Command::RunHeld(args) => recipes::run_child(&args),
+            Command::GuardHeld => wait_for(recipes::run_guard()),
             Command::Password(args) => password::run(&args),
             Command::Status(args) => wait_for(status::run(args)),
             Command::Bench(args) => measure(bench::run(args)),

@@ -26,7 +26,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, clap::Args)]
 pub(super) struct Common {
     #[command(flatten)]
-    servers: Servers,
+    pub(super) servers: Servers,
     #[command(flatten)]
     pub(super) output: Output,
 }

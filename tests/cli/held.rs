@@ -150,15 +150,144 @@ fn who_loses_a_lock_is_stopped_with_all_that_it_has_started() {
 }
 
 #[test]
-fn a_command_does_not_outlive_the_process_that_holds_the_lock() {
+fn neither_a_command_nor_what_it_has_started_outlives_the_process_that_holds_the_lock() {
     let dev = Dev::start();
-    let script = "echo $$; exec sleep 1000";
+    let script = "sleep 1000 & echo $!; echo $$; wait";
     let args = ["lock", "a", "--session-timeout", "2", "--", "sh", "-c", script];
     let mut holder = Aside::start(&dev, &args);
-    let command = holder.line();
+    let (grandchild, command) = (holder.line(), holder.line());
     holder.signal("KILL");
-    wait_until("the command goes on", || !runs(&command));
+    wait_until("the command is killed", || !runs(&command));
+    wait_until("what it has started is killed", || !runs(&grandchild));
     assert_eq!(dev.run(&["lock", "a", "--wait", "30", "--", "true"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_guardian_that_is_killed_is_replaced() {
+    let dev = Dev::start();
+    let script = "sleep 1000 & echo $!; wait";
+    let args = ["lock", "a", "--session-timeout", "2", "--", "sh", "-c", script];
+    let mut holder = Aside::start(&dev, &args);
+    let grandchild = holder.line();
+    let parent = format!("PPid:\t{}\n", holder.process.id());
+    let guardian = || {
+        fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()).find(|process| {
+            let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+            let typed = fs::read_to_string(process.join("cmdline")).unwrap_or_default();
+            status.contains(&parent) && typed.contains("guard-held")
+        })
+    };
+    let first = guardian().unwrap();
+    send(&first.file_name().unwrap().to_string_lossy(), "KILL");
+    wait_until("another one guards", || guardian().is_some_and(|next| next != first));
+    assert!(holder.is_at_work() && runs(&grandchild));
+    holder.signal("KILL");
+    wait_until("what the command has started is killed", || !runs(&grandchild));
+}
+
+#[test]
+fn a_lock_is_held_until_all_that_a_command_has_started_has_ended() {
+    let dev = Dev::start();
+    let end = dev.home.path().join("end");
+    let work = format!(
+        "sh -c 'trap \"echo told\" TERM; echo ready; until test -e {}; do sleep 0.1; done'; true",
+        end.display()
+    );
+    let mut holder = Aside::start(&dev, &["lock", "a", "--", "sh", "-c", &work]);
+    assert_eq!(holder.line(), "ready");
+    // It ends the shell at once; what the shell has started ends when it is ready to.
+    holder.signal("TERM");
+    assert_eq!(holder.line(), "told");
+    assert_eq!(dev.run(&["lock", "a", "--wait", "1", "--", "true"]).status.code(), Some(124));
+    fs::write(end, "").unwrap();
+    assert_eq!(holder.code(), Some(128 + 15));
+    assert_eq!(dev.run(&["lock", "a", "--wait", "30", "--", "true"]).status.code(), Some(0));
+}
+
+#[test]
+fn what_a_command_has_left_behind_is_killed_by_the_second_signal() {
+    let dev = Dev::start();
+    let script = "sh -c 'trap \"\" TERM; echo started $$; exec sleep 1000' & echo $$; exit 3";
+    let mut holder = Aside::start(&dev, &["lock", "a", "--", "sh", "-c", script]);
+    let mut lines = [holder.line(), holder.line()];
+    lines.sort_unstable();
+    let [command, started] = lines;
+    let started = started.strip_prefix("started ").unwrap();
+    wait_until("the command ends", || !runs(&command));
+    assert!(runs(started));
+    wait_until("it ends", || {
+        holder.signal("TERM");
+        holder.process.try_wait().unwrap().is_some()
+    });
+    assert_eq!(holder.code(), Some(3));
+    assert!(!runs(started));
+}
+
+/// A server that neither answers nor dies, as long as this value lives.
+struct Frozen(String);
+
+impl Frozen {
+    fn new(dev: &Dev) -> Frozen {
+        let pid = fs::read_to_string(dev.home.path().join("data/1/pid")).unwrap();
+        send(pid.trim(), "STOP");
+        Frozen(pid.trim().to_owned())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        send(&self.0, "CONT");
+    }
+}
+
+#[test]
+fn the_exit_code_of_a_command_does_not_wait_for_servers_that_are_away() {
+    let dev = Dev::start();
+    for (holds, timeout) in [("lock", "1"), ("lock", "3600"), ("elect", "1"), ("elect", "3600")] {
+        let end = dev.home.path().join(format!("{holds}-{timeout}"));
+        let work = format!("echo $$; until test -e {}; do sleep 0.1; done; exit 7", end.display());
+        let name = format!("a{timeout}");
+        let args = [holds, &name, "--session-timeout", "60", "--timeout", timeout, "--"];
+        let mut holder = Aside::start(&dev, &[&args[..], &["sh", "-c", &work]].concat());
+        let command = holder.line();
+        let frozen = Frozen::new(&dev);
+        fs::write(end, "").unwrap();
+        wait_until("the command ends", || !runs(&command));
+        if timeout == "3600" {
+            wait_until("a signal ends it", || {
+                holder.signal("INT");
+                holder.process.try_wait().unwrap().is_some()
+            });
+        }
+        assert_eq!(holder.code(), Some(7), "{holds} --timeout {timeout}");
+        drop(frozen);
+    }
+}
+
+#[test]
+fn a_signal_that_was_ignored_before_is_ignored() {
+    let dev = Dev::start();
+    let conclave = env!("CARGO_BIN_EXE_conclave");
+    let script = "echo $$; trap 'exit 4' TERM; while :; do sleep 0.1; done";
+    let mut nohup = Command::new("sh");
+    nohup.env("CONCLAVE_SERVERS", dev.servers());
+    nohup.args(["-c", "trap '' HUP; exec \"$@\"", "sh", conclave, "lock", "a", "--"]);
+    nohup.args(["sh", "-c", script]);
+    let mut holder = Aside::of(nohup);
+    let command = holder.line();
+    let mut nohup = Command::new("sh");
+    nohup.env("CONCLAVE_SERVERS", dev.servers());
+    nohup.args(["-c", "trap '' HUP; exec \"$@\"", "sh", conclave, "lock", "a", "--", "true"]);
+    let mut waiting = Aside::of(nohup);
+    wait_until("it waits", || dev.ask(&["ls", "/locks/a"]).lines().count() == 2);
+    waiting.signal("HUP");
+    holder.signal("HUP");
+    send(&command, "HUP");
+    assert_eq!(dev.run(&["lock", "a", "--wait", "1", "--", "true"]).status.code(), Some(124));
+    assert!(holder.is_at_work() && waiting.is_at_work());
+    holder.signal("TERM");
+    assert_eq!(holder.code(), Some(4));
+    assert_eq!(waiting.code(), Some(0));
 }
 
 #[test]
@@ -195,7 +324,7 @@ fn another_leads_when_the_leader_ends_dies_or_freezes() {
     first.signal("STOP");
     let later: u64 = second.line().parse().unwrap();
     assert!(later > token, "{later} after {token}");
-    assert!(runs(&command), "nobody could stop it: that is what tokens are for");
+    assert!(!runs(&command), "its guardian does not need it to know that it is over");
     first.signal("CONT");
     assert_eq!(first.code(), Some(123));
     assert!(!runs(&command));
@@ -218,10 +347,7 @@ fn who_loses_the_servers_is_stopped_without_waiting_for_them() {
     let args = ["lock", "a", "--session-timeout", "2", "--timeout", "3600", "--"];
     let mut holder = Aside::start(&dev, &[&args[..], &["sh", "-c", script]].concat());
     assert_eq!(holder.line(), "ready");
-    let server = fs::read_to_string(dev.home.path().join("data/1/pid")).unwrap();
-    send(server.trim(), "STOP");
+    let _frozen = Frozen::new(&dev);
     assert_eq!(holder.line(), "told");
-    let code = holder.code();
-    send(server.trim(), "CONT");
-    assert_eq!(code, Some(123));
+    assert_eq!(holder.code(), Some(123));
 }

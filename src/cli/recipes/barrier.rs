@@ -190,7 +190,7 @@ impl Meet {
         let code = if self.program.command.is_empty() {
             ExitCode::SUCCESS
         } else {
-            let environment = vec![("CONCLAVE_SERVERS", self.holding.servers.servers.clone())];
+            let environment = self.holding.servers.environment();
             exit_code(run_beside(&self.program, environment, None, signals).await?)
         };
         match signals.or(inside.leave()).await {

@@ -1,5 +1,6 @@
 //! A command that runs while something is held, and never longer.
 
+use std::fs;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IsTerminal as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -11,21 +12,31 @@ use anyhow::Context;
 use bytes::Bytes;
 use conclave_client::Client;
 use conclave_client::recipes::{Hold, Loss};
-use rustix::process::{
-    Pid, Signal, getppid, kill_process, kill_process_group, set_parent_process_death_signal,
-};
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind, signal};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{Program, code};
+use super::guard::{Guard, Target};
+use super::{Environment, Program, code, group};
 use crate::cli::tell;
+
+/// The program that runs, be it that its file has been replaced by a newer one since it began.
+pub(super) const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// How soon it is looked again whether a group has ended, at first and in the long run.
+const LOOK_FIRST: Duration = Duration::from_millis(2);
+const LOOK_LATER: Duration = Duration::from_millis(500);
+
+/// Within which time a process that is killed is gone, unless the system holds it, or it is
+/// another user's by now.
+const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Become a command that ends when its parent does
 ///
-/// What is held is not known to be held any more when the process that holds it is gone; then the
-/// command must be gone, too. The kernel sees to it.
+/// The kernel sees to it, for this process alone. Whatever else the command starts, its guardian
+/// ends.
 #[derive(Debug, clap::Args)]
 #[command(hide = true)]
 pub(in crate::cli) struct Args {
@@ -67,7 +78,8 @@ pub(super) fn exit_code(status: ExitStatus) -> ExitCode {
     ExitCode::from(own.or(by_signal).unwrap_or(code::FAILED))
 }
 
-/// Signals that are the command's business, not this program's.
+/// Signals that are the command's business, not this program's. Those that were ignored when this
+/// began stay so, as `nohup` wants it, also for the command.
 pub(super) struct Signals(Vec<(Signal, unix::Signal)>);
 
 impl Signals {
@@ -84,7 +96,12 @@ impl Signals {
             (Signal::USR1, SignalKind::user_defined1()),
             (Signal::USR2, SignalKind::user_defined2()),
         ];
-        let caught = kinds.into_iter().map(|(number, kind)| Ok((number, signal(kind)?)));
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = ignored(&status).unwrap_or_default();
+        let caught = kinds
+            .into_iter()
+            .filter(|(number, _)| ignored >> (number.as_raw() - 1) & 1 == 0)
+            .map(|(number, kind)| Ok((number, signal(kind)?)));
         Ok(Signals(caught.collect::<io::Result<_>>()?))
     }
 
@@ -108,23 +125,56 @@ impl Signals {
     }
 }
 
-fn signal_code(signal: Signal) -> ExitCode {
+/// The signals that a process ignores, by its `/proc/PID/status`: bit 0 is signal 1.
+fn ignored(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+/// The exit code of what a signal has ended.
+pub(super) fn signal_code(signal: Signal) -> ExitCode {
     let number = u8::try_from(signal.as_raw()).unwrap_or_default();
     ExitCode::from(code::SIGNAL.saturating_add(number))
 }
 
 /// Runs a command while something is held.
 ///
+/// When this returns, nothing of the command's group runs any more.
+///
 /// # Errors
-/// If it cannot be started.
+/// If it cannot be started, guarded, or killed.
 pub(super) async fn run_while_held(
     program: &Program,
-    environment: Vec<(&'static str, String)>,
+    environment: Environment,
     (client, hold): (&Client, &Hold),
     signals: &mut Signals,
     revocable: bool,
 ) -> anyhow::Result<End> {
+    let mut guard = Guard::start()?;
     let mut running = Running::start(program, environment, None)?;
+    let target = running.target();
+    // At once: it guards nobody before.
+    let guarded = guard.tell(client, target).await.context("telling the command's guardian");
+    let end = match guarded {
+        Ok(()) => tokio::select! {
+            end = supervise(&mut running, (client, hold), signals, revocable) => end,
+            error = guard.keep(client, target) => Err(error),
+        },
+        Err(error) => Err(error),
+    };
+    if end.is_err() {
+        running.stop(Duration::ZERO, signals).await?;
+    }
+    end
+}
+
+/// Looks after a command until it and what it has started have ended.
+async fn supervise(
+    running: &mut Running,
+    (client, hold): (&Client, &Hold),
+    signals: &mut Signals,
+    revocable: bool,
+) -> anyhow::Result<End> {
     let lost = hold.lost();
     let revoked = async {
         hold.revoked().await;
@@ -135,7 +185,12 @@ pub(super) async fn run_while_held(
     tokio::pin!(lost, revoked);
     loop {
         tokio::select! {
-            status = running.child.wait() => return Ok(End::Done(status?)),
+            status = running.gone() => {
+                let status = status?;
+                // After a pause of this process it may not know yet that it was lost meanwhile.
+                let is_certain = client.certain_until() > Instant::now().into_std();
+                return Ok(if is_certain { End::Done(status) } else { End::Lost(Loss::Suspected) });
+            }
             signal = signals.next() => running.pass_on(signal),
             loss = &mut lost => {
                 running.stop(patience(client, loss), signals).await?;
@@ -164,7 +219,7 @@ pub(super) async fn run_while_held(
 /// If it cannot be started.
 pub(super) async fn run_beside(
     program: &Program,
-    environment: Vec<(&'static str, String)>,
+    environment: Environment,
     input: Option<Bytes>,
     signals: &mut Signals,
 ) -> anyhow::Result<ExitStatus> {
@@ -177,12 +232,17 @@ pub(super) async fn run_beside(
     }
 }
 
+/// How long before the certain end of a session a command under it is killed.
+pub(super) fn margin(client: &Client) -> Duration {
+    client.session_timeout() / 40
+}
+
 /// How long a command may take to stop. Nobody else has what was held before the session can have
 /// expired; if it was lost in any other way, somebody else may have it already.
 fn patience(client: &Client, loss: Loss) -> Duration {
-    let margin = client.session_timeout() / 40;
     let certain_for = client.certain_until().saturating_duration_since(Instant::now().into_std());
-    if loss == Loss::Suspected { certain_for.saturating_sub(margin) } else { Duration::ZERO }
+    let is_suspected = loss == Loss::Suspected;
+    if is_suspected { certain_for.saturating_sub(margin(client)) } else { Duration::ZERO }
 }
 
 /// A command that runs.
@@ -192,18 +252,21 @@ struct Running {
     /// Whether it and what it starts are a process group of their own. Not at a terminal, whose
     /// keys are for the group in the foreground alone.
     is_group: bool,
+    /// How it has ended. What it has started may still run.
+    status: Option<ExitStatus>,
+    /// Whether what it has left behind has been asked to end.
+    is_asked: bool,
 }
 
 impl Running {
     fn start(
         program: &Program,
-        environment: Vec<(&'static str, String)>,
+        environment: Environment,
         input: Option<Bytes>,
     ) -> anyhow::Result<Running> {
         let is_group = !io::stdin().is_terminal();
-        let itself = std::env::current_exe().context("finding this program")?;
-        let mut command = Command::new(itself);
-        command.arg("run-held").arg(std::process::id().to_string()).arg("--");
+        let mut command = Command::new(THIS_PROGRAM);
+        command.arg0("conclave").arg("run-held").arg(std::process::id().to_string()).arg("--");
         command.args(&program.command).envs(environment);
         if is_group {
             command.process_group(0);
@@ -219,50 +282,62 @@ impl Running {
         }
         let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let pid = pid.context("a process that has just been started has an id")?;
-        Ok(Running { child, pid, is_group })
+        Ok(Running { child, pid, is_group, status: None, is_asked: false })
+    }
+
+    fn target(&self) -> Target {
+        if self.is_group { Target::Group(self.pid) } else { Target::Process(self.pid) }
     }
 
     /// Passes a signal on. A key of the terminal has reached everybody already.
-    fn pass_on(&self, signal: Signal) {
-        if self.is_group || !matches!(signal, Signal::INT | Signal::QUIT) {
+    ///
+    /// What the command has left behind is killed by the second that asks it to end: nobody else
+    /// would end it, and it is waited for.
+    fn pass_on(&mut self, signal: Signal) {
+        let asks = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT].contains(&signal);
+        if self.status.is_some() && asks && std::mem::replace(&mut self.is_asked, true) {
+            self.kill(Signal::KILL);
+        } else if self.is_group || !matches!(signal, Signal::INT | Signal::QUIT) {
             self.kill(signal);
         }
     }
 
     /// Sends a signal. It may be gone already, which is as well.
     fn kill(&self, signal: Signal) {
-        if self.is_group {
-            kill_process_group(self.pid, signal).ok();
-        } else {
-            kill_process(self.pid, signal).ok();
+        self.target().kill(signal).ok();
+    }
+
+    /// Waits until it has ended, and all of its group; gives how it has ended.
+    async fn gone(&mut self) -> io::Result<ExitStatus> {
+        let status = match self.status {
+            Some(status) => status,
+            None => *self.status.insert(self.child.wait().await?),
+        };
+        let mut pause = LOOK_FIRST;
+        while self.is_group && group::runs(self.pid) {
+            sleep(pause).await;
+            pause = LOOK_LATER.min(2 * pause);
         }
+        Ok(status)
     }
 
     /// Asks it to end, and ends it when it has not done so in that time.
-    async fn stop(&mut self, patience: Duration, signals: &mut Signals) -> io::Result<()> {
+    async fn stop(&mut self, patience: Duration, signals: &mut Signals) -> anyhow::Result<()> {
         if !patience.is_zero() {
             self.kill(Signal::TERM);
-        }
-        let patience = sleep(patience);
-        tokio::pin!(patience);
-        loop {
-            tokio::select! {
-                status = self.child.wait() => {
-                    status?;
-                    break;
-                }
-                signal = signals.next() => self.pass_on(signal),
-                () = &mut patience => {
-                    self.kill(Signal::KILL);
-                    self.child.wait().await?;
-                    break;
+            let patience = sleep(patience);
+            tokio::pin!(patience);
+            loop {
+                tokio::select! {
+                    status = self.gone() => return status.map(drop).map_err(Into::into),
+                    signal = signals.next() => self.pass_on(signal),
+                    () = &mut patience => break,
                 }
             }
         }
-        if self.is_group {
-            // What it has left behind.
-            self.kill(Signal::KILL);
-        }
+        self.kill(Signal::KILL);
+        let gone = timeout(KILLED_WITHIN, self.gone()).await;
+        gone.with_context(|| format!("process {} cannot be killed", self.pid))??;
         Ok(())
     }
 }

@@ -8,7 +8,9 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::child::{End, Signals, exit_code, run_while_held};
-use super::{AGAIN, EXIT_CODES, Holding, Program, code, environment, failed, part, path_of};
+use super::{
+    AGAIN, EXIT_CODES, Holding, Program, code, environment, failed, give_up, part, path_of,
+};
 use crate::cli::{Output, say, tell};
 
 /// Run a command while being the leader, of all who run this
@@ -19,8 +21,13 @@ use crate::cli::{Output, say, tell};
 ///
 /// If the leadership is lost (no server can be reached for too long), COMMAND gets SIGTERM, and
 /// SIGKILL before anybody else can lead; then this stands for election again. COMMAND is killed as
-/// well when this program dies. SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed
-/// on. What COMMAND has started is stopped with it, unless standard input is a terminal.
+/// well when this program is killed or frozen. SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2
+/// are passed on.
+///
+/// All this is for COMMAND and what it has started in its process group, and the leadership lasts
+/// until all of that has ended. If COMMAND itself has, the first signal that asks for an end is
+/// passed on to the others, and the second kills them. When standard input is a terminal there is
+/// no such group: then it is for COMMAND alone.
 #[derive(Debug, clap::Args)]
 #[command(after_help = help())]
 pub(in crate::cli) struct Elect {
@@ -119,7 +126,8 @@ impl Elect {
             let end = run_while_held(&self.program, environment, held, signals, false).await?;
             match end {
                 End::Done(status) => {
-                    let resigned = leadership.resign().await;
+                    let by = (client, &self.holding.servers);
+                    let resigned = give_up(by, signals, leadership.resign()).await;
                     if let Err(error) = resigned {
                         tell(&format!("conclave: when COMMAND had ended: {error}"));
                         return Ok(Some(ExitCode::from(code::LOST)));

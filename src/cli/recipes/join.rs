@@ -125,7 +125,7 @@ async fn keep_while(
             signals.next().await;
             return Ok(ExitCode::SUCCESS);
         }
-        let environment = vec![("CONCLAVE_SERVERS", holding.servers.servers.clone())];
+        let environment = holding.servers.environment();
         run_beside(program, environment, None, &mut signals).await.map(exit_code)
     };
     let code = tokio::select! {

@@ -9,7 +9,7 @@ use conclave_client::recipes::{Error, Hold, Holder, Mutex};
 use serde_json::json;
 
 use super::child::{End, Signals, exit_code, run_while_held};
-use super::{EXIT_CODES, Holding, Program, code, environment, failed, part, path_of};
+use super::{EXIT_CODES, Holding, Program, code, environment, failed, give_up, part, path_of};
 use crate::cli::{Output, say, tell};
 
 /// Run a command while holding a lock that one at a time holds
@@ -21,8 +21,13 @@ use crate::cli::{Output, say, tell};
 ///
 /// If the lock is lost (no server can be reached for too long, or somebody deleted its node),
 /// COMMAND gets SIGTERM, and SIGKILL before anybody else can have the lock. It is killed as well
-/// when this program dies. SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on.
-/// What COMMAND has started is stopped with it, unless standard input is a terminal.
+/// when this program is killed or frozen. SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are
+/// passed on.
+///
+/// All this is for COMMAND and what it has started in its process group, and the lock is held until
+/// all of that has ended. If COMMAND itself has, the first signal that asks for an end is passed on
+/// to the others, and the second kills them. When standard input is a terminal there is no such
+/// group: then it is for COMMAND alone.
 #[derive(Debug, clap::Args)]
 #[command(after_help = help())]
 pub(in crate::cli) struct Lock {
@@ -109,8 +114,9 @@ impl Lock {
         let environment = environment(hold.token(), path, &self.holding.servers);
         let held = (client, &hold);
         let end = run_while_held(&self.program, environment, held, signals, self.revocable).await?;
+        let by = (client, &self.holding.servers);
         Ok(match end {
-            End::Done(status) => match hold.release().await {
+            End::Done(status) => match give_up(by, signals, hold.release()).await {
                 Ok(()) => exit_code(status),
                 Err(error) => {
                     tell(&format!("conclave: when COMMAND had ended: {error}"));
@@ -119,7 +125,9 @@ impl Lock {
             },
             End::Revoked => {
                 tell(&format!("conclave: {path} was asked for, and COMMAND stopped"));
-                hold.release().await?;
+                if let Err(error) = give_up(by, signals, hold.release()).await {
+                    tell(&format!("conclave: when COMMAND had ended: {error}"));
+                }
                 ExitCode::from(code::LOST)
             }
             End::Lost(loss) => {

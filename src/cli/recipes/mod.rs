@@ -7,10 +7,13 @@ mod barrier;
 mod child;
 mod config;
 mod elect;
+mod group;
+mod guard;
 mod join;
 mod lock;
 mod queue;
 
+use std::ffi::OsString;
 use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,13 +21,16 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use conclave_client::Client;
 use conclave_client::recipes::{self, Token};
+use tokio::time::{Instant, timeout};
 
 use super::connect::{Servers, part};
 use super::tell;
 pub(super) use barrier::BarrierArgs;
+use child::Signals;
 pub(super) use child::{Args as ChildArgs, run as run_child};
 pub(super) use config::Config;
 pub(super) use elect::Elect;
+pub(super) use guard::run as run_guard;
 pub(super) use join::{Discover, Join, Members, Register};
 pub(super) use lock::Lock;
 pub(super) use queue::QueueArgs;
@@ -55,7 +61,7 @@ Exit codes:
   that of COMMAND, or 128 and the number of the signal that ended it
   123  it was lost while COMMAND ran, and COMMAND was stopped
   124  it was not to be had in time
-  125  Conclave itself failed: no servers, no permission, a wrong name
+  125  Conclave itself failed: no servers, no permission, a wrong name or option
   126  COMMAND cannot be run
   127  there is no COMMAND";
 
@@ -105,19 +111,53 @@ fn path_of(area: &str, name: &str) -> anyhow::Result<String> {
     }
 }
 
-/// What a command that runs under a hold finds in its environment.
-fn environment(token: Token, path: &str, servers: &Servers) -> Vec<(&'static str, String)> {
-    vec![
-        ("CONCLAVE_TOKEN", token.to_string()),
-        ("CONCLAVE_PATH", path.to_owned()),
-        ("CONCLAVE_SERVERS", servers.servers.clone()),
-    ]
+/// What a command finds in its environment.
+type Environment = Vec<(&'static str, OsString)>;
+
+/// What a command that runs under a hold finds there.
+fn environment(token: Token, path: &str, servers: &Servers) -> Environment {
+    let mut environment = servers.environment();
+    environment.push(("CONCLAVE_TOKEN", token.to_string().into()));
+    environment.push(("CONCLAVE_PATH", path.into()));
+    environment
 }
 
 /// Says what failed, with the exit code that is neither the command's nor an answer.
 pub(super) fn failed(error: &anyhow::Error) -> ExitCode {
     tell(&format!("conclave: {error:#}"));
     ExitCode::from(code::FAILED)
+}
+
+/// Gives up what was held. If the servers do not answer in time, or a signal comes, nobody waits for
+/// them any longer: what was held goes with the session, and COMMAND's exit code is known.
+///
+/// # Errors
+/// If it was not held any more.
+async fn give_up(
+    (client, servers): (&Client, &Servers),
+    signals: &mut Signals,
+    release: impl Future<Output = Result<(), recipes::Error>>,
+) -> Result<(), recipes::Error> {
+    let certain_for = client.certain_until().saturating_duration_since(Instant::now().into_std());
+    let release = timeout(certain_for.min(servers.timeout()), release);
+    match signals.or(release).await {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(error))) if matches!(error, recipes::Error::Lost { .. }) || error.is_final() => {
+            Err(error)
+        }
+        Ok(Ok(Err(error))) => {
+            tell(&format!("conclave: when COMMAND had ended: {error}"));
+            Ok(())
+        }
+        Ok(Err(_)) | Err(_) => {
+            let seconds = client.session_timeout().as_secs();
+            tell(&format!(
+                "conclave: COMMAND has ended, and no server answers: others have to wait until the \
+                 session expires, {seconds} s after the last sign of life"
+            ));
+            Ok(())
+        }
+    }
 }
 
 /// The command and its arguments.

@@ -145,7 +145,8 @@ impl PopArgs {
             let is_done = item.done().await;
             return settled(is_done, "the item was printed", ExitCode::SUCCESS);
         }
-        let environment = vec![("CONCLAVE_TOKEN", item.token().to_string())];
+        let mut environment = self.common.servers.environment();
+        environment.push(("CONCLAVE_TOKEN", item.token().to_string().into()));
         let input = Some(item.data().clone());
         let status = run_beside(&self.program, environment, input, &mut signals).await?;
         let outcome = if status.success() { item.done().await } else { item.release().await };
