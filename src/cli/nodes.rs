@@ -12,15 +12,12 @@ use tokio::time::sleep;
 
 use super::connect::{Servers, part};
 use super::input::Value;
-use super::recipes::failed;
+use super::recipes::{AGAIN, failed};
 use super::show::{data_json, stat_json, stat_lines};
 use super::{Output, printed, say, until_stopped};
 
 /// How long a command's session outlives it, unless it says otherwise.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long to wait before the servers are asked again.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// What is common to all of them.
 #[derive(Debug, clap::Args)]

@@ -52,8 +52,8 @@ mod code {
     pub(super) const SIGNAL: u8 = 128;
 }
 
-/// How long to wait before another session is tried for, after one has ended.
-const AGAIN: Duration = Duration::from_secs(1);
+/// How long to wait before the servers are asked again for what they did not do, be it a session.
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
 
 /// Explains the exit codes of the commands that run another one.
 const EXIT_CODES: &str = "\
