@@ -1,25 +1,30 @@
 //! `conclave export`.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use conclave_client::{Client, Entry, SessionId, ZPath};
+use bytes::Bytes;
+use conclave_client::{Acl, Client, Entry, ErrorCode, Pending, SessionId, Stat, ZPath};
 use serde_json::{Value, json};
 
+use super::acls;
 use super::mirror::Mirror;
 use super::nodes::Common;
 use super::say;
-use super::transfer::{LeftOut, NODE_DATA_FILE, UNFINISHED, is_of_the_servers, progress};
+use super::transfer::{
+    ACLS_FILE, LeftOut, NODE_DATA_FILE, UNFINISHED, is_of_the_servers, progress,
+};
 
 /// Write nodes to a directory tree
 ///
 /// A node without children becomes a file with the node's data; a node with children, or without
 /// any data, a directory; a node with both, a directory in which the file .conclave-node holds its
-/// data. `conclave import` reads the same layout. ACLs and lifetimes are not in it, nor are
-/// ephemeral nodes, which are counted, and /zookeeper, which every ensemble has of its own. What is
-/// written meanwhile may be in it or not. What cannot become a file (not readable for this session, a
+/// data. The ACLs that do not let everybody do everything are in .conclave-acl. `conclave import`
+/// reads the same layout. Ephemeral nodes are not in it, but counted, nor is /zookeeper, which every
+/// ensemble has of its own. What is written meanwhile may be in it or not. What cannot become a file (not readable for this session, a
 /// name that no file can have) is named at the end, and the exit code is 3.
 ///
 /// The directory must be empty, or be given up with --replace; then, too, files that are right already
@@ -42,6 +47,13 @@ pub(super) struct Export {
     common: Common,
 }
 
+/// Nodes whose ACLs are asked for at one time.
+const IN_FLIGHT: usize = 256;
+/// The bytes of their data.
+const BYTES_IN_FLIGHT: usize = 8 << 20;
+/// What to do about an error of the way to the servers.
+const AGAIN: &str = "start the same command again to go on";
+
 #[derive(Default)]
 struct Tally {
     nodes: u64,
@@ -62,31 +74,39 @@ impl Export {
     async fn work(&self, client: &Client, top: &ZPath) -> anyhow::Result<(Mirror, Tally)> {
         // From here on the session sees nothing older.
         let own = client.get(top).linearizable().await?;
+        let (acl, _) = client.get_acl(top).await?;
         let bar = progress(None, self.common.output.json);
         let mut mirror = Mirror::begin(&self.dir, self.replace)?;
         mirror
             .directory(Path::new(""), own.bytes())
+            .and_then(|()| acls::line("", &acl).map_or(Ok(()), |line| mirror.acl(&line)))
             .with_context(|| format!("writing {}", self.dir.display()))?;
-        let mut tally = Tally::default();
-        let mut unreachable: Option<ZPath> = None;
+        let mut walk = Walk { mirror, tally: Tally::default(), lost: None };
+        let mut waiting: VecDeque<Found> = VecDeque::new();
+        let mut bytes = 0;
         let mut entries = client.list_recursive(top).with_stat().with_data().stream();
         while let Some(entry) = entries.next().await {
-            let entry = entry.context("start the same command again to go on")?;
+            let entry = entry.context(AGAIN)?;
             bar.inc(1);
             let path = top.descendant(&entry.name).context("a path from the servers")?;
-            let skipped = unreachable.as_ref().is_some_and(|above| path.is_within(above));
-            if skipped || is_of_the_servers(&path, top) {
+            if is_of_the_servers(&path, top) {
                 continue;
             }
-            if let Some(why) = write(&mut mirror, &mut tally, &entry)
-                .with_context(|| format!("writing {}", self.dir.join(&entry.name).display()))?
-            {
-                tally.left_out.add(format!("{path}: {why}; what is below it is left out too"));
-                unreachable = Some(path);
+            let acl = client.get_acl(&path).send();
+            let found = Found { path, entry, acl };
+            bytes += found.bytes();
+            waiting.push_back(found);
+            while waiting.len() >= IN_FLIGHT || bytes >= BYTES_IN_FLIGHT {
+                let Some(found) = waiting.pop_front() else { break };
+                bytes -= found.bytes();
+                walk.take(found).await?;
             }
         }
+        for found in waiting {
+            walk.take(found).await?;
+        }
         bar.finish_and_clear();
-        Ok((mirror, tally))
+        Ok((walk.mirror, walk.tally))
     }
 
     fn report(&self, top: &ZPath, tally: &Tally, written: u64) {
@@ -111,35 +131,83 @@ impl Export {
     }
 }
 
-/// Writes a node, or tells why it cannot be written. Ephemeral nodes are only counted.
-fn write(
-    mirror: &mut Mirror,
-    tally: &mut Tally,
-    entry: &Entry,
-) -> io::Result<Option<&'static str>> {
-    let Some(stat) = &entry.stat else {
-        return Ok(Some("this session has no permission to read it"));
-    };
-    if stat.ephemeral_owner != SessionId::NONE {
-        tally.ephemeral += 1;
-        return Ok(None);
+/// A node, while its ACL is asked for.
+struct Found {
+    path: ZPath,
+    entry: Entry,
+    acl: Pending<(Vec<Acl>, Stat)>,
+}
+
+impl Found {
+    fn bytes(&self) -> usize {
+        self.entry.data.as_ref().map_or(0, Bytes::len)
     }
-    let (above, name) = entry.name.rsplit_once('/').unwrap_or(("", &entry.name));
-    if [NODE_DATA_FILE, UNFINISHED].contains(&name) {
-        return Ok(Some("a file of this name has another meaning"));
+}
+
+/// The way through the tree.
+struct Walk {
+    mirror: Mirror,
+    tally: Tally,
+    /// The last node that was left out. So is what is below it.
+    lost: Option<ZPath>,
+}
+
+impl Walk {
+    async fn take(&mut self, found: Found) -> anyhow::Result<()> {
+        let Found { path, entry, acl } = found;
+        if self.lost.as_ref().is_some_and(|above| path.is_within(above)) {
+            return Ok(());
+        }
+        let acl = match acl.await {
+            Ok((acl, _)) => Some(acl),
+            Err(error) if error.code() == Some(ErrorCode::NoAuth) => None,
+            // It is gone since.
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => return Ok(()),
+            Err(error) => return Err(error).context(AGAIN),
+        };
+        let why = match (&entry.stat, acl) {
+            (Some(stat), Some(acl)) => self
+                .write(&entry, stat, &acl)
+                .with_context(|| format!("writing the file of {path}"))?,
+            (None, _) | (_, None) => Some("this session has no permission to read it"),
+        };
+        if let Some(why) = why {
+            self.tally.left_out.add(format!("{path}: {why}; what is below it is left out too"));
+            self.lost = Some(path);
+        }
+        Ok(())
     }
-    let written = match &entry.data {
-        Some(data) if stat.num_children == 0 => mirror.file(Path::new(above), name, data),
-        data => mirror.directory(Path::new(&entry.name), data.as_deref().unwrap_or_default()),
-    };
-    match written {
-        Ok(()) => {
-            tally.nodes += 1;
-            Ok(None)
+
+    /// Writes a node, or tells why it cannot be written. Ephemeral nodes are only counted.
+    fn write(
+        &mut self,
+        entry: &Entry,
+        stat: &Stat,
+        acl: &[Acl],
+    ) -> io::Result<Option<&'static str>> {
+        if stat.ephemeral_owner != SessionId::NONE {
+            self.tally.ephemeral += 1;
+            return Ok(None);
         }
-        Err(error) if error.kind() == ErrorKind::InvalidFilename => {
-            Ok(Some("its name is too long for a file"))
+        let (above, name) = entry.name.rsplit_once('/').unwrap_or(("", &entry.name));
+        if [ACLS_FILE, NODE_DATA_FILE, UNFINISHED].contains(&name) {
+            return Ok(Some("a file of this name has another meaning"));
         }
-        Err(error) => Err(error),
+        let mirror = &mut self.mirror;
+        let written = match &entry.data {
+            Some(data) if stat.num_children == 0 => mirror.file(Path::new(above), name, data),
+            data => mirror.directory(Path::new(&entry.name), data.as_deref().unwrap_or_default()),
+        };
+        match written {
+            Ok(()) => self.tally.nodes += 1,
+            Err(error) if error.kind() == ErrorKind::InvalidFilename => {
+                return Ok(Some("its name is too long for a file"));
+            }
+            Err(error) => return Err(error),
+        }
+        if let Some(line) = acls::line(&entry.name, acl) {
+            self.mirror.acl(&line)?;
+        }
+        Ok(None)
     }
 }

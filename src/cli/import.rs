@@ -7,14 +7,17 @@ use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use conclave_client::{Client, Created, Error, ErrorCode, Node, Pending, Stat, ZPath};
+use conclave_client::{Acl, Client, Created, Error, ErrorCode, Node, Pending, Stat, ZPath};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use walkdir::{DirEntry, WalkDir};
 
+use super::acls::Acls;
 use super::nodes::{Common, create_missing};
 use super::say;
-use super::transfer::{LeftOut, NODE_DATA_FILE, UNFINISHED, is_of_the_servers, progress};
+use super::transfer::{
+    ACLS_FILE, LeftOut, NODE_DATA_FILE, UNFINISHED, is_of_the_servers, progress,
+};
 
 /// Looks in flight, and as many changes.
 const IN_FLIGHT: usize = 256;
@@ -27,7 +30,8 @@ const AGAIN: &str = "start the same command again to go on";
 ///
 /// A directory becomes a node with the data in its file .conclave-node, or without any, a file a node
 /// with the file's contents. What is there already is brought up to date, and nothing is deleted:
-/// started again after an interruption, it goes on. New nodes are persistent ones with an open ACL.
+/// started again after an interruption, it goes on. New nodes are persistent, and have the ACLs that
+/// an export has written to .conclave-acl; all others let everybody do everything.
 /// Symbolic links are skipped. What cannot become a node (too large, unreadable, a name that no node
 /// can have, refused by the servers, in their own /zookeeper) is named at the end, and the exit code
 /// is 3.
@@ -60,7 +64,7 @@ impl Import {
 
     async fn work(&self, client: &Client, root: &ZPath) -> anyhow::Result<ExitCode> {
         let bar = progress(Some(self.walk().count()), self.common.output.json);
-        let mut import = Load::new(client, bar);
+        let mut import = Load::new(client, bar, Acls::read(&self.dir)?);
         // From here on the session sees nothing older.
         client.sync().await?;
         if let Some(above) = root.parent() {
@@ -91,11 +95,18 @@ impl Import {
     ) -> anyhow::Result<()> {
         let name = entry.path().display();
         let kind = entry.file_type();
-        // It came with its directory.
-        if entry.file_name() == NODE_DATA_FILE && kind.is_file() {
+        let relative = entry.path().strip_prefix(&self.dir).expect("the walk starts there");
+        // The one came with its directory, the other before all.
+        let is_read = entry.file_name() == NODE_DATA_FILE || relative == Path::new(ACLS_FILE);
+        if is_read && kind.is_file() {
             return Ok(());
         }
-        let relative = entry.path().strip_prefix(&self.dir).expect("the walk starts there");
+        if relative.iter().any(|part| part == UNFINISHED) {
+            if entry.file_name() == UNFINISHED {
+                import.leave_out(format!("{name}: the export into this directory has not ended"));
+            }
+            return Ok(());
+        }
         let path = match node_path(root, relative) {
             Ok(path) => path,
             Err(error) => {
@@ -114,7 +125,7 @@ impl Import {
                 import.leave_out(format!("{name}/{NODE_DATA_FILE}: {error:#}"));
                 None
             });
-            return import.put(path, data).await;
+            return import.put(relative, path, data).await;
         }
         if kind.is_symlink() {
             import.tally.links += 1;
@@ -125,7 +136,7 @@ impl Import {
             return Ok(());
         }
         match read(entry.path()) {
-            Ok(data) => import.put(path, Some(data)).await,
+            Ok(data) => import.put(relative, path, Some(data)).await,
             Err(error) => {
                 import.leave_out(format!("{name}: {error:#}"));
                 Ok(())
@@ -192,6 +203,7 @@ struct Tally {
 /// What a node becomes; without data it only has to exist.
 struct Wanted {
     path: ZPath,
+    acl: Vec<Acl>,
     data: Option<Bytes>,
 }
 
@@ -225,19 +237,26 @@ struct Load<'a> {
     steps: VecDeque<(Wanted, Step)>,
     /// The bytes of both.
     bytes: usize,
+    acls: Acls,
     tally: Tally,
 }
 
 impl<'a> Load<'a> {
-    fn new(client: &'a Client, bar: ProgressBar) -> Load<'a> {
+    fn new(client: &'a Client, bar: ProgressBar, acls: Acls) -> Load<'a> {
         let (looks, steps) = (VecDeque::new(), VecDeque::new());
-        Load { client, bar, looks, steps, bytes: 0, tally: Tally::default() }
+        Load { client, bar, looks, steps, bytes: 0, acls, tally: Tally::default() }
     }
 
     /// Makes a node be there, with this data if there is any.
-    async fn put(&mut self, path: ZPath, data: Option<Bytes>) -> anyhow::Result<()> {
+    async fn put(
+        &mut self,
+        relative: &Path,
+        path: ZPath,
+        data: Option<Bytes>,
+    ) -> anyhow::Result<()> {
         let look = self.client.exists(&path).send();
-        let wanted = Wanted { path, data };
+        let acl = self.acls.of(relative);
+        let wanted = Wanted { path, acl, data };
         self.bytes += wanted.bytes();
         self.looks.push_back((wanted, look));
         while self.looks.len() >= IN_FLIGHT {
@@ -268,14 +287,20 @@ impl<'a> Load<'a> {
             Err(error) if error.code() == Some(ErrorCode::NoAuth) => (true, None),
             Err(error) => return Err(error).context(AGAIN),
         };
-        let Wanted { path, data } = &wanted;
+        let Wanted { path, acl, data } = &wanted;
         let step = match data {
             None if is_there => {
                 self.tally.unchanged += 1;
                 return Ok(());
             }
-            None => Step::Create(self.client.create(path, "").without_data().send()),
-            Some(data) if !is_there => Step::Create(self.client.create(path, data.clone()).send()),
+            None => {
+                let create = self.client.create(path, "").without_data();
+                Step::Create(create.acl(acl.clone()).send())
+            }
+            Some(data) if !is_there => {
+                let create = self.client.create(path, data.clone());
+                Step::Create(create.acl(acl.clone()).send())
+            }
             Some(data) if length == Some(data.len()) => Step::Compare(self.client.get(path).send()),
             Some(data) => Step::Set(self.client.set(path, data.clone()).send()),
         };
@@ -336,5 +361,6 @@ fn is_of_the_node(code: ErrorCode) -> bool {
             | ErrorCode::NoChildrenForEphemerals
             | ErrorCode::QuotaExceeded
             | ErrorCode::TooLarge
+            | ErrorCode::InvalidAcl
     )
 }

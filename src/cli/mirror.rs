@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, BufWriter, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
-use super::transfer::{NODE_DATA_FILE, UNFINISHED};
+use super::transfer::{ACLS_FILE, NODE_DATA_FILE, UNFINISHED};
 
 /// A directory while it is made so. Nodes come in the order of a walk: each before those below it,
 /// and everything below it before the next one.
@@ -23,6 +23,8 @@ pub(super) struct Mirror {
     /// Where files are written before they are moved to their places: they appear whole or not at
     /// all.
     unfinished: PathBuf,
+    /// The file of ACLs, once one is known.
+    acls: Option<BufWriter<File>>,
     written: u64,
 }
 
@@ -53,7 +55,8 @@ impl Mirror {
         if !goes_on {
             fs::create_dir(&unfinished).with_context(create)?;
         }
-        Ok(Mirror { open: vec![Open { path: dir.into(), stale }], unfinished, written: 0 })
+        let open = vec![Open { path: dir.into(), stale }];
+        Ok(Mirror { open, unfinished, acls: None, written: 0 })
     }
 
     /// A directory with the data of its own node; the top has the empty path.
@@ -68,11 +71,24 @@ impl Mirror {
         self.put(name, data)
     }
 
+    /// A line of the file of ACLs.
+    pub(super) fn acl(&mut self, line: &str) -> io::Result<()> {
+        if self.acls.is_none() {
+            self.acls = Some(BufWriter::new(create(&self.unfinished.join(ACLS_FILE))?));
+        }
+        self.acls.as_mut().map_or(Ok(()), |file| writeln!(file, "{line}"))
+    }
+
     /// Removes what no node came for, and waits until all is on the disk.
     ///
     /// Answer: how many files were written.
     pub(super) fn finish(mut self) -> io::Result<u64> {
         let top = self.open[0].path.clone();
+        if let Some(mut acls) = self.acls.take() {
+            acls.flush()?;
+            fs::rename(self.unfinished.join(ACLS_FILE), top.join(ACLS_FILE))?;
+            self.open[0].stale.remove(&OsString::from(ACLS_FILE));
+        }
         while let Some(open) = self.open.pop() {
             open.close()?;
         }
@@ -169,6 +185,11 @@ impl Open {
         }
         Ok(())
     }
+}
+
+/// A file for its owner alone: data is for those who may read its node, which a directory cannot know.
+fn create(file: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file)
 }
 
 fn names(dir: &Path) -> io::Result<BTreeSet<OsString>> {

@@ -1,5 +1,6 @@
 //! The command line: one file a command, or a family of them.
 
+mod acls;
 mod bench;
 mod browse;
 mod completions;

@@ -10,7 +10,9 @@ use super::say;
 
 /// The file in a directory that holds the data of the directory's own node.
 pub(super) const NODE_DATA_FILE: &str = ".conclave-node";
-/// What is in a directory while an export into it has not ended: a directory, with the file that is
+/// The file at the top of an export with the ACLs of those nodes that have one of their own.
+pub(super) const ACLS_FILE: &str = ".conclave-acl";
+/// What is in a directory while an export into it has not ended: a directory, with the files that are
 /// being written.
 pub(super) const UNFINISHED: &str = ".conclave-export";
 

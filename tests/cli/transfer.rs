@@ -55,14 +55,31 @@ fn assert_same(one: &Path, other: &Path) {
 
 /// Changes what anybody may do with a node.
 fn permit(dev: &Dev, path: &str, perms: &[Perms]) {
+    set_acl(dev, path, vec![grant(perms, "world", "anyone")]);
+}
+
+fn grant(perms: &[Perms], scheme: &str, id: &str) -> Acl {
     let perms = Perms(perms.iter().fold(0, |all, perms| all | perms.0));
-    let anyone = Identity { scheme: "world".into(), id: "anyone".into() };
+    Acl { perms, identity: Identity { scheme: scheme.into(), id: id.into() } }
+}
+
+fn set_acl(dev: &Dev, path: &str, acl: Vec<Acl>) {
+    with(dev, async |client| client.set_acl(path, acl).await.unwrap());
+}
+
+fn acl(dev: &Dev, path: &str) -> Vec<Acl> {
+    with(dev, async |client| client.get_acl(path).await.unwrap().0)
+}
+
+/// Does something in a session of its own.
+fn with<T>(dev: &Dev, work: impl AsyncFnOnce(&Client) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let client = Client::builder().servers(dev.servers()).connect().await.unwrap();
-        client.set_acl(path, vec![Acl { perms, identity: anyone }]).await.unwrap();
+        let done = work(&client).await;
         client.close().await.unwrap();
-    });
+        done
+    })
 }
 
 /// The place of the last transaction in the history of the only server.
@@ -123,6 +140,42 @@ fn a_backup_of_everything_goes_into_another_ensemble() {
     assert_eq!(other.ask(&["get", "/app"]), "kept");
     assert_eq!(other.ask(&["get", "/locks/backup"]), "of the lock");
     assert_eq!(other.ask(&["ls", "/locks/backup"]), "");
+}
+
+#[test]
+fn what_not_everybody_may_do_is_so_again_after_a_restore() {
+    let (one, other) = (Dev::start(), Dev::start());
+    one.ask(&["create", "--parents", "/app/dir/leaf", "leaf"]);
+    let (anyone, alice) = (("world", "anyone"), ("digest", "alice:aGFzaA=="));
+    let leaf = vec![
+        grant(&[Perms::READ, Perms::ADMIN], anyone.0, anyone.1),
+        grant(&[Perms::ALL], alice.0, alice.1),
+    ];
+    let perms = [Perms::READ, Perms::CREATE, Perms::ADMIN];
+    let dir_acl = vec![grant(&perms, anyone.0, anyone.1)];
+    set_acl(&one, "/app/dir/leaf", leaf.clone());
+    set_acl(&one, "/app/dir", dir_acl.clone());
+    let to = dir(&one, "to");
+    whole(&export(&one, "/app", &to, &[]));
+    assert_eq!(whole(&import(&other, &to, "/else"))["created"], 3);
+    assert_eq!(acl(&other, "/else"), Acl::open());
+    assert_eq!(acl(&other, "/else/dir"), dir_acl);
+    assert_eq!(acl(&other, "/else/dir/leaf"), leaf);
+    assert_eq!(other.ask(&["ls", "/else"]), "dir\n");
+    whole(&import(&other, &to.join("dir"), "/part"));
+    assert_eq!((acl(&other, "/part"), acl(&other, "/part/leaf")), (dir_acl, leaf));
+
+    permit(&one, "/app/dir", &[Perms::ALL]);
+    one.ask(&["delete", "--recursive", "/app"]);
+    one.ask(&["create", "/app"]);
+    whole(&export(&one, "/app", &to, &["--replace"]));
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
+    let line = json!({ "path": "", "acl": [{ "perms": "rq", "scheme": "world", "id": "anyone" }] });
+    write_files(&to, &[(".conclave-acl", &line.to_string())]);
+    let refused = import(&other, &to, "/third");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("line 1"), "{}", text(&refused.stderr));
+    assert_eq!(other.run(&["exists", "/third"]).status.code(), Some(1));
 }
 
 #[test]
@@ -196,6 +249,10 @@ fn an_export_that_was_killed_goes_on_and_is_no_backup_before() {
     assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stdout));
     assert!(text(&refused.stderr).contains("export"), "{}", text(&refused.stderr));
     assert_eq!(dev.run(&["exists", "/b"]).status.code(), Some(1));
+    let above = dir(&dev, "above");
+    write_files(&above, &[("to/.conclave-export/file", "half")]);
+    assert!(left_out(&import(&dev, &above, "/c"))[0].contains("has not ended"));
+    assert_eq!(dev.ask(&["tree", "/c"]), "/c\n  to\n1 nodes\n");
 
     dev.ask(&["delete", "/a/dead"]);
     whole(&export(&dev, "/a", &to, &[]));
