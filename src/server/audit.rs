@@ -3,21 +3,28 @@
 //! One JSON object a line, in files of its own, written by a thread of its own. Nothing waits for it
 //! and nothing depends on it: if it cannot keep up or the disk refuses, records are lost, and their
 //! number is the next record. It says when, who and what, never a password or a hash of one.
+//!
+//! The files hold so much and no more, and to claim to be somebody costs nothing: of what one origin
+//! claims in a minute, the log has the beginning and a number.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
+use std::time::Duration;
 
 use conclave_proto::{Acl, ErrorCode, Identity, ServerId};
 use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 
-use crate::limits::{AUDIT_BURST_BYTES, AUDIT_FILES, AUDIT_QUEUE};
+use crate::limits::{AUDIT_ATTEMPTS, AUDIT_BURST_BYTES, AUDIT_FILES, AUDIT_ORIGINS, AUDIT_QUEUE};
+use crate::net::origin;
 use crate::replica::{AclChange, Authentication};
 
 use super::clock::Clock;
@@ -51,6 +58,9 @@ pub(super) enum Record {
         /// Why it was refused; `null`: it was done.
         error: Option<String>,
     },
+    /// So many attempts from one origin within a minute are not in the log; `::` stands for all that
+    /// are not counted one by one.
+    MoreAttempts { address: String, records: u64 },
     /// So many records before this one could not be written.
     Lost { records: u64 },
 }
@@ -77,6 +87,24 @@ impl Record {
             true => Record::Authenticated(claimed),
             false => Record::AuthenticationFailed(claimed),
         }
+    }
+
+    /// Where an attempt to be somebody came from, if it is one.
+    fn attempt(&self) -> Option<IpAddr> {
+        let address = match self {
+            Record::Authenticated(claimed) | Record::AuthenticationFailed(claimed) => {
+                &claimed.address
+            }
+            Record::MemberRefused { address, .. } => address,
+            Record::Started { .. }
+            | Record::MemberLinked { .. }
+            | Record::MemberLost { .. }
+            | Record::AclChange { .. }
+            | Record::MoreAttempts { .. }
+            | Record::Lost { .. } => return None,
+        };
+        let port = || address.parse().map(|address: SocketAddr| address.ip());
+        Some(address.parse().or_else(|_| port()).map_or(OTHERS, origin))
     }
 
     /// The change of an ACL, as the replica tells it.
@@ -142,7 +170,8 @@ impl Audit {
         let (queue, records) = sync_channel(AUDIT_QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
         let book = Book::open(&settings.file, settings.max_bytes / AUDIT_FILES as u64)?;
-        let writer = Writer { server: server.get(), book, lost: lost.clone(), clock };
+        let attempts = Attempts::default();
+        let writer = Writer { server: server.get(), book, attempts, lost: lost.clone(), clock };
         thread::Builder::new().name("audit".into()).spawn(move || writer.run(&records))?;
         Ok(Audit(Some(Arc::new(Inner { clock, queue, lost, counter }))))
     }
@@ -164,6 +193,7 @@ impl Audit {
 struct Writer {
     server: u8,
     book: Book,
+    attempts: Attempts,
     lost: Arc<AtomicU64>,
     clock: Clock,
 }
@@ -171,15 +201,21 @@ struct Writer {
 impl Writer {
     fn run(mut self, records: &Receiver<(i64, Record)>) {
         let mut text = Vec::new();
-        while let Ok((time_ms, record)) = records.recv() {
+        loop {
+            let mut next = match records.recv_timeout(MINUTE) {
+                Ok(next) => Some(next),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             text.clear();
-            self.put(time_ms, &record, &mut text);
-            let mut count = 1;
-            while text.len() < AUDIT_BURST_BYTES
-                && let Ok((time_ms, record)) = records.try_recv()
-            {
-                self.put(time_ms, &record, &mut text);
-                count += 1;
+            let mut count = self.put_more_attempts(self.clock.time_of_day_ms(), &mut text);
+            while let Some((time_ms, record)) = next {
+                if record.attempt().is_none_or(|origin| self.attempts.admit(origin)) {
+                    self.put(time_ms, &record, &mut text);
+                    count += 1;
+                }
+                let has_room = text.len() < AUDIT_BURST_BYTES;
+                next = if has_room { records.try_recv().ok() } else { None };
             }
             let lost = self.lost.swap(0, Ordering::Relaxed);
             if lost > 0 {
@@ -193,10 +229,54 @@ impl Writer {
         }
     }
 
+    /// Once a minute, says how many attempts were only counted. How many records that takes.
+    fn put_more_attempts(&mut self, now_ms: i64, text: &mut Vec<u8>) -> u64 {
+        let more = self.attempts.end_of_minute(now_ms);
+        let count = more.len() as u64;
+        for (origin, records) in more {
+            let record = Record::MoreAttempts { address: origin.to_string(), records };
+            self.put(now_ms, &record, text);
+        }
+        count
+    }
+
     fn put(&self, time_ms: i64, record: &Record, text: &mut Vec<u8>) {
         let line = Line { time: time(time_ms), server: self.server, record };
         serde_json::to_writer(&mut *text, &line).expect("a record is plain data");
         text.push(b'\n');
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// Stands for the origins that are not counted one by one.
+const OTHERS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+/// The attempts of the present minute, by origin.
+#[derive(Debug, Default)]
+struct Attempts {
+    minute: i64,
+    counts: BTreeMap<IpAddr, u64>,
+}
+
+impl Attempts {
+    /// Counts an attempt. Whether it is kept.
+    fn admit(&mut self, origin: IpAddr) -> bool {
+        let known = self.counts.contains_key(&origin) || self.counts.len() < AUDIT_ORIGINS;
+        let count = self.counts.entry(if known { origin } else { OTHERS }).or_default();
+        *count += 1;
+        *count <= AUDIT_ATTEMPTS
+    }
+
+    /// If the minute is over: how many were not kept, by origin.
+    fn end_of_minute(&mut self, now_ms: i64) -> Vec<(IpAddr, u64)> {
+        let minute = now_ms / 60_000;
+        if minute == self.minute {
+            return Vec::new();
+        }
+        self.minute = minute;
+        let counts = std::mem::take(&mut self.counts).into_iter();
+        let more = counts.map(|(origin, count)| (origin, count.saturating_sub(AUDIT_ATTEMPTS)));
+        more.filter(|(_, more)| *more > 0).collect()
     }
 }
 
@@ -246,6 +326,38 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_attempts_there_is_the_number() {
+        let mut attempts = Attempts::default();
+        assert_eq!(attempts.end_of_minute(60_000), []);
+        let [one, other] = ["10.0.0.1", "10.0.0.2"].map(|address| address.parse().unwrap());
+        let kept = (0..AUDIT_ATTEMPTS + 7).filter(|_| attempts.admit(one)).count();
+        assert_eq!(kept as u64, AUDIT_ATTEMPTS);
+        assert!(attempts.admit(other));
+        assert_eq!(attempts.end_of_minute(119_999), []);
+        assert_eq!(attempts.end_of_minute(120_000), [(one, 7)]);
+        assert!(attempts.admit(one));
+        assert_eq!(attempts.end_of_minute(180_000), []);
+        // More origins than are told apart.
+        for bits in 0..u32::try_from(AUDIT_ORIGINS).unwrap() + 200 {
+            attempts.admit(IpAddr::from(bits.to_be_bytes()));
+        }
+        assert_eq!(attempts.end_of_minute(240_000), [(OTHERS, 100)]);
+    }
+
+    #[test]
+    fn where_an_attempt_comes_from() {
+        let refused = |address: &str| {
+            let (address, why) = (address.to_owned(), String::new());
+            Record::MemberRefused { address, why }.attempt().unwrap().to_string()
+        };
+        assert_eq!(refused("10.0.0.1:2181"), "10.0.0.1");
+        assert_eq!(refused("10.0.0.1"), "10.0.0.1");
+        assert_eq!(refused("[2001:db8::1]:2181"), "2001:db8::");
+        assert_eq!(refused(""), "::");
+        assert_eq!(Record::Lost { records: 1 }.attempt(), None);
+    }
 
     #[test]
     fn a_record_is_one_line_and_old_files_go() {

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use conclave::limits::AUDIT_ATTEMPTS;
 use conclave::server::hash_password;
 use conclave_proto::{Acl, CreateMode, ErrorCode, Identity, Op, Perms, Reply, ServerMessage};
 use serde_json::Value;
@@ -163,6 +164,22 @@ fn the_audit_log_has_who_did_what_and_no_secret() {
         assert!(!log.contains(secret), "{secret} is in the log: {log}");
     }
     is_private(&guarded.dir.path().join("data/audit.log"));
+}
+
+/// Attempts cost nothing: they must not fill the files, in which older records give way to them.
+#[test]
+fn a_flood_of_attempts_leaves_the_audit_log_readable() {
+    let guarded = Guarded::start();
+    let mut client = Client::open(guarded.server.client);
+    let digest =
+        || Op::Authenticate { scheme: "digest".into(), credentials: "x:y".to_owned().into() };
+    let asked: Vec<_> = (0..20 * AUDIT_ATTEMPTS).map(|_| client.ask(digest())).collect();
+    asked.into_iter().for_each(|xid| drop(client.answer(xid).unwrap()));
+    client.call(Op::SetAcl { path: path("/"), acl: Acl::open(), version: None }).unwrap();
+    guarded.records("acl_change", 1);
+    let kept = guarded.records("authenticated", 1).len() as u64;
+    // A new minute may have begun.
+    assert!(kept <= 2 * AUDIT_ATTEMPTS, "{kept} records");
 }
 
 fn is_private(file: &Path) {
