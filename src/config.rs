@@ -609,8 +609,7 @@ fn parse_error(origin: &str, place: Option<&str>, error: &toml::de::Error) -> Co
 
 /// The number of the line, and the key at its beginning if there is one.
 fn place(text: &str, position: usize) -> Option<String> {
-    let before = text.get(..position)?;
-    let number = before.matches('\n').count() + 1;
+    let number = text.get(..position)?.matches('\n').count() + 1;
     let line = text.lines().nth(number - 1).unwrap_or_default();
     let is_key = |key: &&str| {
         !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || matches!(c, '_' | '.'))
