@@ -9,7 +9,7 @@ use conclave_client::{Client, Error, Tls};
 use tokio::time::timeout;
 
 /// How long the end of a session is waited for.
-const PARTING: Duration = Duration::from_secs(1);
+pub(super) const PARTING: Duration = Duration::from_secs(1);
 
 /// Ends a session. One that cannot be ended soon expires, and what was done is done: nobody is kept
 /// waiting for servers that are away.

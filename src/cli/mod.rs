@@ -121,6 +121,17 @@ impl Cli {
     }
 }
 
+/// Says what is wrong with what was typed, or the help that was asked for.
+pub(crate) fn explain(error: &clap::Error) -> ExitCode {
+    // Nothing depends on whether anybody reads it.
+    error.print().ok();
+    let typed: Vec<_> = std::env::args_os().skip(1).collect();
+    if error.use_stderr() && recipes::runs_another(&typed) {
+        return recipes::misused();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
+}
+
 /// How an answer is printed.
 #[derive(Clone, Copy, Debug, clap::Args)]
 struct Output {

@@ -95,6 +95,20 @@ fn the_exit_code_is_that_of_the_command_or_says_what_prevented_it() {
     assert!(wrong.contains("say /a/b") && wrong.contains("has a slash in it"), "{wrong}");
     assert_eq!(code(&["elect", "a", "--", "sh", "-c", "exit 3"]), Some(3));
     assert_eq!(code(&["elect", "", "--", "true"]), Some(125));
+    assert_eq!(code(&["lock", "a", "--json", "--", "true"]), Some(125), "nothing is printed");
+    assert_eq!(code(&["elect", "a", "--json", "--", "true"]), Some(125), "nothing is printed");
+    for mistaken in [
+        &["lock", "a", "--wiat", "0", "--", "true"][..],
+        &["elect"],
+        &["join", "a", "--nmae", "b", "--", "true"],
+        &["register", "a", "--", "true"],
+        &["barrier", "meet", "a", "--", "true"],
+        &["queue", "pop", "a", "--wiat", "0", "--", "true"],
+    ] {
+        assert_eq!(code(mistaken), Some(125), "{mistaken:?} is no exit code of COMMAND");
+    }
+    assert_eq!(code(&["queue", "push", "a", "--pirority", "1"]), Some(2));
+    assert_eq!(code(&["lock", "--help"]), Some(0));
     let nobody = ["lock", "a", "--servers", "127.0.0.1:1", "--timeout", "1", "--", "true"];
     assert_eq!(code(&nobody), Some(125));
 }
@@ -134,7 +148,7 @@ fn a_lock_that_is_taken_is_shown_and_not_waited_for_longer_than_asked() {
     dev.ask(&["lock", "a", "--revoke"]);
     assert_eq!(holder.code(), Some(123));
     let nobody = dev.run(&["lock", "a", "--revoke"]);
-    assert_eq!(nobody.status.code(), Some(125), "{}", text(&nobody.stderr));
+    assert_eq!(nobody.status.code(), Some(1), "{}", text(&nobody.stderr));
 }
 
 #[test]
@@ -262,6 +276,49 @@ fn the_exit_code_of_a_command_does_not_wait_for_servers_that_are_away() {
         assert_eq!(holder.code(), Some(7), "{holds} --timeout {timeout}");
         drop(frozen);
     }
+}
+
+#[test]
+fn a_command_finds_how_this_one_reached_the_servers() {
+    let dev = Dev::start();
+    dev.ask(&["queue", "push", "a", "work"]);
+    let servers = dev.servers();
+    for runs in [
+        &["lock", "a"][..],
+        &["elect", "a"],
+        &["join", "a"],
+        &["barrier", "meet", "a", "--count", "1"],
+        &["queue", "pop", "a"],
+    ] {
+        let mut command = dev.command(runs);
+        command.env_remove("CONCLAVE_SERVERS");
+        command.args(["--servers", &servers, "--auth", "digest:ann:secret", "--"]);
+        command.args(["sh", "-c", "echo $CONCLAVE_SERVERS $CONCLAVE_AUTH"]);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert_eq!(text(&output.stdout), format!("{servers} digest:ann:secret\n"), "{runs:?}");
+    }
+}
+
+#[test]
+fn a_candidate_without_servers_says_so_and_goes_on() {
+    let dev = Dev::start();
+    let mut command = Command::new("sh");
+    command.env("CONCLAVE_SERVERS", dev.servers());
+    command.args(["-c", "exec \"$@\" 2>&1", "sh", env!("CARGO_BIN_EXE_conclave")]);
+    command.args(["elect", "e", "--session-timeout", "2", "--timeout", "1", "--"]);
+    command.args(["sh", "-c", "echo leads; exec sleep 1000"]);
+    let mut candidate = Aside::of(command);
+    assert_eq!(candidate.line(), "leads");
+    let frozen = Frozen::new(&dev);
+    let tells =
+        |line: &str| line.contains("are the servers running?") && line.ends_with("trying again");
+    for _ in 0..2 {
+        while !tells(&candidate.line()) {}
+    }
+    drop(frozen);
+    while candidate.line() != "leads" {}
+    candidate.signal("TERM");
+    assert_eq!(candidate.code(), Some(128 + 15));
 }
 
 #[test]

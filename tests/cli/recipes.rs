@@ -25,6 +25,13 @@ fn members_come_and_go() {
     assert_eq!(first.code(), Some(0));
     assert_eq!(watch.line(), "left     a");
     assert_eq!(dev.run(&["join", "a/b"]).status.code(), Some(125));
+    for (signal, code) in [("HUP", 128 + 1), ("USR1", 128 + 10), ("INT", 0)] {
+        let mut third = Aside::start(&dev, &["join", "workers", "--name", "c"]);
+        assert_eq!(watch.line(), "joined   c");
+        third.signal(signal);
+        assert_eq!(third.code(), Some(code), "{signal}");
+        assert_eq!(watch.line(), "left     c");
+    }
 }
 
 #[test]

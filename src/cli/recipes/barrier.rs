@@ -120,8 +120,10 @@ impl Wait {
         let barrier = Barrier::new(client, &path)?;
         let mut signals = Signals::catch()?;
         // Asked first, since not even what is free comes within no time.
-        if !barrier.is_raised().await? {
-            return Ok(ExitCode::SUCCESS);
+        match signals.or(barrier.is_raised()).await {
+            Ok(Ok(true)) => {}
+            Ok(is_raised) => return is_raised.map(|_| ExitCode::SUCCESS).map_err(Into::into),
+            Err(code) => return Ok(code),
         }
         let within = self.within.map_or(Duration::MAX, Duration::from_secs);
         match signals.or(timeout(within, barrier.wait())).await {

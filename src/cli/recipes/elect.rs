@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::ensure;
 use conclave_client::Client;
 use conclave_client::recipes::{Election, Error, Leader};
 use serde_json::json;
@@ -70,6 +71,8 @@ impl Elect {
     async fn work(&self) -> anyhow::Result<ExitCode> {
         let path = path_of("/elections", &self.name)?;
         let only_looks = self.show || self.watch;
+        let prints = only_looks || !self.output.json;
+        ensure!(prints, "--json is for --show and --watch: nothing else is printed");
         if !only_looks {
             self.program.check()?;
         }
@@ -81,7 +84,13 @@ impl Elect {
                 Ok(Ok(client)) => client,
                 Ok(Err(error)) if !has_stood => return Err(error),
                 // It stands again as soon as there are servers.
-                Ok(Err(_)) => continue,
+                Ok(Err(error)) => {
+                    tell(&format!("conclave: {error:#}; trying again"));
+                    match signals.or(sleep(AGAIN)).await {
+                        Ok(()) => continue,
+                        Err(code) => return Ok(code),
+                    }
+                }
                 Err(code) => return Ok(code),
             };
             let outcome = if only_looks {
@@ -154,10 +163,18 @@ impl Elect {
     ) -> anyhow::Result<ExitCode> {
         let election = Election::new(client, path)?;
         if self.show {
-            self.print(election.leader().await?.as_ref());
-            return Ok(ExitCode::SUCCESS);
+            return Ok(match signals.or(election.leader()).await {
+                Ok(leader) => {
+                    self.print(leader?.as_ref());
+                    ExitCode::SUCCESS
+                }
+                Err(code) => code,
+            });
         }
-        let mut observer = election.observe().await?;
+        let mut observer = match signals.or(election.observe()).await {
+            Ok(observer) => observer?,
+            Err(_) => return Ok(ExitCode::SUCCESS),
+        };
         loop {
             match signals.or(observer.next()).await {
                 Ok(leader) => self.print(leader?.as_ref()),

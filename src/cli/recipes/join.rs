@@ -10,11 +10,13 @@ use conclave_client::Client;
 use conclave_client::recipes::discovery::{Discovery, Instance, Strategy};
 use conclave_client::recipes::members::{Group, Joining, KeptNode, MemberChange};
 use conclave_client::recipes::{self, Error};
+use rustix::process::Signal;
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::child::{Signals, exit_code, run_beside};
+use super::child::{Signals, exit_code, run_beside, signal_code};
 use super::{AGAIN, Holding, Program, failed, part, path_of};
+use crate::cli::connect::PARTING;
 use crate::cli::nodes::Common;
 use crate::cli::show::{data_json, data_line};
 use crate::cli::{say, tell, until_stopped};
@@ -122,8 +124,9 @@ async fn keep_while(
     };
     let run = async {
         if program.command.is_empty() {
-            signals.next().await;
-            return Ok(ExitCode::SUCCESS);
+            let signal = signals.next().await;
+            let is_wish = matches!(signal, Signal::INT | Signal::TERM);
+            return Ok(if is_wish { ExitCode::SUCCESS } else { signal_code(signal) });
         }
         let environment = holding.servers.environment();
         run_beside(program, environment, None, &mut signals).await.map(exit_code)
@@ -133,7 +136,7 @@ async fn keep_while(
         () = maintain(&mut kept, holding, &make) => unreachable!("it goes on until it is dropped"),
     };
     if let Some((client, node)) = kept {
-        node.leave().await.ok();
+        timeout(PARTING, node.leave()).await.ok();
         part(client).await;
     }
     code

@@ -42,7 +42,7 @@ pub(in crate::cli) struct Lock {
     /// Say who holds the lock, and run nothing
     #[arg(long, conflicts_with_all = ["command", "wait", "revocable", "revoke"])]
     show: bool,
-    /// Ask who holds the lock to release it, and run nothing
+    /// Ask who holds the lock to release it, and run nothing; exit code 1 if nobody holds it
     #[arg(long, conflicts_with_all = ["command", "wait", "revocable"])]
     revoke: bool,
     #[command(flatten)]
@@ -73,6 +73,7 @@ impl Lock {
 
     async fn work(&self) -> anyhow::Result<ExitCode> {
         let path = path_of("/locks", &self.name)?;
+        ensure!(self.show || !self.output.json, "--json is for --show: nothing else is printed");
         if !self.show && !self.revoke {
             self.program.check()?;
         }
@@ -94,12 +95,23 @@ impl Lock {
     ) -> anyhow::Result<ExitCode> {
         let mut mutex = Mutex::new(client, path)?.describe(self.holding.description());
         if self.show {
-            self.print(mutex.holder().await?.as_ref());
-            return Ok(ExitCode::SUCCESS);
+            return Ok(match signals.or(mutex.holder()).await {
+                Ok(holder) => {
+                    self.print(holder?.as_ref());
+                    ExitCode::SUCCESS
+                }
+                Err(code) => code,
+            });
         }
         if self.revoke {
-            let asked = mutex.revoke().await?;
-            ensure!(asked.is_some(), "nobody holds {path}");
+            let asked = match signals.or(mutex.revoke()).await {
+                Ok(asked) => asked?,
+                Err(code) => return Ok(code),
+            };
+            if asked.is_none() {
+                tell(&format!("conclave: nobody holds {path}"));
+                return Ok(ExitCode::FAILURE);
+            }
             return Ok(ExitCode::SUCCESS);
         }
         let hold = match signals.or(self.acquire(&mut mutex)).await {

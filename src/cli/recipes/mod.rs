@@ -122,6 +122,21 @@ fn environment(token: Token, path: &str, servers: &Servers) -> Environment {
     environment
 }
 
+/// Whether the exit code of what was typed is that of another command.
+pub(super) fn runs_another(typed: &[OsString]) -> bool {
+    let commands: [&[&str]; 6] =
+        [&["lock"], &["elect"], &["join"], &["register"], &["barrier"], &["queue", "pop"]];
+    commands.iter().any(|command| {
+        typed.len() >= command.len()
+            && typed.iter().zip(*command).all(|(typed, name)| typed == name)
+    })
+}
+
+/// The exit code that says that what was typed is wrong, and that no command was run.
+pub(super) fn misused() -> ExitCode {
+    ExitCode::from(code::FAILED)
+}
+
 /// Says what failed, with the exit code that is neither the command's nor an answer.
 pub(super) fn failed(error: &anyhow::Error) -> ExitCode {
     tell(&format!("conclave: {error:#}"));

@@ -128,7 +128,11 @@ impl PopArgs {
         let queue = Queue::new(client, path_of(QUEUES, &self.queue)?)?;
         let mut signals = Signals::catch()?;
         let mut consumer = queue.consumer();
-        let item = match consumer.try_next().await? {
+        let item = match signals.or(consumer.try_next()).await {
+            Err(code) => return Ok(code),
+            Ok(first) => first?,
+        };
+        let item = match item {
             Some(item) => Some(item),
             None if self.wait == 0 => None,
             None => {
