@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use conclave_client::recipes::assignment::{Order, Work};
 use conclave_client::recipes::partition::{Partitioner, Turn, divide};
-use conclave_client::recipes::{Election, Token};
+use conclave_client::recipes::queue::Queue;
+use conclave_client::recipes::{Election, Loss, Token};
 use conclave_client::{Client, ZPath};
 
 use crate::chaos::Wire;
@@ -134,6 +135,20 @@ async fn tasks_are_stopped_while_the_network_is_cut() {
     assert_eq!(soon(worker.next()).await.unwrap(), Order::Stop(task.id));
     wire.mend();
     assigning.abort();
+}
+
+#[tokio::test]
+async fn an_item_is_lost_while_the_network_is_cut() {
+    let cluster = Cluster::start(1).await;
+    let wire = Wire::to(&cluster.addresses()).await;
+    let client = wire.client(Duration::from_secs(1)).await;
+    let queue = Queue::new(&client, "/queue").unwrap();
+    queue.push("do it").await.unwrap();
+    let item = soon(queue.consumer().next()).await.unwrap();
+    let mut lost = Box::pin(item.lost());
+    assert!(waits(&client, &mut lost).await);
+    wire.cut();
+    assert_eq!(soon(lost).await, Loss::Suspected);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use conclave_proto::{ZPath, Zxid};
 use tokio::runtime::Handle;
 
+use super::super::doubt::suspicion;
 use super::super::owned::delete_in_background;
 use crate::recipes::{Error, Loss, Token};
 use crate::{Client, Multi, Test};
@@ -68,6 +69,17 @@ impl Item {
         Token::from(self.token)
     }
 
+    /// Resolves when the session is no longer alive for certain, a tenth of the session timeout before
+    /// another consumer can have the item: stop working on it. It may turn out to be this consumer's
+    /// still, which [`done`](Item::done) tells. That its lock was deleted by hand is told by that alone.
+    pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static {
+        let client = self.lock.client.clone();
+        async move {
+            suspicion(&client).await;
+            Loss::Suspected
+        }
+    }
+
     /// It is done: it leaves the queue.
     ///
     /// # Errors
@@ -84,7 +96,7 @@ impl Item {
             self.lock.forget();
             return Ok(());
         }
-        let (has_id, lost) = (self.id.is_some(), self.lost());
+        let (has_id, lost) = (self.id.is_some(), self.gone());
         // Its id may have been removed meanwhile.
         if has_id && self.leave().await? { Ok(()) } else { Err(lost) }
     }
@@ -114,7 +126,7 @@ impl Item {
     pub async fn release(self) -> Result<(), Error> {
         let held = self.held().delete(&self.lock.path, None).await?.held;
         if !held {
-            return Err(self.lost());
+            return Err(self.gone());
         }
         self.lock.forget();
         Ok(())
@@ -125,7 +137,7 @@ impl Item {
         self.lock.client.multi().when(&self.lock.path, Test::CreatedBy(self.token))
     }
 
-    fn lost(&self) -> Error {
+    fn gone(&self) -> Error {
         Error::Lost { path: self.path.clone(), token: self.token(), loss: Loss::Deleted }
     }
 }

@@ -36,7 +36,8 @@
 //! - *Lost connection, dead leader*: items stay taken as long as the session lives. A push is sent
 //!   again and done once. If its answer does not come in time ([`Error::outcome_unknown`]), an
 //!   [id](Push::id) makes it safe to repeat it.
-//! - *Expired session*: what was taken is free again. [`Item::done`] fails with [`Error::Lost`].
+//! - *Expired session*: what was taken is free again. [`Item::lost`] has resolved before; [`Item::done`]
+//!   fails with [`Error::Lost`].
 //! - *Paused process*: if for longer than the session timeout, its items go to others while it still
 //!   believes to have them: work on an item should bear to be done twice, or carry the
 //!   [token](Item::token).
