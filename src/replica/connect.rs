@@ -126,17 +126,25 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// Ask a new leader, or over a new link, for all that are not resumed yet: what an earlier
-    /// leader consented to may depend on transactions that never come.
+    /// Ask a new leader, or over a new link, for all that are not resumed yet.
     pub(super) fn ask_to_resume_again(&mut self) {
+        self.forget_grants();
         let waiting: Vec<ConnId> = self.handshakes.iter().copied().collect();
         for conn in waiting {
+            self.ask_to_resume(conn);
+        }
+    }
+
+    /// What an earlier leader consented to does not count: it may depend on transactions that never
+    /// come, and the next leader may have proposed what the session asked for elsewhere.
+    pub(super) fn forget_grants(&mut self) {
+        for conn in &self.handshakes {
             if let Some(Client { state: State::Resuming(resuming), .. }) =
-                self.clients.get_mut(&conn)
+                self.clients.get_mut(conn)
+                && matches!(resuming.granted, Some((Grant::Claim(_), _)))
             {
                 resuming.granted = None;
             }
-            self.ask_to_resume(conn);
         }
     }
 

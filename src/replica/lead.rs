@@ -547,11 +547,7 @@ impl<N: Nodes> Replica<N> {
                         let message = PeerMessage::Counted { epoch, report, refused };
                         self.out.send.push((server, message));
                     }
-                    Asker::Judge(candidate) => {
-                        if let Part::Leading(lead) = &mut self.part {
-                            lead.candidates.push_back((commit, candidate));
-                        }
-                    }
+                    Asker::Judge(candidate) => self.judge_at(candidate, commit),
                     Asker::Follower(server, read) => {
                         let message = PeerMessage::ReadAt { epoch, read, commit };
                         self.out.send.push((server, message));

@@ -74,39 +74,54 @@ impl<N: Nodes> Replica<N> {
         session: SessionId,
         secret: Secret,
     ) {
-        if self.leading(epoch).is_some() {
-            self.judge(Candidate { server: from, conn, session, secret }, false);
+        if let Some(lead) = self.leading(epoch) {
+            lead.asking.push(Asker::Judge(Candidate { server: from, conn, session, secret }));
         }
     }
 
     /// One of this server's own clients wants to resume a session.
     pub(super) fn attach_own(&mut self, conn: ConnId, session: SessionId, secret: Secret) {
         let server = self.config.zab.id;
-        self.judge(Candidate { server, conn: conn.0, session, secret }, false);
+        if let Part::Leading(lead) = &mut self.part {
+            lead.asking.push(Asker::Judge(Candidate { server, conn: conn.0, session, secret }));
+        }
     }
 
-    /// Judge those again for whom this server has asked whether it still leads, now that it has
-    /// applied everything that was committed at that time.
+    /// Judge one of whom it was asked when this server still led and that was committed. To say that
+    /// there is no such session it must have applied all of that.
+    pub(super) fn judge_at(&mut self, candidate: Candidate, commit: Zxid) {
+        if self.knows(candidate) {
+            self.judge(candidate);
+        } else if let Part::Leading(lead) = &mut self.part {
+            lead.candidates.push_back((commit, candidate));
+        }
+    }
+
+    /// Judge those for whom this server had to apply more.
     pub(super) fn judge_again(&mut self) {
         while let Part::Leading(lead) = &mut self.part
             && lead.candidates.front().is_some_and(|&(commit, _)| commit <= self.applied)
             && let Some((_, candidate)) = lead.candidates.pop_front()
         {
-            self.judge(candidate, true);
+            self.judge(candidate);
         }
     }
 
-    /// Let a session move, or say that there is no such session. For the latter the leader must be
-    /// certain that it knows the latest state: it may have been replaced without its knowledge.
-    fn judge(&mut self, candidate: Candidate, certain: bool) {
-        let Candidate { server, session, secret, .. } = candidate;
-        let Part::Leading(lead) = &mut self.part else { return };
+    /// Whether the session is there or proposed, and the candidate's.
+    fn knows(&self, candidate: Candidate) -> bool {
+        let Candidate { session, secret, .. } = candidate;
+        let Part::Leading(lead) = &self.part else { return false };
         let applied = self.nodes.session(session).map(|record| record.secret);
-        let right = applied.or_else(|| lead.proposed_secret(session)) == Some(secret);
-        if !right && !certain {
-            lead.asking.push(Asker::Judge(candidate));
-            return;
-        }
+        applied.or_else(|| lead.proposed_secret(session)) == Some(secret)
+    }
+
+    /// Let a session move, or say that there is no such session. This server led when it was asked:
+    /// had it been replaced without its knowledge, the session might have ended, or have asked for
+    /// more elsewhere.
+    fn judge(&mut self, candidate: Candidate) {
+        let Candidate { server, session, secret, .. } = candidate;
+        let right = self.knows(candidate);
+        let Part::Leading(lead) = &mut self.part else { return };
         if !right && local::may_be_local(session, secret) {
             self.mourn(candidate);
             return;

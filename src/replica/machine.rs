@@ -359,6 +359,7 @@ impl<N: Nodes> Replica<N> {
             Part::Leading(lead) => self.take_back(*lead),
         }
         self.unsend();
+        self.forget_grants();
     }
 
     /// Forget to whom writes were sent. The connections of those that must not be sent twice are
