@@ -41,11 +41,6 @@ pub const CLIENT_ANSWERS_BYTES: usize = 56 << 20;
 pub const CLIENTS_OUTBOX_BYTES: usize = 1 << 30;
 /// Nothing more is read from a client while requests of so many bytes have no answer.
 pub const ASKED_BYTES: usize = 1 << 20;
-/// The same for all clients of a server: while somebody has a request without an answer, nothing more
-/// is read from it than is left of this for each.
-pub const ALL_ASKED_BYTES: usize = PENDING_BYTES / 2;
-/// What a request costs beside its bytes while it has no answer: an estimate.
-pub const REQUEST_COST_BYTES: usize = 150;
 /// The largest frame that a client of the ZooKeeper protocol may send, in bytes: the default of
 /// ZooKeeper's `jute.maxbuffer`.
 pub const JUTE_FRAME_BYTES: usize = 0xf_ffff;

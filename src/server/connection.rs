@@ -27,10 +27,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 use tokio_util::io::poll_read_buf;
 
-use crate::limits::{
-    ALL_ASKED_BYTES, ASKED_BYTES, CLIENT_ANSWERS_BYTES, CLIENT_OUTBOX_BYTES, IN_FLIGHT,
-    REQUEST_COST_BYTES,
-};
+use crate::limits::{ASKED_BYTES, CLIENT_ANSWERS_BYTES, CLIENT_OUTBOX_BYTES, IN_FLIGHT};
 use crate::net::{Place, ReadHalf, WriteHalf};
 use crate::replica::{ConnId, Input};
 use crate::wire::words::{ConnectionFacts, Traffic};
@@ -83,8 +80,8 @@ pub(super) struct State {
     socket: Option<Rc<WriteHalf>>,
     wire: Wire,
     waiting: BytesMut,
-    /// How much of it, and of `asked_bytes`, is counted among that of all clients.
-    counted: (usize, usize),
+    /// How much of it is counted among what waits for all clients.
+    counted: usize,
     /// A task is at it, because the socket was full.
     draining: bool,
     /// Close once everything in `waiting` is sent.
@@ -117,7 +114,7 @@ pub(super) struct State {
 struct Asked {
     kind: Option<Kind>,
     at_us: u64,
-    /// What it costs while it has no answer.
+    /// Its bytes, as far as they came with it.
     bytes: u32,
     /// It may cost far more than its answer shows: nothing more is read until it has its answer.
     is_heavy: bool,
@@ -140,7 +137,7 @@ impl Client {
             socket: Some(Rc::new(socket)),
             wire,
             waiting: BytesMut::new(),
-            counted: (0, 0),
+            counted: 0,
             draining: false,
             ending: false,
             dirty: false,
@@ -164,8 +161,6 @@ impl Client {
     pub(super) fn close(&self) -> bool {
         let mut state = self.state.borrow_mut();
         state.waiting = BytesMut::new();
-        state.asked = VecDeque::new();
-        state.asked_bytes = 0;
         self.cut.notify_one();
         state.socket.take().is_some()
     }
@@ -237,11 +232,9 @@ impl State {
         self.waiting.len() > CLIENT_OUTBOX_BYTES + self.answers.min(CLIENT_ANSWERS_BYTES)
     }
 
-    fn ask(&mut self, clients: &Clients, kind: Option<Kind>, bytes: usize, is_heavy: bool) {
-        let bytes = u32::try_from(bytes + REQUEST_COST_BYTES).unwrap_or(u32::MAX);
-        self.asked_bytes += bytes as usize;
-        self.asked.push_back(Asked { kind, at_us: clients.clock.micros(), bytes, is_heavy });
-        clients.recount(self);
+    fn ask(&mut self, asked: Asked) {
+        self.asked_bytes += asked.bytes as usize;
+        self.asked.push_back(asked);
     }
 
     /// Counts the oldest request in flight as answered.
@@ -285,10 +278,9 @@ impl State {
         self.waiting.len()
     }
 
-    /// Counts the bytes that wait to be sent, and those of requests without an answer: what was
-    /// counted before, and what is now.
-    pub(super) fn recount(&mut self) -> ((usize, usize), (usize, usize)) {
-        let before = mem::replace(&mut self.counted, (self.waiting.len(), self.asked_bytes));
+    /// Counts the bytes that wait: what was counted before, and what is now.
+    pub(super) fn recount(&mut self) -> (usize, usize) {
+        let before = mem::replace(&mut self.counted, self.waiting.len());
         (before, self.counted)
     }
 
@@ -323,22 +315,21 @@ impl State {
     }
 
     /// Lets the task read on if it waits and may.
-    pub(super) fn wants_resume(&mut self, clients: &Clients) -> bool {
-        let resume = self.paused && self.may_read(clients);
+    pub(super) fn wants_resume(&mut self) -> bool {
+        let resume = self.paused && self.may_read();
         if resume {
             self.paused = false;
         }
         resume
     }
 
-    fn may_read(&self, clients: &Clients) -> bool {
-        let share = ASKED_BYTES.min(ALL_ASKED_BYTES.saturating_sub(clients.asked()));
+    fn may_read(&self) -> bool {
         self.socket.is_none()
             || (!self.ending
                 && !self.wire.is_leaving()
                 && self.asked.back().is_none_or(|asked| !asked.is_heavy)
                 && self.asked.len() + self.pings < self.allowance
-                && (self.asked.is_empty() || self.asked_bytes < share)
+                && self.asked_bytes < ASKED_BYTES
                 && self.waiting.len() < PAUSE_BYTES)
     }
 
@@ -483,7 +474,7 @@ async fn listen(
             if state.socket.is_none() {
                 break;
             }
-            state.paused = !state.may_read(clients);
+            state.paused = !state.may_read();
             state.held_back |= state.paused;
             state.paused
         };
@@ -493,7 +484,7 @@ async fn listen(
         }
         let before = reader.received.len();
         let said = client.state.borrow_mut().next(&mut reader.received)?;
-        let bytes = before - reader.received.len();
+        let bytes = u32::try_from(before - reader.received.len()).unwrap_or(u32::MAX);
         match said {
             Some(inbound) => match credentials(&inbound) {
                 Some((xid, credentials)) => check(clients, client, xid, &credentials, bytes).await,
@@ -526,11 +517,12 @@ async fn check(
     client: &Rc<Client>,
     xid: Xid,
     credentials: &Bytes,
-    bytes: usize,
+    bytes: u32,
 ) {
     let kind =
         Kind::of(&Op::Authenticate { scheme: String::new(), credentials: Credentials::default() });
-    client.state.borrow_mut().ask(clients, Some(kind), bytes, false);
+    let at_us = clients.clock.micros();
+    client.state.borrow_mut().ask(Asked { kind: Some(kind), at_us, bytes, is_heavy: false });
     let (id, result) = clients.passwords.check(client.address, credentials).await;
     if result == Err(ErrorCode::Throttled) {
         clients.send_away(client);
@@ -558,11 +550,13 @@ fn admit(
     clients: &Clients,
     client: &Client,
     inbound: Inbound,
-    bytes: usize,
+    bytes: u32,
 ) -> Result<(), Malformed> {
     let conn = client.id;
     let mut state = client.state.borrow_mut();
-    let mut ask = |kind, is_heavy| state.ask(clients, kind, bytes, is_heavy);
+    let mut ask = |kind, is_heavy| {
+        state.ask(Asked { kind, at_us: clients.clock.micros(), bytes, is_heavy });
+    };
     match inbound {
         Inbound::Message(ClientMessage::Connect(_)) => {
             return Err(Malformed("a second handshake".into()));
