@@ -81,7 +81,7 @@ impl Locals {
         self.table.get(&session).is_some_and(|local| local.secret == secret)
     }
 
-    /// Whether it is about to be opened for all servers.
+    /// Whether it may be about to be opened for all servers.
     pub(super) fn is_opening(&self, session: SessionId) -> bool {
         self.table.get(&session).is_some_and(|local| local.opening.is_some())
     }
@@ -208,13 +208,12 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// A client that has written nothing ends its session, if that is so; whether it is.
+    /// A client that has written nothing ends its session, if that is so; whether it is. What was to
+    /// open the session may still do that, even if nobody waits for it any more.
     pub(super) fn close_local(&mut self, conn: ConnId, xid: Xid) -> bool {
         let Some(client) = self.clients.get(&conn) else { return false };
         let State::Local(Kept { session, .. }) = client.state else { return false };
-        let opening = self.locals.table.get(&session).and_then(|local| local.opening);
-        let is_opening = opening.is_some_and(|tag| self.pendings.get_mut(tag).is_some());
-        if is_opening || !client.queue.is_empty() {
+        if self.locals.is_opening(session) || !client.queue.is_empty() {
             return false;
         }
         self.locals.table.remove(&session);
