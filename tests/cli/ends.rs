@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 
 use super::failover::wire;
 use super::held::{Aside, send, wait_until};
-use super::{Dev, Killed, text};
+use super::{Dev, Killed, conclave, text};
 
 /// A command whose servers are not there.
 fn to_nobody(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_conclave"));
+    let mut command = conclave();
     command.args(args).args(["--servers", "127.0.0.1:1", "--timeout", "1"]);
     command
 }

@@ -11,14 +11,14 @@ use tempfile::TempDir;
 use super::chaos::Wire;
 use super::harness::Cluster;
 use super::held::{Aside, wait_until};
-use super::text;
+use super::{conclave, text};
 
 /// A command that goes on until it is told to end, and says so.
 const UNTIL_TOLD: &str =
     "trap 'echo told; exit 4' TERM; echo $CONCLAVE_TOKEN; while :; do sleep 0.1; done";
 
 fn command(servers: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_conclave"));
+    let mut command = conclave();
     command.args(args).env("CONCLAVE_SERVERS", servers);
     command
 }

@@ -28,6 +28,14 @@ use ports::Ports;
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// The program, with no signal ignored, whatever those ignore who run the tests: a job in the background
+/// of a shell ignores the keys of the terminal.
+fn conclave() -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal", env!("CARGO_BIN_EXE_conclave")]);
+    command
+}
+
 /// `conclave dev` with one server; it ends with this value.
 struct Dev {
     process: Child,
@@ -55,7 +63,7 @@ impl Dev {
 
     /// A command against the server.
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_conclave"));
+        let mut command = conclave();
         command.args(args).env("CONCLAVE_SERVERS", self.servers());
         command
     }

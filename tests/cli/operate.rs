@@ -8,7 +8,7 @@ use super::held::{Aside, wait_until};
 use super::{Dev, Ports, TempDir};
 
 fn conclave(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_conclave"));
+    let mut command = super::conclave();
     command.args(args).stdin(Stdio::null());
     command
 }
