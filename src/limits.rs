@@ -31,11 +31,11 @@ pub const PEER_OUTBOX_BYTES: usize = 64 << 20;
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 /// The bytes waiting to be sent to one client, after which it is dropped as a slow consumer.
 pub const CLIENT_OUTBOX_BYTES: usize = 8 << 20;
+/// The bytes of answers to what a client asked at once that may wait beside that.
+pub const CLIENT_ANSWERS_BYTES: usize = 56 << 20;
 /// The bytes of events of the past that a watch is told when it is set: what is more is a gap. An
 /// estimate.
 pub const CATCH_UP_BYTES: usize = 6 << 20;
-/// The bytes of answers to what a client asked at once that may wait beside that.
-pub const CLIENT_ANSWERS_BYTES: usize = 56 << 20;
 /// The bytes waiting to be sent to all clients of a server, after which the one with most of them is
 /// dropped.
 pub const CLIENTS_OUTBOX_BYTES: usize = 1 << 30;
