@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle as Runtime;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -103,9 +104,11 @@ impl Builder {
     /// Opens a session. Must be called within a tokio runtime, which drives the client.
     ///
     /// # Errors
-    /// If the description is not valid, no server opens a session within the connect timeout, or
-    /// an identity is refused.
+    /// If the description is not valid, the caller is not in a tokio runtime, no server opens a
+    /// session within the connect timeout, or an identity is refused.
     pub async fn connect(self) -> Result<Client, Error> {
+        let runtime = Runtime::try_current()
+            .map_err(|_| Error::Config("a client is to be connected in a tokio runtime".into()))?;
         let chroot = Chroot::at(self.chroot.as_str().into_path()?);
         let servers = self.server_names()?;
         let session_timeout_ms = millis("session timeout", self.session_timeout)?;
@@ -121,7 +124,7 @@ impl Builder {
         let (ready, is_ready) = oneshot::channel();
         let driver = Driver::new(Arc::clone(&shared), config, dialer, connector, attempt, ready);
         let client = Client { handle: Arc::new(Handle { shared: Arc::clone(&shared) }), chroot };
-        tokio::spawn(driver.run());
+        runtime.spawn(driver.run());
         match timeout(self.connect_timeout, is_ready).await {
             Ok(Ok(opened)) => opened?,
             // The driver is gone only if the runtime is being shut down.

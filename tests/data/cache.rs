@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use conclave_client::recipes::Error;
 use conclave_client::recipes::cache::{Cache, CacheChanges, CacheItem, CacheStatus, View};
+use conclave_client::recipes::members::{Group, MemberChange};
 use conclave_client::{Client, ErrorCode, ZPath};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -141,6 +142,11 @@ async fn a_cache_that_was_away_for_too_long_reads_everything_again() {
     let far = wire.client(Duration::from_secs(60)).await;
     let cache = Cache::tree(&far, "/t").await.unwrap();
     let mut changes = cache.changes().unwrap();
+    let group = Group::new(&admin, "/group").unwrap();
+    let me = group.join("me", "here").await.unwrap();
+    let members = Group::new(&far, "/group").unwrap().members().await.unwrap();
+    let (known, mut member_changes) = members.follow().unwrap();
+    assert_eq!(known, BTreeMap::from([("me".into(), "here".into())]));
     wire.cut();
     eventually("the cache is behind", async || {
         (cache.status() == CacheStatus::Behind).then_some(())
@@ -156,6 +162,18 @@ async fn a_cache_that_was_away_for_too_long_reads_everything_again() {
     cache.sync().await.unwrap();
     assert_eq!(cache.get("/t").unwrap().unwrap().bytes(), b"last");
     assert_eq!(changes.next().await.unwrap().unwrap(), CacheItem::Gap);
+    // Who follows the members is told nothing that is older than what the gap shows.
+    members.sync().await.unwrap();
+    for data in ["new", "newer"] {
+        me.set(data).await.unwrap();
+    }
+    members.sync().await.unwrap();
+    let shown = member_changes.next().await.unwrap().unwrap();
+    let now = BTreeMap::from([("me".into(), "newer".into())]);
+    assert_eq!(shown, MemberChange::Gap { members: now });
+    me.set("newest").await.unwrap();
+    let next = member_changes.next().await.unwrap().unwrap();
+    assert_eq!(next, MemberChange::Here { name: "me".into(), data: "newest".into() });
 }
 
 #[tokio::test]

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use conclave_client::Client;
 use conclave_client::recipes::Error;
 use conclave_client::recipes::config::{
-    Change, Kind, Layer, Live, LiveItem, Origin, Place, Registry, Revision, SETTING_BYTES, Schema,
-    Secret,
+    Change, Follower, Kind, Layer, Live, LiveItem, Origin, Place, Registry, Revision,
+    SETTING_BYTES, Schema, Secret, Setting,
 };
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
@@ -34,6 +36,21 @@ where
             LiveItem::Gap => {}
         }
     }
+}
+
+/// Where the setting `limit` has its value, for everybody.
+const LIMIT: &str = "/config/live/default/values/limit";
+
+/// The setting `limit`, which is 1, who follows it, and what its node holds.
+async fn limit_of_one(client: &Client) -> (Setting<u32>, Follower, Live<u32>, Bytes) {
+    let registry = Registry::new(client, "/config").unwrap();
+    let setting = registry.setting::<u32>("limit").unwrap();
+    setting.set(&Layer::Default, &1).await.unwrap();
+    let follower = registry.follow(Place::new()).await.unwrap();
+    let mut live = follower.live(&setting).unwrap();
+    assert_eq!(value(&mut live).await, Some(1));
+    let data = client.get(LIMIT).await.unwrap().data.unwrap();
+    (setting, follower, live, data)
 }
 
 #[tokio::test]
@@ -159,25 +176,18 @@ async fn no_error_shows_what_is_stored() {
 async fn a_revision_after_which_none_can_come_is_told() {
     let cluster = Cluster::start(1).await;
     let client = cluster.client().await;
-    let registry = Registry::new(&client, "/config").unwrap();
-    let setting = registry.setting::<u32>("limit").unwrap();
-    setting.set(&Layer::Default, &1).await.unwrap();
-    let follower = registry.follow(Place::new()).await.unwrap();
-    let mut live = follower.live(&setting).unwrap();
-    assert_eq!(value(&mut live).await, Some(1));
-    let path = "/config/live/default/values/limit";
-    let good = client.get(path).await.unwrap().data.unwrap();
+    let (setting, _, mut live, good) = limit_of_one(&client).await;
     let last = format!("{{\"revision\":{},\"change\":\"set\"}}\n1", u64::MAX);
-    client.set(path, last).await.unwrap();
+    client.set(LIMIT, last).await.unwrap();
     let told = live.next().await.unwrap();
     assert!(matches!(told, Err(Error::Malformed { .. })), "{told:?}");
     let error = setting.set(&Layer::Default, &2).await.unwrap_err();
     assert!(matches!(error, Error::Malformed { .. }), "{error}");
-    client.set(path, good).await.unwrap();
+    client.set(LIMIT, good).await.unwrap();
     assert_eq!(value(&mut live).await, Some(1));
     let history = format!("/config/history/default/limit/{}", u64::MAX);
     client.create(history, "").await.unwrap();
-    client.delete(path).await.unwrap();
+    client.delete(LIMIT).await.unwrap();
     let error = setting.set(&Layer::Default, &2).await.unwrap_err();
     assert!(matches!(error, Error::Foreign { .. }), "{error}");
 }
@@ -227,26 +237,19 @@ async fn a_group_sees_a_change_first() {
 async fn a_value_edited_by_hand_is_told_and_the_next_one_follows() {
     let cluster = Cluster::start(1).await;
     let client = cluster.client().await;
-    let registry = Registry::new(&client, "/config").unwrap();
-    let setting = registry.setting::<u32>("limit").unwrap();
-    setting.set(&Layer::Default, &1).await.unwrap();
-    let follower = registry.follow(Place::new()).await.unwrap();
-    let mut live = follower.live(&setting).unwrap();
-    assert_eq!(value(&mut live).await, Some(1));
-    let path = "/config/live/default/values/limit";
-    let good = client.get(path).await.unwrap().data.unwrap();
-    client.set(path, "oops").await.unwrap();
+    let (setting, follower, mut live, good) = limit_of_one(&client).await;
+    client.set(LIMIT, "oops").await.unwrap();
     let told = live.next().await.unwrap();
     assert!(matches!(told, Err(Error::Malformed { .. })), "{told:?}");
     assert!(matches!(setting.set(&Layer::Default, &2).await, Err(Error::Malformed { .. })));
-    client.set(path, good).await.unwrap();
+    client.set(LIMIT, good).await.unwrap();
     assert_eq!(value(&mut live).await, Some(1));
     // Deleted by hand, its numbers go on where they were.
-    client.delete(path).await.unwrap();
+    client.delete(LIMIT).await.unwrap();
     assert_eq!(value(&mut live).await, None);
     assert_eq!(setting.set(&Layer::Default, &2).await.unwrap(), Revision(2));
     assert_eq!(value(&mut live).await, Some(2));
-    client.delete(path).await.unwrap();
+    client.delete(LIMIT).await.unwrap();
     assert_eq!(value(&mut live).await, None);
     let edited = setting.edit(&Layer::Default, |now| now.is_none().then_some(3)).await;
     assert_eq!(edited.unwrap(), Some(Revision(3)));

@@ -1,6 +1,7 @@
 //! What no recipe was made for: names that are none, nodes by hand, sessions that are over. Each is
 //! told by an error that says what it is; nothing hangs, and nothing is made up.
 
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use conclave_client::Client;
@@ -124,11 +125,20 @@ fn what_is_made_outside_of_a_runtime() {
     needs_one(Queue::new(&client, "/queue").err());
     needs_one(TwoPhase::new(&client, "/tx").err());
     needs_one(Mutex::new(&client, "/mutex").err());
-    let mut opening = std::pin::pin!(Cache::tree(&client, "/cache").into_future());
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match opening.as_mut().poll(&mut context) {
-        std::task::Poll::Ready(opened) => needs_one(opened.err()),
-        std::task::Poll::Pending => panic!("it would start a task that nothing drives"),
+    needs_one(at_once(Cache::tree(&client, "/cache").into_future()).err());
+    needs_one(at_once(Partitioner::join(&client, "/parts", "a", partitions())).err());
+    needs_one(at_once(Group::new(&client, "/group").unwrap().join("a", "")).err());
+    needs_one(at_once(KeptNode::ttl(&client, "/kept", "", HOUR).create()).err());
+    let again = at_once(Client::connect(cluster.addresses()));
+    assert!(matches!(again, Err(conclave_client::Error::Config(_))), "{again:?}");
+}
+
+/// What comes of it without any wait.
+fn at_once<T>(work: impl Future<Output = T>) -> T {
+    let mut context = Context::from_waker(Waker::noop());
+    match std::pin::pin!(work).poll(&mut context) {
+        Poll::Ready(outcome) => outcome,
+        Poll::Pending => panic!("it would start a task that nothing drives"),
     }
 }
 

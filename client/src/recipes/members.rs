@@ -12,10 +12,10 @@
 //! let me = group.join("worker-7", "10.0.0.7:8080").await?;
 //!
 //! let members = group.members().await?;
-//! for (name, data) in members.all()? {
+//! let (now, mut changes) = members.follow()?;
+//! for (name, data) in now {
 //!     println!("{name}: {data:?}");
 //! }
-//! let mut changes = members.changes()?;
 //! while let Some(change) = changes.next().await {
 //!     println!("{:?}", change?);
 //! }
@@ -56,8 +56,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Error;
-use super::cache::{Cache, CacheChanges, CacheItem};
+use super::cache::{Cache, CacheChanges, CacheItem, CachedNode, View};
 use super::owned::patience;
+use super::place::runtime;
 use super::support::{child, ensure, later};
 use crate::chroot::IntoPath;
 use crate::{Client, Lifetime, Watch, WatchItem};
@@ -191,8 +192,10 @@ impl Joining {
     /// Creates the node, and keeps it.
     ///
     /// # Errors
-    /// [`Error::Taken`] if the name is another session's; [`Error::Name`] if it cannot be used.
+    /// [`Error::Taken`] if the name is another session's; [`Error::Name`] if it cannot be used;
+    /// [`Error::Config`] if the caller is not in a tokio runtime.
     pub async fn create(self) -> Result<KeptNode, Error> {
+        let runtime = runtime(RECIPE)?;
         let path = self.path?;
         let keeper = Keeper {
             client: self.client,
@@ -205,7 +208,8 @@ impl Joining {
         let (orders, ordered) = mpsc::unbounded_channel();
         let (has_ended, ended) = watch::channel(None);
         let (told, outcome) = oneshot::channel();
-        tokio::spawn(keeper.begin(later(Instant::now(), self.patience), ordered, told, has_ended));
+        let patience = later(Instant::now(), self.patience);
+        runtime.spawn(keeper.begin(patience, ordered, told, has_ended));
         let node = KeptNode { path, orders, ended };
         match outcome.await {
             Ok(outcome) => outcome.map(|()| node),
@@ -550,8 +554,11 @@ pub enum MemberChange {
         /// The name.
         name: String,
     },
-    /// Changes are missing here: look at all members.
-    Gap,
+    /// Changes are missing here. What comes next is later than what is shown.
+    Gap {
+        /// All members now with their data, by name.
+        members: BTreeMap<String, Bytes>,
+    },
 }
 
 impl Members {
@@ -560,12 +567,7 @@ impl Members {
     /// # Errors
     /// If the session is over; [`Error::Foreign`] if a node has come that is no session's.
     pub fn all(&self) -> Result<BTreeMap<String, Bytes>, Error> {
-        self.cache.read(|view| {
-            let member = |(path, node): (&ZPath, &super::cache::CachedNode)| {
-                (path.name().to_owned(), node.data.clone().unwrap_or_default())
-            };
-            view.iter().map(member).collect()
-        })
+        self.cache.read(by_name)
     }
 
     /// The names of all members, in order.
@@ -576,12 +578,22 @@ impl Members {
         self.cache.read(|view| view.iter().map(|(path, _)| path.name().to_owned()).collect())
     }
 
-    /// Each change from now on.
+    /// All members with their data, by name, and each change from this very state on.
     ///
     /// # Errors
-    /// If the session is over.
+    /// As [`all`](Members::all).
+    pub fn follow(&self) -> Result<(BTreeMap<String, Bytes>, MemberChanges), Error> {
+        let (members, changes) = self.cache.follow(by_name)?;
+        Ok((members, MemberChanges { cache: self.cache.clone(), changes, has_ended: false }))
+    }
+
+    /// Each change from now on. What [`all`](Members::all) shows when it is asked after this may be
+    /// later than what is told then: see [`follow`](Members::follow).
+    ///
+    /// # Errors
+    /// As [`all`](Members::all).
     pub fn changes(&self) -> Result<MemberChanges, Error> {
-        Ok(MemberChanges { changes: self.cache.changes()? })
+        self.follow().map(|(_, changes)| changes)
     }
 
     /// Waits until everything that was acknowledged to anybody before now is seen here.
@@ -593,25 +605,44 @@ impl Members {
     }
 }
 
-/// The changes of a group, as a stream.
+fn by_name(view: &View) -> BTreeMap<String, Bytes> {
+    let data = |node: &CachedNode| node.data.clone().unwrap_or_default();
+    view.iter().map(|(path, node)| (path.name().to_owned(), data(node))).collect()
+}
+
+/// The changes of a group, as a stream: each is later than those before.
+#[derive(Debug)]
 pub struct MemberChanges {
+    cache: Cache,
     changes: CacheChanges,
+    /// Whether the end was told.
+    has_ended: bool,
 }
 
 impl MemberChanges {
     /// The next change. The last item is the error that ended it; then comes `None`.
+    ///
+    /// Safe to be cancelled.
     pub async fn next(&mut self) -> Option<Result<MemberChange, Error>> {
-        let item = self.changes.next().await?;
-        Some(item.map(|item| match item {
-            CacheItem::Changed { path, after: Some(node), .. } => MemberChange::Here {
+        if self.has_ended {
+            return None;
+        }
+        Some(match self.changes.next().await? {
+            Ok(CacheItem::Changed { path, after: Some(node), .. }) => Ok(MemberChange::Here {
                 name: path.name().to_owned(),
                 data: node.data.unwrap_or_default(),
-            },
-            CacheItem::Changed { path, after: None, .. } => {
-                MemberChange::Left { name: path.name().to_owned() }
+            }),
+            Ok(CacheItem::Changed { path, after: None, .. }) => {
+                Ok(MemberChange::Left { name: path.name().to_owned() })
             }
-            CacheItem::Gap => MemberChange::Gap,
-        }))
+            // What waits in the old stream may be older than what is shown.
+            Ok(CacheItem::Gap) => self.cache.follow(by_name).map(|(members, changes)| {
+                self.changes = changes;
+                MemberChange::Gap { members }
+            }),
+            Err(error) => Err(error),
+        })
+        .inspect(|item| self.has_ended = item.is_err())
     }
 }
 

@@ -56,6 +56,7 @@ use super::cache::{Cache, CacheChanges};
 use super::doubt::{certainty, is_suspect, suspicion};
 use super::members::{Group, KeptNode, MemberChanges, Members};
 use super::owned::delete_in_background;
+use super::place::runtime;
 use super::support::{child, ensure};
 use super::{Error, Loss, Stake, Token};
 use crate::chroot::IntoPath;
@@ -136,13 +137,14 @@ impl Partitioner {
     ///
     /// # Errors
     /// [`Error::Name`] if a name cannot be part of a path, [`Error::Taken`] if another session has
-    /// it, [`Error::Config`] if there are no partitions.
+    /// it, [`Error::Config`] if there are no partitions, or the caller is not in a tokio runtime.
     pub async fn join(
         client: &Client,
         path: impl IntoPath,
         name: &str,
         partitions: impl IntoIterator<Item = String>,
     ) -> Result<Partitioner, Error> {
+        let runtime = runtime(RECIPE)?;
         let path = path.into_path()?;
         let partitions: BTreeSet<String> = partitions.into_iter().collect();
         let owners = child(&path, "owners")?;
@@ -159,7 +161,7 @@ impl Partitioner {
         let locks = Cache::children(client, &owners).without_data().await?;
         Ok(Partitioner {
             client: client.clone(),
-            runtime: Handle::current(),
+            runtime,
             owners,
             name: name.to_owned(),
             partitions,

@@ -199,8 +199,7 @@ impl Members {
 
     async fn work(&self, client: &Client, path: &str) -> anyhow::Result<ExitCode> {
         let members = Group::new(client, path)?.members().await?;
-        let mut changes = members.changes()?;
-        let mut known = members.all()?;
+        let (mut known, mut changes) = members.follow()?;
         for (name, data) in &known {
             self.print("here", name, Some(data));
         }
@@ -220,7 +219,7 @@ impl Members {
                         now.remove(&name);
                         now
                     }
-                    MemberChange::Gap => members.all()?,
+                    MemberChange::Gap { members } => members,
                 };
                 self.print_changes(&known, &now);
                 known = now;
