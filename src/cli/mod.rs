@@ -156,7 +156,11 @@ fn wait_for(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
 
 /// Runs a command that measures, on this thread with all that belongs to it.
 fn measure(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    Builder::new_current_thread().enable_all().build()?.block_on(command)
+    let outcome = Builder::new_current_thread().enable_all().build()?.block_on(command);
+    outcome.or_else(|error| {
+        let Unprinted(why) = error.downcast()?;
+        end_unprinted(&why)
+    })
 }
 
 /// Runs something until it is done, or Ctrl-C or a request to terminate comes: then `None`.
@@ -181,7 +185,12 @@ fn tell(what: &str) {
 /// program quietly, as it does other tools; anything else (a full disk) ends it, too, and is told
 /// of, with a code that is no answer of any command.
 fn printed(outcome: io::Result<()>) {
-    let Err(error) = outcome else { return };
+    if let Err(error) = outcome {
+        end_unprinted(&error);
+    }
+}
+
+fn end_unprinted(error: &io::Error) -> ! {
     if error.kind() == ErrorKind::BrokenPipe {
         exit(READER_LEFT);
     }
@@ -202,3 +211,18 @@ macro_rules! say {
     }};
 }
 use say;
+
+/// What was asked for could not be printed by a command that has others to end before it ends.
+#[derive(Debug, thiserror::Error)]
+#[error("writing to standard output")]
+struct Unprinted(#[source] io::Error);
+
+/// Prints a line of what the user asked for. If that fails, so does the command, and ends then as after
+/// [`say`].
+macro_rules! try_say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        writeln!(std::io::stdout(), $($text)*).map_err($crate::cli::Unprinted)
+    }};
+}
+use try_say;

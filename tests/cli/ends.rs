@@ -2,10 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _, pipe};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use tempfile::TempDir;
+
 use super::failover::wire;
-use super::held::{Aside, send, wait_until};
+use super::held::{Aside, runs, send, wait_until};
+use super::ports::Ports;
 use super::{Dev, Killed, conclave, text};
 
 /// A command whose servers are not there.
@@ -98,6 +102,41 @@ fn a_reader_who_goes_away_ends_a_command_quietly() {
         assert_eq!(output.status.code(), Some(141), "{args:?}: {}", text(&output.stderr));
         assert_eq!(text(&output.stderr), "", "{args:?}");
     }
+}
+
+/// A benchmark of a server of its own, whose temporary directories are in that one.
+fn bench(port: u16, seconds: &str, temporary: &Path) -> Command {
+    let mut command = conclave();
+    command.args(["bench", "get", "--clients", "1", "--spawn", "1", "--seconds", seconds]);
+    command.args(["--port-base", &port.to_string()]).env("TMPDIR", temporary);
+    command
+}
+
+#[test]
+fn a_benchmark_that_nobody_reads_leaves_nothing_behind() {
+    let (home, ports) = (TempDir::new().unwrap(), Ports::claim());
+    let left = || fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path());
+    let unread = || {
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        let output = bench(ports.first() + 10, "1", home.path()).stdout(writer).output().unwrap();
+        assert_eq!(output.status.code(), Some(141), "{}", text(&output.stderr));
+        assert_eq!(text(&output.stderr), "");
+    };
+    unread();
+    assert_eq!(left().count(), 0);
+    // Who is killed leaves its directory behind, in which no server goes on.
+    let mut killed = Aside::of(bench(ports.first(), "600", home.path()));
+    assert!(killed.line().starts_with("wire"));
+    let dir = left().next().unwrap();
+    unread();
+    assert!(dir.exists(), "its run goes on");
+    let server = fs::read_to_string(dir.join("1/pid")).unwrap();
+    killed.signal("KILL");
+    wait_until("the server ends, too", || !runs(server.trim()));
+    assert!(dir.exists());
+    unread();
+    assert_eq!(left().count(), 0, "the next run has removed it");
 }
 
 #[test]

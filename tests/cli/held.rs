@@ -68,7 +68,7 @@ pub(super) fn send(pid: &str, signal: &str) {
     assert!(Command::new("kill").args(["-s", signal, pid]).status().unwrap().success());
 }
 
-fn runs(pid: &str) -> bool {
+pub(super) fn runs(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z")
 }
@@ -275,6 +275,31 @@ fn the_exit_code_of_a_command_does_not_wait_for_servers_that_are_away() {
         }
         assert_eq!(holder.code(), Some(7), "{holds} --timeout {timeout}");
         drop(frozen);
+    }
+}
+
+#[test]
+fn nobody_has_to_wait_to_be_rid_of_an_item_for_servers_that_are_away() {
+    let dev = Dev::start();
+    for (outcome, code) in [("exit 7", 7), ("true", 128 + 2)] {
+        dev.ask(&["queue", "push", "a", "work"]);
+        let end = dev.home.path().join(format!("{code}"));
+        let work =
+            format!("echo $$; until test -e {}; do sleep 0.1; done; {outcome}", end.display());
+        let args = ["queue", "pop", "a", "--timeout", "3600", "--", "sh", "-c", &work];
+        let mut consumer = Aside::start(&dev, &args);
+        let command = consumer.line();
+        let frozen = Frozen::new(&dev);
+        fs::write(end, "").unwrap();
+        wait_until("the command ends", || !runs(&command));
+        wait_until("a signal ends it", || {
+            consumer.signal("INT");
+            consumer.process.try_wait().unwrap().is_some()
+        });
+        assert_eq!(consumer.code(), Some(code), "{outcome}");
+        drop(frozen);
+        // Whatever the servers took before: nobody has it any more.
+        wait_until("it is free", || dev.ask(&["ls", "/queues/a/taken"]).is_empty());
     }
 }
 

@@ -13,10 +13,11 @@ use tokio::time::timeout;
 
 use super::java::ZooKeeper;
 use super::report::Row;
+use super::scratch::Scratch;
 use super::work::Kind;
 use super::{DEFAULT_THREADS, Load, Wire, measure, median, on_ensemble, parse_threads, run_number};
 use crate::cli::ensemble::{Ensemble, Layout};
-use crate::cli::{Output, say, tell};
+use crate::cli::{Output, Unprinted, tell, try_say};
 
 /// What one measurement may take beside its own time: sessions are opened, nodes made and removed.
 const PREPARATION: Duration = Duration::from_secs(60);
@@ -34,7 +35,8 @@ const SATURATED_MARK: char = '*';
 /// libslf4j-java libnetty-java).
 ///
 /// The load runs on the same machine. A * marks a figure that the load has limited. A line that
-/// cannot be measured is left out, and the exit code is 1 then.
+/// cannot be measured is left out, and the exit code is 1 then. The servers keep what they have in a
+/// temporary directory, removed afterwards, or by the next run if this one is killed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -175,7 +177,7 @@ pub(in crate::cli) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     for kind in &args.kinds {
         ensure!(Kind::COMPARABLE.contains(kind), "{} is measured by `conclave bench`", kind.name());
     }
-    let home = tempfile::Builder::new().prefix("conclave-compare-").tempdir()?;
+    let home = Scratch::new()?;
     let (ours, theirs) = (home.path().join("conclave"), home.path().join("zookeeper"));
     let jars = args.zookeeper_jars.as_deref();
     let layout = Layout { servers: args.servers, dir: ours, port_base: args.port_base };
@@ -199,7 +201,7 @@ async fn compare_all(args: &Args, sides: &Sides<'_>) -> anyhow::Result<bool> {
     let mut progress = Progress::new(args, cells.len());
     warm_up(args, sides).await?;
     if !args.output.json {
-        print_heading();
+        print_heading()?;
     }
     let mut complete = true;
     for (kind, shape) in cells {
@@ -214,9 +216,9 @@ async fn compare_all(args: &Args, sides: &Sides<'_>) -> anyhow::Result<bool> {
         };
         for comparison in comparisons {
             if args.output.json {
-                say!("{}", serde_json::to_string(&comparison)?);
+                try_say!("{}", serde_json::to_string(&comparison)?)?;
             } else {
-                print_comparison(&comparison);
+                print_comparison(&comparison)?;
             }
         }
     }
@@ -378,8 +380,8 @@ impl Progress {
     }
 }
 
-fn print_heading() {
-    say!(
+fn print_heading() -> Result<(), Unprinted> {
+    try_say!(
         "{:<9} {:>8} {:<9} {:^37} {:^37} {:^20}",
         "",
         "clients x",
@@ -387,9 +389,9 @@ fn print_heading() {
         "ZooKeeper",
         "Conclave",
         "Conclave / ZooKeeper",
-    );
+    )?;
     let figures = format!("{:>10} {:>8} {:>8} {:>8}", "ops/s", "p50 ms", "p99 ms", "cpu ms/k");
-    say!(
+    try_say!(
         "{:<9} {:>9} {:<10}{figures} {figures}  {:>6} {:>6} {:>6}",
         "operation",
         "in flight",
@@ -397,17 +399,17 @@ fn print_heading() {
         "ops/s",
         "p99",
         "cpu",
-    );
+    )
 }
 
-fn print_comparison(row: &Comparison) {
+fn print_comparison(row: &Comparison) -> Result<(), Unprinted> {
     let shape = Shape { clients: row.clients, depth: row.depth };
     let side = |figures: &Figures| {
         let Figures { ops_per_second, p50_ms, p99_ms, cpu_ms_per_1000, .. } = figures;
         let mark = figures.mark();
         format!("{ops_per_second:>9.0}{mark} {p50_ms:>8.3} {p99_ms:>8.3} {cpu_ms_per_1000:>8.1}")
     };
-    say!(
+    try_say!(
         "{:<9} {:>9} {:<10}{} {}  {:>6.2} {:>6.2} {:>6.2}",
         row.kind,
         shape.to_string(),
@@ -417,5 +419,5 @@ fn print_comparison(row: &Comparison) {
         row.ratio.ops_per_second,
         row.ratio.p99,
         row.ratio.cpu,
-    );
+    )
 }

@@ -11,6 +11,7 @@ mod locks;
 mod native;
 mod queue;
 mod report;
+mod scratch;
 mod usage;
 mod work;
 mod zookeeper;
@@ -28,11 +29,12 @@ use tokio::time::Instant;
 
 use super::connect::TlsArgs;
 use super::ensemble::{Ensemble, Layout};
-use super::{Output, say, until_stopped};
+use super::{Output, try_say, until_stopped};
 pub(super) use compare::{Args as CompareArgs, run as compare};
 pub(super) use contest::{Args as CompareLocksArgs, run as compare_locks};
 use crew::Crew;
 use report::{Row, Tally, print_heading, print_row};
+use scratch::Scratch;
 use usage::Counters;
 use work::Kind;
 
@@ -65,7 +67,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", conflicts_with = "zookeeper")]
     spawn: Option<u8>,
     /// Where --spawn keeps the servers' data, which stays there [default: a temporary directory,
-    /// removed afterwards]
+    /// removed afterwards, or by the next run if this one is killed]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// The first port of --spawn
@@ -169,8 +171,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Some(servers) = args.spawn else {
         return measure_all(&args, None).await;
     };
-    let temporary = tempfile::Builder::new().prefix("conclave-bench-").tempdir()?;
-    let dir = args.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let scratch;
+    let dir = match &args.dir {
+        Some(dir) => dir.clone(),
+        None => {
+            scratch = Scratch::new()?;
+            scratch.path().to_owned()
+        }
+    };
     let layout = Layout { servers, dir, port_base: args.port_base };
     on_ensemble(layout, async |ensemble| measure_all(&args, Some(ensemble)).await).await
 }
@@ -202,7 +210,7 @@ fn held(program: impl AsRef<OsStr>) -> anyhow::Result<Command> {
 async fn measure_all(args: &Args, mut ensemble: Option<&mut Ensemble>) -> anyhow::Result<ExitCode> {
     let mut failed = false;
     if !args.output.json {
-        print_heading();
+        print_heading()?;
     }
     for (&kind, run) in args.kinds.iter().zip(run_number()..) {
         let mut pids = args.pids.clone();
@@ -240,9 +248,9 @@ async fn measure_all(args: &Args, mut ensemble: Option<&mut Ensemble>) -> anyhow
         for row in rows {
             failed |= row.errors > 0 || row.operations == 0;
             if args.output.json {
-                say!("{}", serde_json::to_string(&row)?);
+                try_say!("{}", serde_json::to_string(&row)?)?;
             } else {
-                print_row(&row);
+                print_row(&row)?;
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::cli::say;
+use crate::cli::{Unprinted, try_say};
 
 /// What one client, or all of them, measured.
 #[derive(Debug)]
@@ -131,8 +131,8 @@ impl Row {
 }
 
 /// Prints the heading of the table.
-pub(super) fn print_heading() {
-    say!(
+pub(super) fn print_heading() -> Result<(), Unprinted> {
+    try_say!(
         "{:<10} {:<9} {:>8} {:>6} {:>11} {:>9} {:>9} {:>9} {:>9} {:>7} {:>10} {:>8} {:>9} {:>5} {:>5}",
         "wire",
         "kind",
@@ -149,11 +149,11 @@ pub(super) fn print_heading() {
         "switches",
         "load",
         "MiB"
-    );
+    )
 }
 
 /// Prints a line of the table.
-pub(super) fn print_row(row: &Row) {
+pub(super) fn print_row(row: &Row) -> Result<(), Unprinted> {
     let [cpu, rss, switches] = match &row.servers {
         Some(usage) => [
             format!("{:.1}", usage.cpu_us_per_op),
@@ -162,7 +162,7 @@ pub(super) fn print_row(row: &Row) {
         ],
         None => ["-".into(), "-".into(), "-".into()],
     };
-    say!(
+    try_say!(
         "{:<10} {:<9} {:>8} {:>6} {:>11.0} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {:>7} {cpu:>10} {rss:>8} {switches:>9} {:>5.2} {:>5.0}",
         row.wire,
         row.kind,
@@ -176,5 +176,5 @@ pub(super) fn print_row(row: &Row) {
         row.errors,
         row.load_cores,
         row.load_mib,
-    );
+    )
 }

@@ -185,13 +185,15 @@ async fn supervise(
     tokio::pin!(lost, revoked);
     loop {
         tokio::select! {
+            // A key that has ended the command is not one that comes after its end.
+            biased;
+            signal = signals.next() => running.pass_on(signal),
             status = running.gone() => {
                 let status = status?;
                 // After a pause of this process it may not know yet that it was lost meanwhile.
                 let is_certain = client.certain_until() > Instant::now().into_std();
                 return Ok(if is_certain { End::Done(status) } else { End::Lost(Loss::Suspected) });
             }
-            signal = signals.next() => running.pass_on(signal),
             loss = &mut lost => {
                 running.stop(patience(client, loss), signals).await?;
                 return Ok(End::Lost(loss));
@@ -226,8 +228,10 @@ pub(super) async fn run_beside(
     let mut running = Running::start(program, environment, input)?;
     loop {
         tokio::select! {
-            status = running.child.wait() => return Ok(status?),
+            // A key that has ended the command is not one that comes after its end.
+            biased;
             signal = signals.next() => running.pass_on(signal),
+            status = running.child.wait() => return Ok(status?),
         }
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::child::{Signals, exit_code, run_beside};
-use super::{Program, code, failed, path_of};
+use super::{Program, code, failed, give_up, path_of};
 use crate::cli::input::Value;
 use crate::cli::nodes::{Common, print_data};
 use crate::cli::show::data_json;
@@ -94,7 +94,7 @@ impl PushArgs {
 /// Without COMMAND the item is printed, byte for byte, and leaves the queue. With COMMAND it is
 /// COMMAND's standard input: it leaves the queue if COMMAND succeeds, and goes back otherwise, or
 /// when this program dies. Then it is done again, so COMMAND should bear that; it finds a token that
-/// grows in CONCLAVE_TOKEN.
+/// grows in CONCLAVE_TOKEN. While COMMAND runs, signals are passed on to it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -102,7 +102,9 @@ Examples:
   while conclave queue pop mail --wait 60 -- ./send-mail; do :; done
 
 Exit codes:
-  that of COMMAND, or 128 and the number of the signal that ended it
+  that of COMMAND, or 128 and the number of the signal that ended it, or this program: while it
+       waited for an item, or, when COMMAND had succeeded, for servers that were away; then the item
+       is handed out again, unless it has left the queue
   123  the item was lost while COMMAND ran, to its end, and is handed out again, unless somebody
        took it back: its session expired, or somebody else has it
   124  there was no item in time
@@ -146,14 +148,23 @@ impl PopArgs {
         let Some(item) = item else { return Ok(ExitCode::from(code::NOT_IN_TIME)) };
         if self.program.command.is_empty() {
             self.print(&item);
-            let is_done = item.done().await;
-            return settled(is_done, "the item was printed", ExitCode::SUCCESS);
+            return match done(client, &mut signals, item).await {
+                Ok(outcome) => settled(outcome, "the item was printed", ExitCode::SUCCESS),
+                Err(code) => Ok(code),
+            };
         }
         let mut environment = self.common.servers.environment();
         environment.push(("CONCLAVE_TOKEN", item.token().to_string().into()));
         let input = Some(item.data().clone());
         let status = run_beside(&self.program, environment, input, &mut signals).await?;
-        let outcome = if status.success() { item.done().await } else { item.release().await };
+        let outcome = if status.success() {
+            match done(client, &mut signals, item).await {
+                Ok(outcome) => outcome,
+                Err(code) => return Ok(code),
+            }
+        } else {
+            give_up((client, &self.common.servers), &mut signals, item.release()).await
+        };
         settled(outcome, "COMMAND had ended", exit_code(status))
     }
 
@@ -165,6 +176,22 @@ impl PopArgs {
             print_data(item.data());
         }
     }
+}
+
+/// Takes an item that is done out of its queue. A signal ends the wait for servers that are away:
+/// then its exit code.
+async fn done(
+    client: &Client,
+    signals: &mut Signals,
+    item: Item,
+) -> Result<Result<(), Error>, ExitCode> {
+    signals.or(item.done()).await.inspect_err(|_| {
+        let seconds = client.session_timeout().as_secs();
+        tell(&format!(
+            "conclave: no server answers: unless the item has left the queue, it is handed out again, \
+             when the session expires at the latest, {seconds} s after the last sign of life"
+        ));
+    })
 }
 
 /// The exit code, if the item was this consumer's until the end.

@@ -16,9 +16,10 @@ use self::foreign::Foreign;
 use super::java::ZooKeeper;
 use super::locks;
 use super::on_ensemble;
+use super::scratch::Scratch;
 use super::usage::Counters;
 use crate::cli::ensemble::{Ensemble, Layout};
-use crate::cli::{Output, say, tell};
+use crate::cli::{Output, tell, try_say};
 
 /// Long enough that no session ends while the servers are busy.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -153,7 +154,7 @@ impl Sides<'_> {
 }
 
 pub(in crate::cli) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let home = tempfile::Builder::new().prefix("conclave-locks-").tempdir()?;
+    let home = Scratch::new()?;
     let foreign = Foreign::prepare(&args, home.path()).await?;
     let dir = home.path().join("conclave");
     let layout = Layout { servers: args.servers, dir, port_base: args.port_base };
@@ -248,7 +249,7 @@ impl Figures {
 
 fn print(args: &Args, all: &[Figures]) -> anyhow::Result<()> {
     if !args.output.json {
-        say!(
+        try_say!(
             "{:<42} {:>12} {:>9} {:>9} {:>9} {:>10}",
             "lock",
             "hand-overs/s",
@@ -256,17 +257,17 @@ fn print(args: &Args, all: &[Figures]) -> anyhow::Result<()> {
             "p99 ms",
             "max ms",
             "cpu µs"
-        );
+        )?;
     }
     for figures in all {
         if args.output.json {
-            say!("{}", serde_json::to_string(figures)?);
+            try_say!("{}", serde_json::to_string(figures)?)?;
         } else {
             let Figures { lock, hand_overs_per_second, p50_ms, p99_ms, max_ms, cpu_us, .. } =
                 figures;
-            say!(
+            try_say!(
                 "{lock:<42} {hand_overs_per_second:>12.0} {p50_ms:>9.2} {p99_ms:>9.2} {max_ms:>9.2} {cpu_us:>10.0}"
-            );
+            )?;
         }
     }
     Ok(())
