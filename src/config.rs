@@ -141,7 +141,7 @@ pub struct UserConfig {
 pub struct AuditConfig {
     /// Whether there is one.
     pub enabled: bool,
-    /// The newest file, if it is not `audit.log` in `data_dir`; older ones have a number after it.
+    /// The newest file, if not `audit.log` in `data_dir`; `audit.acl.log` and older ones are beside it.
     pub file: Option<PathBuf>,
     /// The most that all of them take, in MiB.
     pub max_mb: u32,

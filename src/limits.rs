@@ -82,9 +82,9 @@ pub const AUDIT_QUEUE: usize = 8192;
 pub const AUDIT_ATTEMPTS: u64 = 100;
 /// The origins whose attempts are counted one by one; those beyond are counted together.
 pub const AUDIT_ORIGINS: usize = 10_000;
-/// The bytes of such records that are written at once.
-pub const AUDIT_BURST_BYTES: usize = 256 << 10;
-/// The files of the audit log: the newest, and those before it.
+/// The bytes of such records that are written at once: no more than a file has at the least.
+pub const AUDIT_BURST_BYTES: usize = 128 << 10;
+/// The files of each half of the audit log: the newest, and those before it.
 pub const AUDIT_FILES: usize = 4;
 /// The most nodes that a read counts below another: counting stops the server.
 pub const COUNT_NODES: u64 = 10_000;

@@ -5,9 +5,11 @@
 //! number is the next record. It says when, who and what, never a password or a hash of one.
 //!
 //! The files hold so much and no more, and to claim to be somebody costs nothing: of what one origin
-//! claims in a minute, the log has the beginning and a number.
+//! claims in a minute, the log has the beginning and a number. Changes of ACLs are all kept, in files
+//! of their own: whoever may make many of them pushes nothing but older ones out.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -107,6 +109,21 @@ impl Record {
         Some(address.parse().or_else(|_| port()).map_or(OTHERS, origin))
     }
 
+    /// In which of the files it is.
+    fn kind(&self) -> Kind {
+        match self {
+            Record::AclChange { .. } => Kind::Acls,
+            Record::Started { .. }
+            | Record::MemberLinked { .. }
+            | Record::MemberLost { .. }
+            | Record::MemberRefused { .. }
+            | Record::Authenticated(_)
+            | Record::AuthenticationFailed(_)
+            | Record::MoreAttempts { .. }
+            | Record::Lost { .. } => Kind::General,
+        }
+    }
+
     /// The change of an ACL, as the replica tells it.
     pub(super) fn acl_change(change: &AclChange) -> Record {
         Record::AclChange {
@@ -169,9 +186,12 @@ impl Audit {
         let Some(settings) = settings else { return Ok(Audit(None)) };
         let (queue, records) = sync_channel(AUDIT_QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
-        let book = Book::open(&settings.file, settings.max_bytes / AUDIT_FILES as u64)?;
+        let most_bytes = settings.max_bytes / (2 * AUDIT_FILES) as u64;
+        let general = Book::open(&settings.file, most_bytes)?;
+        let acls = Book::open(&beside(&settings.file), most_bytes)?;
         let attempts = Attempts::default();
-        let writer = Writer { server: server.get(), book, attempts, lost: lost.clone(), clock };
+        let server = server.get();
+        let writer = Writer { server, general, acls, attempts, lost: lost.clone(), clock };
         thread::Builder::new().name("audit".into()).spawn(move || writer.run(&records))?;
         Ok(Audit(Some(Arc::new(Inner { clock, queue, lost, counter }))))
     }
@@ -189,10 +209,28 @@ impl Audit {
     }
 }
 
+/// What has files of its own, so that nothing else pushes it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    General,
+    Acls,
+}
+
+/// The file for changes of ACLs: beside `audit.log` it is `audit.acl.log`.
+fn beside(file: &Path) -> PathBuf {
+    let mut extension = OsString::from("acl");
+    if let Some(old) = file.extension() {
+        extension.push(".");
+        extension.push(old);
+    }
+    file.with_extension(extension)
+}
+
 /// The end that writes.
 struct Writer {
     server: u8,
-    book: Book,
+    general: Book,
+    acls: Book,
     attempts: Attempts,
     lost: Arc<AtomicU64>,
     clock: Clock,
@@ -200,51 +238,57 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, records: &Receiver<(i64, Record)>) {
-        let mut text = Vec::new();
         loop {
             let mut next = match records.recv_timeout(MINUTE) {
                 Ok(next) => Some(next),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            text.clear();
-            let mut count = self.put_more_attempts(self.clock.time_of_day_ms(), &mut text);
+            let now_ms = self.clock.time_of_day_ms();
+            for (origin, records) in self.attempts.end_of_minute(now_ms) {
+                self.put(now_ms, &Record::MoreAttempts { address: origin.to_string(), records });
+            }
             while let Some((time_ms, record)) = next {
                 if record.attempt().is_none_or(|origin| self.attempts.admit(origin)) {
-                    self.put(time_ms, &record, &mut text);
-                    count += 1;
+                    self.put(time_ms, &record);
                 }
-                let has_room = text.len() < AUDIT_BURST_BYTES;
+                let waiting = self.general.page.text.len() + self.acls.page.text.len();
+                let has_room = waiting < AUDIT_BURST_BYTES;
                 next = if has_room { records.try_recv().ok() } else { None };
             }
             let lost = self.lost.swap(0, Ordering::Relaxed);
             if lost > 0 {
-                let now_ms = self.clock.time_of_day_ms();
-                self.put(now_ms, &Record::Lost { records: lost }, &mut text);
+                self.put(self.clock.time_of_day_ms(), &Record::Lost { records: lost });
             }
-            if let Err(error) = self.book.write(&text) {
-                tracing::warn!(file = %self.book.path.display(), %error, "cannot write the audit log");
-                self.lost.fetch_add(lost + count, Ordering::Relaxed);
+            for book in [&mut self.general, &mut self.acls] {
+                let Page { text, records } = std::mem::take(&mut book.page);
+                if let Err(error) = book.write(&text) {
+                    let file = book.path.display();
+                    tracing::warn!(%file, %error, "cannot write the audit log");
+                    self.lost.fetch_add(records, Ordering::Relaxed);
+                }
             }
         }
     }
 
-    /// Once a minute, says how many attempts were only counted. How many records that takes.
-    fn put_more_attempts(&mut self, now_ms: i64, text: &mut Vec<u8>) -> u64 {
-        let more = self.attempts.end_of_minute(now_ms);
-        let count = more.len() as u64;
-        for (origin, records) in more {
-            let record = Record::MoreAttempts { address: origin.to_string(), records };
-            self.put(now_ms, &record, text);
-        }
-        count
-    }
-
-    fn put(&self, time_ms: i64, record: &Record, text: &mut Vec<u8>) {
+    fn put(&mut self, time_ms: i64, record: &Record) {
         let line = Line { time: time(time_ms), server: self.server, record };
-        serde_json::to_writer(&mut *text, &line).expect("a record is plain data");
-        text.push(b'\n');
+        let page = match record.kind() {
+            Kind::General => &mut self.general.page,
+            Kind::Acls => &mut self.acls.page,
+        };
+        serde_json::to_writer(&mut page.text, &line).expect("a record is plain data");
+        page.text.push(b'\n');
+        page.records += if let Record::Lost { records } = record { *records } else { 1 };
     }
+}
+
+/// What is to be written next.
+#[derive(Debug, Default)]
+struct Page {
+    text: Vec<u8>,
+    /// For how many records it stands.
+    records: u64,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -286,6 +330,7 @@ struct Book {
     file: File,
     bytes: u64,
     most_bytes: u64,
+    page: Page,
 }
 
 impl Book {
@@ -296,7 +341,7 @@ impl Book {
             },
         )?;
         let bytes = file.metadata()?.len();
-        Ok(Book { path: path.to_owned(), file, bytes, most_bytes })
+        Ok(Book { path: path.to_owned(), file, bytes, most_bytes, page: Page::default() })
     }
 
     fn write(&mut self, text: &[u8]) -> io::Result<()> {
@@ -357,6 +402,13 @@ mod tests {
         assert_eq!(refused("[2001:db8::1]:2181"), "2001:db8::");
         assert_eq!(refused(""), "::");
         assert_eq!(Record::Lost { records: 1 }.attempt(), None);
+    }
+
+    #[test]
+    fn changes_of_acls_are_in_a_file_beside() {
+        let of = |file: &str| beside(Path::new(file)).display().to_string();
+        assert_eq!(of("/var/audit.log"), "/var/audit.acl.log");
+        assert_eq!(of("/var/audit"), "/var/audit.acl");
     }
 
     #[test]

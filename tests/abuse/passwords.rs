@@ -1,12 +1,15 @@
 //! Passwords: who has one is somebody; who guesses is slowed down, and disturbs nobody. What came of
 //! it is in the audit log, without the passwords.
 
+use std::fs::DirEntry;
 use std::path::Path;
 use std::sync::LazyLock;
 
 use conclave::limits::AUDIT_ATTEMPTS;
 use conclave::server::hash_password;
-use conclave_proto::{Acl, CreateMode, ErrorCode, Identity, Op, Perms, Reply, ServerMessage};
+use conclave_proto::{
+    Acl, CreateMode, ErrorCode, Identity, Op, Perms, Reply, ServerMessage, ZPath,
+};
 use serde_json::Value;
 
 use crate::client::{Client, get, path};
@@ -23,6 +26,10 @@ struct Guarded {
 impl Guarded {
     /// A server that knows the passwords of two users; one of them may do everything.
     fn start() -> Guarded {
+        Guarded::start_with(&[])
+    }
+
+    fn start_with(more: &[&str]) -> Guarded {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("conclave.toml");
         let hash = ALICE.as_str();
@@ -33,14 +40,16 @@ impl Guarded {
         );
         std::fs::write(&file, users).unwrap();
         let flags = ["--client", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"];
-        let flags = [&flags[..], &[file.to_str().unwrap()]].concat();
+        let flags = [&flags[..], &[file.to_str().unwrap()], more].concat();
         let server = Server::start_in(&dir.path().join("data"), &flags);
         wait_for("the server to serve", || server.get("/ready").starts_with("ready").then_some(()));
         Guarded { server, dir }
     }
 
+    /// What the newest files of the audit log hold.
     fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("data/audit.log")).unwrap_or_default()
+        let read = |name| std::fs::read_to_string(self.dir.path().join("data").join(name));
+        ["audit.log", "audit.acl.log"].map(|name| read(name).unwrap_or_default()).concat()
     }
 
     /// The records of one kind, once there are so many of them.
@@ -163,7 +172,9 @@ fn the_audit_log_has_who_did_what_and_no_secret() {
     for secret in ["wonder", "guess", "builder", "c2VjcmV0", "argon2"] {
         assert!(!log.contains(secret), "{secret} is in the log: {log}");
     }
-    is_private(&guarded.dir.path().join("data/audit.log"));
+    for name in ["audit.log", "audit.acl.log"] {
+        is_private(&guarded.dir.path().join("data").join(name));
+    }
 }
 
 /// Attempts cost nothing: they must not fill the files, in which older records give way to them.
@@ -180,6 +191,31 @@ fn a_flood_of_attempts_leaves_the_audit_log_readable() {
     let kept = guarded.records("authenticated", 1).len() as u64;
     // A new minute may have begun.
     assert!(kept <= 2 * AUDIT_ATTEMPTS, "{kept} records");
+}
+
+/// Who may change ACLs may do so as often as he likes: each change is kept, and pushes out others alone.
+#[test]
+fn a_flood_of_acl_changes_pushes_out_nothing_but_such_changes() {
+    let guarded = Guarded::start_with(&["--set", "audit.max_mb=1"]);
+    let mut client = Client::open(guarded.server.client);
+    client.call(auth("alice:wonder:land")).unwrap();
+    let long = path(&format!("/{}", "x".repeat(3000)));
+    let change = |at: &ZPath| Op::SetAcl { path: at.clone(), acl: Acl::open(), version: None };
+    let asked: Vec<_> = (0..500).map(|_| client.ask(change(&long))).collect();
+    for xid in asked {
+        assert_eq!(code(client.answer(xid)), Err(ErrorCode::NoNode));
+    }
+    client.call(change(&path("/"))).unwrap();
+    wait_for("the last of them", || {
+        let last = |record: &Value| record["path"] == "/";
+        guarded.records("acl_change", 1).iter().any(last).then_some(())
+    });
+    assert_eq!(guarded.records("authenticated", 1)[0]["id"], "alice");
+    guarded.records("started", 1);
+    let files = std::fs::read_dir(guarded.dir.path().join("data")).unwrap().map(Result::unwrap);
+    let is_log = |file: &DirEntry| file.file_name().to_str().unwrap().starts_with("audit.");
+    let bytes = files.filter(is_log).map(|file| file.metadata().unwrap().len()).sum::<u64>();
+    assert!(bytes > 300 << 10 && bytes <= 1 << 20, "{bytes} bytes");
 }
 
 fn is_private(file: &Path) {
