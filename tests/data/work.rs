@@ -208,6 +208,24 @@ async fn members_come_back_when_deleted_and_leave_with_their_sessions() {
 }
 
 #[tokio::test]
+async fn who_waits_for_an_instance_has_one_that_answers_again() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let discovery = Discovery::new(&client, "/services").unwrap();
+    let _a = discovery.register("db", &Instance::new("a", "host-a:1")).await.unwrap();
+    let policy = DownPolicy { failures: 1, pause: Duration::from_secs(3600) };
+    let provider = discovery.provider("db", Strategy::Random).await.unwrap().down_policy(policy);
+    provider.failed("a");
+    let answers = async {
+        // After the other has looked in vain.
+        client.sync().await.unwrap();
+        provider.succeeded("a", Duration::from_millis(1));
+    };
+    let (waited, ()) = tokio::join!(provider.wait(DEADLINE), answers);
+    assert_eq!(waited.unwrap().id, "a");
+}
+
+#[tokio::test]
 async fn an_instance_is_chosen_while_it_is_up() {
     let cluster = Cluster::start(1).await;
     let client = cluster.client().await;

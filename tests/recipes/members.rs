@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use conclave_client::recipes::Error;
 use conclave_client::recipes::members::{Group, KeptNode};
-use conclave_client::{Acl, CreateMode, Lifetime, SessionId};
+use conclave_client::{Acl, Client, CreateMode, Lifetime, SessionId};
 
-use crate::harness::Cluster;
+use crate::chaos::Wire;
+use crate::harness::{Cluster, DEADLINE, eventually};
 use crate::soon;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -19,6 +20,24 @@ async fn who_joins_again_has_the_new_data() {
     let _first = group.join("a", "old").await.unwrap();
     let _second = group.join("a", "new").await.unwrap();
     assert_eq!(client.get("/group/a").await.unwrap().text(), Ok("new"));
+}
+
+#[tokio::test]
+async fn who_left_while_no_server_answered_is_gone_when_one_does() {
+    let cluster = Cluster::start(1).await;
+    let wire = Wire::to(&cluster.addresses()).await;
+    let builder = Client::builder().servers(&wire.addresses).connect_timeout(DEADLINE);
+    let builder = builder.operation_timeout(Duration::from_millis(100)).session_timeout(MINUTE);
+    let client = builder.connect().await.unwrap();
+    let kept = KeptNode::ephemeral(&client, "/kept", "").create().await.unwrap();
+    wire.cut();
+    let error = soon(kept.leave()).await.unwrap_err();
+    assert!(matches!(error, Error::Client(conclave_client::Error::Timeout { .. })), "{error}");
+    wire.mend();
+    let other = cluster.client().await;
+    eventually("it is gone", async || other.exists("/kept").await.unwrap().is_none().then_some(()))
+        .await;
+    client.close().await.unwrap();
 }
 
 #[tokio::test]

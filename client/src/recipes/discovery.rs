@@ -52,6 +52,7 @@ use std::time::Duration;
 
 use conclave_proto::ZPath;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Error;
@@ -177,7 +178,8 @@ impl Discovery {
     pub async fn provider(&self, service: &str, strategy: Strategy) -> Result<Provider, Error> {
         let path = child(&self.root, service)?;
         let cache = Cache::children(&self.client, &path).await?;
-        Ok(Provider { cache, strategy, policy: DownPolicy::default(), notes: Mutex::default() })
+        let (policy, notes, is_up) = (DownPolicy::default(), Mutex::default(), Notify::new());
+        Ok(Provider { cache, strategy, policy, notes, is_up })
     }
 }
 
@@ -196,6 +198,8 @@ pub struct Provider {
     strategy: Strategy,
     policy: DownPolicy,
     notes: Mutex<Notes>,
+    /// An instance that was down has answered.
+    is_up: Notify,
 }
 
 /// What this provider has noted.
@@ -245,7 +249,9 @@ impl Provider {
     pub fn choose(&self) -> Result<Instance, Error> {
         let mut all = self.instances()?;
         let mut notes = self.notes();
-        notes.of.retain(|id, _| all.iter().any(|instance| instance.id == *id));
+        // They are in the order of their names.
+        let place = |id: &str| all.binary_search_by(|instance| instance.id.as_str().cmp(id));
+        notes.of.retain(|id, _| place(id).is_ok());
         let registered = all.len();
         let now = Instant::now();
         all.retain(|instance| {
@@ -268,7 +274,10 @@ impl Provider {
     pub fn succeeded(&self, id: &str, latency: Duration) {
         let mut notes = self.notes();
         let note = notes.of.entry(id.to_owned()).or_default();
-        (note.failures, note.down_until) = (0, None);
+        note.failures = 0;
+        if note.down_until.take().is_some() {
+            self.is_up.notify_waiters();
+        }
         // The newest counts for a quarter.
         note.latency = Some(
             note.latency
@@ -293,13 +302,15 @@ impl Provider {
     pub async fn wait(&self, time: Duration) -> Result<Instance, Error> {
         let wait = async {
             loop {
-                let mut changes = self.cache.changes()?;
+                // What comes after the look is told.
+                let (mut changes, is_up) = (self.cache.changes()?, self.is_up.notified());
                 match self.choose() {
                     Err(Error::Empty { .. }) => {}
                     outcome => return outcome,
                 }
                 tokio::select! {
                     item = changes.next() => drop(item.transpose()?),
+                    () = is_up => {}
                     () = self.next_up() => {}
                 }
             }

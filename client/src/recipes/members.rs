@@ -133,7 +133,8 @@ impl KeptNode {
     /// Deletes the node; it is gone when this returns.
     ///
     /// # Errors
-    /// If no server confirms it.
+    /// If no server confirms it in time. It is deleted all the same as soon as one answers; one with a
+    /// time to live may be left to that.
     pub async fn leave(self) -> Result<(), Error> {
         self.order(Order::Leave).await
     }
@@ -270,8 +271,8 @@ impl Keeper {
         Ok(watch)
     }
 
-    /// Deletes the node that an attempt to create it, whose outcome is not known, may have left, now
-    /// or later. One with a time to live may be from before, and ends by itself.
+    /// Deletes the node that an attempt to create or delete it, whose outcome is not known, may have
+    /// left, now or later. One with a time to live may be from before, and ends by itself.
     async fn withdraw(&self) {
         if self.lifetime != Lifetime::Ephemeral {
             return;
@@ -307,7 +308,12 @@ impl Keeper {
                         is_over.map_or(Ok(()), Err)
                     }
                     Some(Order::Leave(done)) => {
-                        done.send(self.delete().await).ok();
+                        let outcome = self.delete().await;
+                        let may_be_there = outcome.is_err();
+                        done.send(outcome).ok();
+                        if may_be_there {
+                            self.withdraw().await;
+                        }
                         return None;
                     }
                     None => {
@@ -660,7 +666,7 @@ impl MemberChanges {
 /// ```
 ///
 /// Guarantees and cost are those of the module: one round trip to resolve a name, none from
-/// [`Group::members`] of the same path.
+/// [all names](Names::all).
 #[derive(Clone, Debug)]
 pub struct Names {
     group: Group,

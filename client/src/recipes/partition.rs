@@ -52,7 +52,7 @@ use conclave_proto::{ErrorCode, SessionId, ZPath, Zxid};
 use tokio::runtime::Handle;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::cache::{Cache, CacheChanges};
+use super::cache::{Cache, CacheChanges, CachedNode};
 use super::doubt::{certainty, is_suspect, suspicion};
 use super::members::{Group, KeptNode, MemberChanges, Members};
 use super::owned::delete_in_background;
@@ -308,10 +308,15 @@ impl Partitioner {
         self.settle().await?;
         // A lock that is held and missing in the cache from here on was deleted.
         self.locks.flush().await?;
-        let shares = divide(&self.members.names()?, &self.partitions);
-        let locks: BTreeMap<String, Zxid> = self.locks.read(|view| {
-            view.iter().map(|(path, node)| (path.name().to_owned(), node.czxid)).collect()
+        // Each look sees to everything that has changed before it.
+        let (members, member_changes) = self.members.follow()?;
+        let members: Vec<String> = members.into_keys().collect();
+        let shares = divide(&members, &self.partitions);
+        let (locks, lock_changes) = self.locks.follow(|view| {
+            let lock = |(path, node): (&ZPath, &CachedNode)| (path.name().to_owned(), node.czxid);
+            view.iter().map(lock).collect::<BTreeMap<String, Zxid>>()
         })?;
+        (self.member_changes, self.lock_changes) = (member_changes, lock_changes);
         let is_lost = |name: &String, held: &Held| locks.get(name) != Some(&held.czxid);
         let lost: Vec<String> = self
             .held

@@ -232,7 +232,9 @@ impl LiveRing {
     pub async fn changed(&mut self) -> Result<Vec<Move>, Error> {
         loop {
             self.changes.next().await.transpose()?;
-            let ring = Ring::with_points(self.members.names()?, self.points);
+            let (members, changes) = self.members.follow()?;
+            self.changes = changes;
+            let ring = Ring::with_points(members.into_keys(), self.points);
             if ring != self.ring {
                 let moves = self.ring.moves(&ring);
                 self.ring = ring;

@@ -561,10 +561,12 @@ impl Participant {
     }
 
     async fn look(&mut self) -> Result<(), Error> {
-        let orphans = self.cache.clone().read(|view| {
+        // Each look sees to everything that has changed before it.
+        let (orphans, changes) = self.cache.clone().follow(|view| {
             self.forget_gone(view);
             self.find_all(view)
         })?;
+        self.changes = changes;
         if orphans.is_empty() {
             return Ok(());
         }
