@@ -113,6 +113,27 @@ async fn a_log_whose_numbers_were_edited_by_hand_says_so() {
 }
 
 #[tokio::test]
+async fn a_follower_goes_on_behind_a_deleted_operation_when_a_state_stands_for_it() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let leadership = lead(&client).await;
+    let log = Log::new(&client, "/log").unwrap();
+    let mut writer = log.write(leadership.hold()).await.unwrap();
+    append(&mut writer, 3).await;
+    client.delete("/log/operations/00000000000000000002").await.unwrap();
+    let mut follower = log.follow().await.unwrap();
+    let first = Entry::Operation { number: 1, operation: "x".into() };
+    assert_eq!(next(&mut follower).await.unwrap(), first);
+    let error = next(&mut follower).await.unwrap_err();
+    assert!(matches!(error, Error::Gone { .. }), "{error}");
+    writer.compact(2, "two").await.unwrap();
+    let state = Entry::State { number: 2, state: "two".into() };
+    assert_eq!(next(&mut follower).await.unwrap(), state);
+    let third = Entry::Operation { number: 3, operation: "x".into() };
+    assert_eq!(next(&mut follower).await.unwrap(), third);
+}
+
+#[tokio::test]
 async fn a_follower_that_was_behind_passes_a_node_that_is_none_of_the_log() {
     let cluster = Cluster::start(1).await;
     let client = cluster.client().await;

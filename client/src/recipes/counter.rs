@@ -287,7 +287,7 @@ impl IdBlocks {
         Ok(IdBlocks { counter, size: size.into(), block: Arc::default() })
     }
 
-    /// An id that nobody else gets. Those of one process grow.
+    /// An id that nobody else gets. Those of one handle and its clones grow.
     ///
     /// # Errors
     /// As [`Counter::add`], when a block is used up.

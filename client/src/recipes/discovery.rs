@@ -100,7 +100,7 @@ pub enum Strategy {
     /// The same as long as it is up, then another.
     Sticky,
     /// The one that answers fastest by what [`Provider::succeeded`] has told; one of which nothing
-    /// is known yet, first. Of every 16 choices one goes to another, to learn whether it is better.
+    /// is known yet, first. Of every 16 choices one goes to any, to learn whether it is better.
     LeastLatency,
 }
 

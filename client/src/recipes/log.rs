@@ -110,6 +110,7 @@ impl Log {
             next: 1,
             state: None,
             ready: BTreeMap::new(),
+            gone: None,
         };
         follower.read()?;
         Ok(follower)
@@ -186,15 +187,18 @@ pub struct Follower {
     state: Option<(u64, Bytes)>,
     /// Operations that have come.
     ready: BTreeMap<u64, Bytes>,
+    /// The operation of which it was told last that it was deleted by hand.
+    gone: Option<u64>,
 }
 
 impl Follower {
     /// The next operation, as soon as there is one.
     ///
     /// # Errors
-    /// If the session has ended. If somebody edited the log by hand: [`Error::Gone`] for an operation
-    /// that was deleted, [`Error::Malformed`] for one that was changed, [`Error::Foreign`] for a node
-    /// that is none, once. What comes after a foreign node is told nevertheless.
+    /// If the session has ended. If somebody edited the log by hand, once: [`Error::Gone`] for an
+    /// operation that was deleted, [`Error::Malformed`] for one that was changed, [`Error::Foreign`]
+    /// for a node that is none. What comes after a foreign node is told nevertheless; what comes after
+    /// an operation that is not there, when a state stands for that.
     pub async fn next(&mut self) -> Result<Entry, Error> {
         loop {
             if let Some(operation) = self.ready.remove(&self.next) {
@@ -207,8 +211,10 @@ impl Follower {
                 self.ready = self.ready.split_off(&self.next);
                 return Ok(Entry::State { number, state });
             }
-            if self.ready.keys().next().is_some_and(|&first| first > self.next) {
+            let is_gone = self.ready.keys().next().is_some_and(|&first| first > self.next);
+            if is_gone && self.gone != Some(self.next) {
                 // Operations come in order, and a state comes before what it stands for goes.
+                self.gone = Some(self.next);
                 return Err(Error::Gone { path: self.log.operation(self.next)? });
             }
             match self.changes.next().await {

@@ -265,7 +265,8 @@ impl Partitioner {
         Ok(None)
     }
 
-    /// Gives a partition up, after [`Turn::End`] or at any time before.
+    /// Gives a partition up, after [`Turn::End`] or at any time before: then it is begun again if it is
+    /// this member's by its share.
     ///
     /// # Errors
     /// [`Error::Lost`] if it was not this member's any more. After any other error, or if it is

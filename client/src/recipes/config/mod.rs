@@ -289,7 +289,8 @@ impl Registry {
     }
 
     /// How many revisions are kept of a setting in a layer, the current one included; 100 unless
-    /// said.
+    /// said. Each change removes the one that is then too many: where more were kept before, those
+    /// older still stay.
     pub fn keep(mut self, revisions: u64) -> Registry {
         self.kept = revisions.max(1);
         self
