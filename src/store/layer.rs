@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::ops::Bound;
 use std::sync::{Arc, OnceLock};
 
-use conclave_proto::{Acl, Lifetime, SessionId, ZPath};
+use conclave_proto::{Acl, Lifetime, SessionId, ZPath, Zxid};
 use hashbrown::HashTable;
 
 use super::codec;
@@ -32,6 +32,8 @@ pub(super) struct Layer {
     pub(super) sessions: BTreeMap<SessionId, Option<Arc<SessionRecord>>>,
     /// The state as a whole at the end of the layer.
     pub(super) meta: Meta,
+    /// The last transaction before the layer.
+    since: Zxid,
     bytes: usize,
     /// The same for all layers of a tree, so that a path is hashed once for all of them. Its seed
     /// is random, so that nobody can choose paths that collide.
@@ -45,6 +47,16 @@ struct Change {
     hash: u64,
     path: ZPath,
     node: Option<Node>,
+    /// Whether the node was made within the layer, before which nothing was there: once it is gone,
+    /// there is nothing to say of it. Locks and queues live from such nodes.
+    is_new: bool,
+}
+
+impl Change {
+    /// Whether there is nothing to say of it to what is below the layer.
+    fn is_void(&self) -> bool {
+        self.is_new && self.node.is_none()
+    }
 }
 
 /// Changes that stay where they are however many come after them.
@@ -109,17 +121,15 @@ struct Children {
 impl Children {
     /// All of them, in order.
     fn sorted(&self, changes: &Chunks) -> &Names {
-        let named = |place: &u32| {
-            let change = changes.get(*place);
-            (change.path.clone(), change.node.is_some())
-        };
-        self.sorted.get_or_init(|| self.places.iter().map(named).collect())
+        let said = |place: &u32| Some(changes.get(*place)).filter(|change| !change.is_void());
+        let named = |change: &Change| (change.path.clone(), change.node.is_some());
+        self.sorted.get_or_init(|| self.places.iter().filter_map(said).map(named).collect())
     }
 }
 
 impl Layer {
     pub(super) fn new(meta: Meta) -> Layer {
-        Layer { meta, ..Layer::default() }
+        Layer { meta, since: meta.applied_zxid, ..Layer::default() }
     }
 
     /// What comes after this layer: nothing yet.
@@ -192,7 +202,8 @@ impl Layer {
 
     fn insert(&mut self, hash: u64, path: &ZPath, node: Option<Node>) -> u32 {
         self.bytes += NODE_COST + path.as_str().len();
-        let place = self.changes.push(Change { hash, path: path.clone(), node });
+        let is_new = node.as_ref().is_some_and(|node| node.czxid > self.since);
+        let place = self.changes.push(Change { hash, path: path.clone(), node, is_new });
         let changes = &self.changes;
         self.places.insert_unique(hash, place, |place| changes.get(*place).hash);
         place
@@ -201,7 +212,8 @@ impl Layer {
     /// Note in every index that the node in that place has come or gone.
     fn index(&mut self, place: u32, owner: SessionId, lifetime: Lifetime) {
         let change = self.changes.get(place);
-        let (path, there) = (&change.path, change.node.is_some());
+        let path = &change.path;
+        let there = (!change.is_void()).then_some(change.node.is_some());
         if let Some((parent, _)) = split(path) {
             let hash = self.hasher.hash_one(parent);
             let is_it = |children: &Children| *children.parent == *parent;
@@ -216,18 +228,16 @@ impl Layer {
                 })
                 .into_mut();
             match children.sorted.get_mut() {
-                Some(sorted) => drop(sorted.insert(path.clone(), there)),
+                Some(sorted) => note(sorted, path, there),
                 None => children.places.push(place),
             }
         }
         match Index::of(owner, lifetime) {
             Index::None => {}
             Index::Ephemerals(owner) => {
-                self.ephemerals.entry(owner).or_default().insert(path.clone(), there);
+                note(self.ephemerals.entry(owner).or_default(), path, there);
             }
-            Index::Mortals => {
-                self.mortals.insert(path.clone(), there);
-            }
+            Index::Mortals => note(&mut self.mortals, path, there),
         }
     }
 
@@ -251,6 +261,14 @@ impl Layer {
     /// The mortal nodes that changed, after `after`.
     pub(super) fn mortals(&self, after: &str) -> Option<NamesAfter<'_>> {
         (!self.mortals.is_empty()).then(|| names_after(&self.mortals, after, 0))
+    }
+}
+
+/// Note whether a path is there, or that nothing is to be said of it.
+fn note(names: &mut Names, path: &ZPath, there: Option<bool>) {
+    match there {
+        Some(there) => drop(names.insert(path.clone(), there)),
+        None => drop(names.remove(path)),
     }
 }
 
@@ -367,7 +385,8 @@ impl Changes {
     fn add_nodes(&mut self, number: usize, layer: &Layer, hash_key: &HashKey) {
         // Most nodes have their parent in common with the one before.
         let mut last: Option<(&str, Scope)> = None;
-        for (place, Change { path, .. }) in layer.changes.iter() {
+        let said = layer.changes.iter().filter(|(_, change)| !change.is_void());
+        for (place, Change { path, .. }) in said {
             let mut is_long = false;
             let key = match split(path) {
                 None => Key::root(),

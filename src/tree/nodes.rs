@@ -148,7 +148,8 @@ pub trait Nodes {
     /// Whether there is a node at that path: for those who expect that there is none.
     fn contains(&self, path: &ZPath) -> bool;
     /// Put a node there, new or changed: one that changes keeps its owner and its lifetime, by which
-    /// it is found. `parent.num_children` is the caller's business.
+    /// it is found, and its `czxid`; that of a new one is of the transaction that is being applied.
+    /// `parent.num_children` is the caller's business.
     fn put_node(&mut self, path: &ZPath, node: Node);
     /// Remove the node there, which exists.
     fn remove_node(&mut self, path: &ZPath);

@@ -89,8 +89,11 @@ impl<N: Nodes> View<'_, N> {
             let names = self.nodes.names(path, &node, limits::WHOLE_LIST_BYTES);
             return Ok(Reply::Names { names: names.ok_or(ErrorCode::TooLarge)?, stat });
         }
-        let mut level = Level::new(path.clone(), page.after.as_deref().unwrap_or_default());
         let mut listing = Listing::new(page);
+        // One more than fit, to know whether there are more.
+        let expected = listing.most().0.saturating_add(1);
+        let after = page.after.as_deref().unwrap_or_default();
+        let mut level = Level::new(path.clone(), after).expecting(expected);
         listing.expect(stat.num_children);
         while let Some(name) = level.next_name(self.nodes) {
             let needs_node = page.with_stat || page.with_data;

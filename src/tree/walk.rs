@@ -4,7 +4,7 @@ use conclave_proto::ZPath;
 
 use super::nodes::Nodes;
 
-/// How many names are taken from the storage at once.
+/// How many names are taken from the storage at once, at most.
 const CHUNK: usize = 128;
 
 /// The children of one node, one after another, in the order of their names.
@@ -14,20 +14,27 @@ pub(super) struct Level {
     names: Vec<String>,
     /// Where to go on when they are used up; `None`: there are no more.
     after: Option<String>,
+    /// How many are taken at once.
+    chunk: usize,
 }
 
 impl Level {
     /// The children of `path` after that name; the empty name comes before all others.
     pub(super) fn new(path: ZPath, after: &str) -> Level {
-        Level { path, names: Vec::new(), after: Some(after.to_owned()) }
+        Level { path, names: Vec::new(), after: Some(after.to_owned()), chunk: CHUNK }
+    }
+
+    /// The same, of which hardly more than `expected` will be asked for.
+    pub(super) fn expecting(self, expected: usize) -> Level {
+        Level { chunk: expected.clamp(1, CHUNK), ..self }
     }
 
     /// The next child's name.
     pub(super) fn next_name(&mut self, nodes: &impl Nodes) -> Option<String> {
         if self.names.is_empty() {
             let after = self.after.take()?;
-            self.names = nodes.children(&self.path, Some(&after), CHUNK);
-            if self.names.len() == CHUNK {
+            self.names = nodes.children(&self.path, Some(&after), self.chunk);
+            if self.names.len() == self.chunk {
                 self.after = self.names.last().cloned();
             }
             self.names.reverse();

@@ -137,14 +137,23 @@ impl Pair {
             Step::Put(path, lifetime, owner, data) => {
                 let path = self.paths[path].clone();
                 let old = self.model.node(&path);
-                let (lifetime, owner) =
-                    old.map_or((lifetime, owner), |old| (old.lifetime, old.owner.0));
-                self.both(|nodes| nodes.put(&path, node(lifetime, owner, &data, time)));
+                let (lifetime, owner, czxid) = old
+                    .map_or((lifetime, owner, Zxid::from_bits(time)), |old| {
+                        (old.lifetime, old.owner.0, old.czxid)
+                    });
+                let node = Node { czxid, ..node(lifetime, owner, &data, time) };
+                self.both(|nodes| {
+                    nodes.put(&path, node.clone());
+                    nodes.applied(time);
+                });
             }
             Step::Remove(path) => {
                 let path = self.paths[path].clone();
                 if self.model.node(&path).is_some() {
-                    self.both(|nodes| nodes.remove(&path));
+                    self.both(|nodes| {
+                        nodes.remove(&path);
+                        nodes.applied(time);
+                    });
                 }
             }
             Step::OpenSession(id) => {
@@ -163,7 +172,8 @@ impl Pair {
                 }
             }
             Step::Advance => {
-                let meta = Meta { time_ms: 5, digest: time, nodes: 4, bytes: 3, ..Meta::default() };
+                let applied_zxid = Zxid::from_bits(time);
+                let meta = Meta { applied_zxid, time_ms: 5, nodes: 4, bytes: 3, ..Meta::default() };
                 self.both(|nodes| nodes.advance(meta));
             }
             Step::Freeze => self.freeze(),
@@ -231,6 +241,8 @@ trait Target {
     fn use_session(&mut self, id: SessionId, time: u64);
     fn close_session(&mut self, id: SessionId);
     fn advance(&mut self, meta: Meta);
+    /// The transaction is applied.
+    fn applied(&mut self, time: u64);
 }
 
 impl<N: Nodes> Target for N {
@@ -264,6 +276,10 @@ impl<N: Nodes> Target for N {
 
     fn advance(&mut self, meta: Meta) {
         self.set_meta(meta);
+    }
+
+    fn applied(&mut self, time: u64) {
+        self.set_meta(Meta { applied_zxid: Zxid::from_bits(time), ..self.meta() });
     }
 }
 

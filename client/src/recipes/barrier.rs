@@ -215,7 +215,7 @@ impl DoubleBarrier {
                 }
                 // Others have not left, or nobody was left to end their round.
                 Some(round) => match entries.first().filter(|entry| round.has(entry)) {
-                    Some(oldest) => self.gone(&owned, &oldest.path).await?,
+                    Some(oldest) => self.gone(&owned, oldest).await?,
                     None => self.end(&round).await?,
                 },
                 None if entries.len() >= self.count => self.begin(&entries).await?,
@@ -226,7 +226,7 @@ impl DoubleBarrier {
     }
 
     fn mine<'a>(&self, owned: &Owned, entries: &'a [Entry]) -> Result<&'a Entry, Error> {
-        let mine = entries.iter().find(|entry| entry.path == *owned.path());
+        let mine = entries.iter().find(|entry| entry.is(owned.path()));
         mine.ok_or_else(|| owned.lost(super::Loss::Deleted))
     }
 
@@ -251,8 +251,9 @@ impl DoubleBarrier {
         let Some(last) = entries.last().and_then(|last| last.made_by) else { return Ok(()) };
         let place = &self.line.place;
         let mut multi = place.client.multi();
-        for Entry { path, made_by, .. } in entries.iter().take(self.count) {
-            multi = multi.when(path, Test::CreatedBy(made_by.unwrap_or_default()));
+        for entry in entries.iter().take(self.count) {
+            let made_by = entry.made_by.unwrap_or_default();
+            multi = multi.when(self.line.path(entry)?, Test::CreatedBy(made_by));
         }
         let (ready, last) = (place.child(READY)?, last.bits().to_string());
         match multi.create_with(ready, last, CreateMode::PERSISTENT, place.acl.clone()).await {
@@ -276,7 +277,8 @@ impl DoubleBarrier {
     }
 
     /// Waits until a node is gone, or something happens to it.
-    async fn gone(&self, owned: &Owned, path: &ZPath) -> Result<(), Error> {
+    async fn gone(&self, owned: &Owned, entry: &Entry) -> Result<(), Error> {
+        let path = self.line.path(entry)?;
         let (stat, watch) = self.line.place.client.exists_and_watch(path).await?;
         if stat.is_some() { wait_for(watch, owned).await } else { Ok(()) }
     }
@@ -312,13 +314,13 @@ impl Inside {
             barrier.mine(&owned, &entries)?;
             let inside: Vec<_> = entries.iter().take_while(|entry| round.has(entry)).collect();
             match inside.as_slice() {
-                [only] if only.path == *owned.path() => {
+                [only] if only.is(owned.path()) => {
                     // The other way round, this one would be counted among those who come next.
                     owned.release().await?;
                     return barrier.end(&round).await;
                 }
-                [first, .., last] if first.path == *owned.path() => {
-                    barrier.gone(&owned, &last.path).await?;
+                [first, .., last] if first.is(owned.path()) => {
+                    barrier.gone(&owned, last).await?;
                 }
                 _ => break,
             }
@@ -329,8 +331,8 @@ impl Inside {
             let Some(oldest) = entries.first().filter(|entry| round.has(entry)) else {
                 return Ok(());
             };
-            let client = &barrier.line.place.client;
-            let (stat, mut watch) = client.exists_and_watch(&oldest.path).await?;
+            let path = barrier.line.path(oldest)?;
+            let (stat, mut watch) = barrier.line.place.client.exists_and_watch(path).await?;
             if stat.is_some() {
                 watch.next().await.transpose()?;
             }

@@ -39,7 +39,7 @@ pub(super) struct Line {
 pub(super) struct Entry {
     /// The order: what comes first is served first.
     key: (u64, u64),
-    pub(super) path: ZPath,
+    pub(super) name: String,
     /// What its node holds, if the recipe goes by that.
     pub(super) data: Option<Bytes>,
     /// What made its node, if the recipe goes by that.
@@ -53,6 +53,13 @@ struct Blocker<'a> {
     is_only: bool,
     /// How many there are from the nearest to the place, these two included.
     length: u32,
+}
+
+impl Entry {
+    /// Whether it is that with this path in its queue.
+    pub(super) fn is(&self, path: &ZPath) -> bool {
+        self.name == path.name()
+    }
 }
 
 /// How a node went, or changed, that blocks a place.
@@ -187,7 +194,8 @@ impl Line {
         entry: &Entry,
         since: Zxid,
     ) -> Result<Departure, Error> {
-        let mut watch = self.place.client.watch(&entry.path, WatchKind::Data).with_value();
+        let path = self.path(entry)?;
+        let mut watch = self.place.client.watch(path, WatchKind::Data).with_value();
         if self.with_data {
             // What it holds counts, and may have changed since.
             watch = watch.since(since);
@@ -218,7 +226,7 @@ impl Line {
         entries: &'a [Entry],
         blocks: impl Fn(&Entry) -> Result<bool, Error>,
     ) -> Result<Option<Blocker<'a>>, Error> {
-        let Some(place) = entries.iter().position(|entry| entry.path == *mine) else {
+        let Some(place) = entries.iter().position(|entry| entry.is(mine)) else {
             return Err(owned.lost(Loss::Deleted));
         };
         let mut found: Option<Blocker<'a>> = None;
@@ -286,15 +294,18 @@ impl Line {
                     continue;
                 }
                 let key = self.key(&entry.name).ok_or_else(|| self.place.foreign(&entry.name))?;
-                let path = self.place.child(&entry.name)?;
                 let made_by = entry.stat.map(|stat| stat.czxid);
-                entries.push(Entry { key, path, data: entry.data, made_by });
+                entries.push(Entry { key, name: entry.name, data: entry.data, made_by });
             }
             let Some(last) = last.filter(|_| page.more) else { break };
             page = self.pages().after(last).await?;
         }
         entries.sort_unstable_by_key(|entry| entry.key);
         Ok(entries)
+    }
+
+    pub(super) fn path(&self, entry: &Entry) -> Result<ZPath, Error> {
+        self.place.child(&entry.name)
     }
 
     /// The order of a node of the queue; `None` if it is none.

@@ -140,7 +140,7 @@ impl MultiLock {
         }
         let owned = self.enter().await?;
         for (line, mine) in self.lines.iter().zip(mine(&owned)) {
-            if line.list().await?.first().is_none_or(|first| first.path != *mine) {
+            if line.list().await?.first().is_none_or(|first| !first.is(mine)) {
                 return Ok(None);
             }
         }

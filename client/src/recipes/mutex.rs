@@ -10,7 +10,7 @@ use conclave_proto::{Acl, ErrorCode, SessionId};
 use super::body::{Body, NO_BODY};
 use super::error::Error;
 use super::hold::{Hold, within};
-use super::line::{Entry, Line};
+use super::line::Line;
 use super::owned::{Owned, REVOKED};
 use super::place::Place;
 use super::token::Token;
@@ -155,7 +155,7 @@ impl Mutex {
             return Ok(None);
         }
         let (owned, entries) = self.line.enter(Body::new("", self.description.clone())).await?;
-        if entries.first().is_none_or(|first| first.path != *owned.path()) {
+        if entries.first().is_none_or(|first| !first.is(owned.path())) {
             return Ok(None);
         }
         self.line.note_first(&owned, owned.path());
@@ -167,7 +167,8 @@ impl Mutex {
     /// # Errors
     /// As [`lock`](Mutex::lock).
     pub async fn holder(&self) -> Result<Option<Holder>, Error> {
-        for Entry { path, .. } in self.line.list().await? {
+        for entry in self.line.list().await? {
+            let path = self.line.path(&entry)?;
             match self.line.place.client.get(&path).await {
                 Ok(node) => {
                     let body = node.data.as_ref().and_then(Body::decode);
@@ -201,17 +202,18 @@ impl Mutex {
     pub async fn revoke(&self) -> Result<Option<Token>, Error> {
         let client = &self.line.place.client;
         while let Some(first) = self.line.list().await?.first() {
-            let node = match client.get(&first.path).await {
+            let path = self.line.path(first)?;
+            let node = match client.get(&path).await {
                 Ok(node) => node,
                 Err(error) if error.code() == Some(ErrorCode::NoNode) => continue,
                 Err(error) => return Err(error.into()),
             };
             let body = node.data.as_ref().and_then(Body::decode);
-            let body = body.ok_or_else(|| self.line.place.malformed(&first.path, NO_BODY))?;
+            let body = body.ok_or_else(|| self.line.place.malformed(&path, NO_BODY))?;
             let data = Body { word: REVOKED.to_owned(), ..body }.encode();
             let czxid = node.stat.czxid;
-            let multi = client.multi().when(&first.path, Test::CreatedBy(czxid));
-            if multi.set(&first.path, data, None).await?.held {
+            let multi = client.multi().when(&path, Test::CreatedBy(czxid));
+            if multi.set(&path, data, None).await?.held {
                 return Ok(Some(czxid.into()));
             }
         }

@@ -134,7 +134,7 @@ impl ReadWriteLock {
         let body = entry.data.as_ref().and_then(Body::decode);
         match body {
             Some(body) if [READ, WRITE, REVOKED].contains(&body.word.as_str()) => Ok(body.word),
-            _ => Err(self.line.place.malformed(&entry.path, NO_BODY)),
+            _ => Err(self.line.place.malformed(&self.line.path(entry)?, NO_BODY)),
         }
     }
 }

@@ -135,7 +135,7 @@ impl Semaphore {
             return Ok(None);
         }
         let (waiter, entries) = self.line.enter(Body::new("", Bytes::new())).await?;
-        if entries.first().is_none_or(|first| first.path != *waiter.path()) {
+        if entries.first().is_none_or(|first| !first.is(waiter.path())) {
             return Ok(None);
         }
         match self.take(waiter).await? {
