@@ -134,6 +134,13 @@ impl Broken {
         }
     }
 
+    pub(super) fn is_held(&self) -> bool {
+        match self {
+            Broken::Mutex { hold, .. } => hold.is_held(),
+            Broken::Node { .. } => true,
+        }
+    }
+
     pub(super) async fn release(self) -> Result<(), Error> {
         match self {
             Broken::Mutex { fault: Fault::LeavesNode, hold, .. } => {

@@ -274,10 +274,14 @@ async fn nothing_is_lost_or_given_twice() {
     let queue = Queue::new(&client, QUEUE).unwrap();
     queue.make().await.unwrap();
     let goods = Arc::new(Goods::default());
-    let mut programs = Vec::new();
+    let (mut makers, mut consumers) = (Vec::new(), Vec::new());
     for program in 0..EACH {
         for trade in [Trade::Push(program), Trade::Consume, Trade::Count] {
             let (wire, goods) = (Wire::to(&cluster.addresses()).await, Arc::clone(&goods));
+            let programs = match trade {
+                Trade::Push(_) | Trade::Count => &mut makers,
+                Trade::Consume => &mut consumers,
+            };
             programs.push(Program { trade, wire, dice: dice.split(), goods, number: 0 }.spawn());
         }
     }
@@ -294,6 +298,8 @@ async fn nothing_is_lost_or_given_twice() {
         eventually("all get on", async || moves().then_some(())).await;
     }
     goods.phase.store(DRAIN, Ordering::Relaxed);
+    // What is being pushed still comes.
+    end(makers).await;
     let mut left = queue.len().await.unwrap();
     while left > 0 {
         left = eventually("the queue gets shorter", async || {
@@ -303,14 +309,7 @@ async fn nothing_is_lost_or_given_twice() {
         .await;
     }
     goods.phase.store(STOP, Ordering::Relaxed);
-    // Who waits here must not keep the client from its heartbeats.
-    eventually("all programs end", async || {
-        programs.iter().all(|program| program.is_finished()).then_some(())
-    })
-    .await;
-    for program in programs {
-        program.join().unwrap();
-    }
+    end(consumers).await;
     let (checked, done, perhaps) = {
         let items = goods.items.lock().unwrap();
         (items.check(), items.done.len(), items.perhaps.len())
@@ -330,6 +329,17 @@ async fn nothing_is_lost_or_given_twice() {
         left.is_empty().then_some(())
     })
     .await;
+}
+
+async fn end(programs: Vec<JoinHandle<()>>) {
+    // Who waits here must not keep the client from its heartbeats.
+    eventually("all programs end", async || {
+        programs.iter().all(|program| program.is_finished()).then_some(())
+    })
+    .await;
+    for program in programs {
+        program.join().unwrap();
+    }
 }
 
 #[test]

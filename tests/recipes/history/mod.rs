@@ -129,7 +129,7 @@ impl Held {
             Held::Write(hold) => hold.is_held(),
             Held::Leadership(leadership) => leadership.is_held(),
             Held::Lease(lease) => lease.is_held(),
-            Held::Broken(_) => true,
+            Held::Broken(broken) => broken.is_held(),
         }
     }
 
