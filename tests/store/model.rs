@@ -142,18 +142,12 @@ impl Pair {
                         (old.lifetime, old.owner.0, old.czxid)
                     });
                 let node = Node { czxid, ..node(lifetime, owner, &data, time) };
-                self.both(|nodes| {
-                    nodes.put(&path, node.clone());
-                    nodes.applied(time);
-                });
+                self.both(|nodes| nodes.put(&path, node.clone()));
             }
             Step::Remove(path) => {
                 let path = self.paths[path].clone();
                 if self.model.node(&path).is_some() {
-                    self.both(|nodes| {
-                        nodes.remove(&path);
-                        nodes.applied(time);
-                    });
+                    self.both(|nodes| nodes.remove(&path, time));
                 }
             }
             Step::OpenSession(id) => {
@@ -236,22 +230,24 @@ impl Pair {
 /// What a step does to either state.
 trait Target {
     fn put(&mut self, path: &ZPath, node: Node);
-    fn remove(&mut self, path: &ZPath);
+    fn remove(&mut self, path: &ZPath, time: u64);
     fn open_session(&mut self, id: SessionId);
     fn use_session(&mut self, id: SessionId, time: u64);
     fn close_session(&mut self, id: SessionId);
     fn advance(&mut self, meta: Meta);
-    /// The transaction is applied.
-    fn applied(&mut self, time: u64);
 }
 
 impl<N: Nodes> Target for N {
     fn put(&mut self, path: &ZPath, node: Node) {
+        // Its `mzxid` comes after the transaction's.
+        let applied_zxid = Zxid::from_bits(node.mzxid.bits() - 1);
         self.put_node(path, node);
+        self.set_meta(Meta { applied_zxid, ..self.meta() });
     }
 
-    fn remove(&mut self, path: &ZPath) {
+    fn remove(&mut self, path: &ZPath, time: u64) {
         self.remove_node(path);
+        self.set_meta(Meta { applied_zxid: Zxid::from_bits(time), ..self.meta() });
     }
 
     fn open_session(&mut self, id: SessionId) {
@@ -276,10 +272,6 @@ impl<N: Nodes> Target for N {
 
     fn advance(&mut self, meta: Meta) {
         self.set_meta(meta);
-    }
-
-    fn applied(&mut self, time: u64) {
-        self.set_meta(Meta { applied_zxid: Zxid::from_bits(time), ..self.meta() });
     }
 }
 
