@@ -17,15 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use conclave_proto::{ServerId, SessionId, Xid, Zxid};
 
-/// The right of a server to serve a session: of two claims the later one holds.
+/// The right of a server to serve a session: of two claims the later one holds. It is the
+/// transaction that created the session, or the one by which the session moved to the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Claim {
-    /// The transaction that created the session, or the last one the leader had proposed, or might
-    /// have, when it let the session move.
-    pub zxid: Zxid,
-    /// 0 for a creation; otherwise the leader's count of moves in its epoch.
-    pub count: u64,
-}
+pub struct Claim(pub Zxid);
 
 /// Every session of the ensemble, as its leader knows it.
 #[derive(Debug)]
@@ -83,8 +78,8 @@ pub struct Due {
 pub enum Standing {
     /// It does, as far as the leader knows.
     Owner,
-    /// The session has moved on, by this claim.
-    Moved(Claim),
+    /// The session has moved on, by a later claim.
+    Moved,
     /// The session's end is proposed.
     Closing,
     /// There is no such session.
@@ -136,6 +131,16 @@ impl Sessions {
             live.closing = false;
             self.alarms.entry(live.deadline()).or_default().push(session);
         }
+    }
+
+    /// Whether the end of the session is proposed, or is about to be.
+    pub fn is_closing(&self, session: SessionId) -> bool {
+        self.live.get(&session).is_some_and(|live| live.closing)
+    }
+
+    /// The timeout of a session, in ms.
+    pub fn timeout_ms(&self, session: SessionId) -> Option<u32> {
+        self.live.get(&session).map(|live| live.timeout_ms)
     }
 
     /// Whether there is such a session.
@@ -210,13 +215,12 @@ impl Sessions {
         }
         let standing = match live.claimed(server, claim) {
             // Whoever spoke to that server by an earlier connection was alive all the same.
-            Standing::Moved(_) if live.owner.is_some_and(|(owner, _)| owner == server) => {
+            Standing::Moved if live.owner.is_some_and(|(owner, _)| owner == server) => {
                 Standing::Owner
             }
-            standing @ (Standing::Owner
-            | Standing::Moved(_)
-            | Standing::Closing
-            | Standing::Gone) => standing,
+            standing @ (Standing::Owner | Standing::Moved | Standing::Closing | Standing::Gone) => {
+                standing
+            }
         };
         if standing == Standing::Owner {
             live.see(self.clock_ms, age_ms);
@@ -225,18 +229,13 @@ impl Sessions {
         standing
     }
 
-    /// Let a session move to a server. The server it leaves, if there is one, comes back.
-    pub fn attach(
-        &mut self,
-        session: SessionId,
-        server: ServerId,
-        claim: Claim,
-    ) -> Option<ServerId> {
-        let live = self.live.get_mut(&session)?;
-        live.see(self.clock_ms, 0);
-        self.fresh.push((session, 0));
-        let earlier = live.owner.replace((server, claim));
-        earlier.map(|(owner, _)| owner).filter(|&owner| owner != server)
+    /// A session moves to a server, unless it has moved on by a later claim.
+    pub fn attach(&mut self, session: SessionId, server: ServerId, claim: Claim) {
+        let Some(live) = self.live.get_mut(&session) else { return };
+        if live.claimed(server, claim) == Standing::Owner {
+            live.see(self.clock_ms, 0);
+            self.fresh.push((session, 0));
+        }
     }
 
     /// Whether a write of the session may come by way of that server, which has this claim to it.
@@ -326,7 +325,7 @@ impl Live {
     /// asked before and not proposed by then is not part of that.
     fn claimed(&mut self, server: ServerId, claim: Claim) -> Standing {
         match self.owner {
-            Some((_, later)) if later > claim => Standing::Moved(later),
+            Some((_, later)) if later > claim => Standing::Moved,
             Some(_) | None => {
                 self.owner = Some((server, claim));
                 Standing::Owner

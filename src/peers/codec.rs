@@ -16,7 +16,7 @@ use conclave_proto::frame::write_frame;
 use conclave_proto::{Epoch, Fault, Secret, ServerId, SessionId, Zxid};
 
 use crate::limits::BATCH_ENTRIES;
-use crate::replica::{Claim, Forward, Forwarded, PeerMessage, SYSTEM, Touch, Touched};
+use crate::replica::{Claim, Forward, Forwarded, MOVE, PeerMessage, SYSTEM, Touch, Touched};
 use crate::zab::{Ballot, Entry, FromFollower, FromLeader, Message, Position, Standing, SyncStart};
 
 /// Appends the message to `out`, without a frame.
@@ -112,12 +112,11 @@ choice!(PeerMessage {
     5 => Touch(touch),
     6 => Poll { epoch, now_ms },
     7 => Attach { epoch, conn, session, secret },
-    8 => Attached { epoch, conn, session, claim, zxid },
-    9 => Moved { epoch, session, claim },
-    10 => ReadIndex { epoch, read },
-    11 => ReadAt { epoch, read, commit },
-    12 => Counted { epoch, report, refused },
-    13 => Retired { epoch, stream },
+    8 => Gone { epoch, conn, session },
+    9 => ReadIndex { epoch, read },
+    10 => ReadAt { epoch, read, commit },
+    11 => Counted { epoch, report, refused },
+    12 => Retired { epoch, stream },
 });
 
 choice!(Message {
@@ -169,7 +168,6 @@ record!(Touch {
     has_clients: bool, report: u64, sessions: Vec<Touched>
 });
 record!(Touched { session: SessionId, age_ms: u32, claim: Claim });
-record!(Claim { zxid: Zxid, count: u64 });
 
 impl Part for Entry {
     const SMALLEST: usize = 16;
@@ -208,7 +206,7 @@ impl Part for Forwarded {
 
     fn take(from: &mut Bytes) -> Result<Forwarded, DecodeError> {
         let tag = u64::take(from)?;
-        if tag == SYSTEM {
+        if tag == SYSTEM || tag >= MOVE {
             return Err(malformed("a write that no client asked for"));
         }
         let claim: Option<Claim> = Part::take(from)?;
@@ -244,6 +242,18 @@ impl Part for Epoch {
 
     fn take(from: &mut Bytes) -> Result<Epoch, DecodeError> {
         Epoch::new(u32::take(from)?).ok_or_else(|| malformed("an epoch of more than 24 bits"))
+    }
+}
+
+impl Part for Claim {
+    const SMALLEST: usize = Zxid::SMALLEST;
+
+    fn put(&self, out: &mut BytesMut) {
+        self.0.put(out);
+    }
+
+    fn take(from: &mut Bytes) -> Result<Claim, DecodeError> {
+        Ok(Claim(Zxid::take(from)?))
     }
 }
 

@@ -11,6 +11,7 @@ use crate::tree::{self, Change, Nodes, SessionChange};
 use crate::zab;
 
 use super::client::Answer;
+use super::lead::MOVE;
 use super::machine::{Part, Replica};
 use super::pending::session_of;
 use super::{ConnId, Notice, ToClient};
@@ -67,6 +68,8 @@ impl<N: Nodes> Replica<N> {
         self.digests.push(zxid, self.nodes.meta().digest);
         if is_new {
             self.session_opened(&txn, applied.session);
+        } else if creates && txn.origin.1 >= MOVE {
+            self.session_moved(session, txn.origin);
         }
         for (index, change) in applied.changes.iter().enumerate() {
             self.fire(change, &applied.changes[index + 1..]);

@@ -102,7 +102,7 @@ impl<N: Nodes> Replica<N> {
         }
         let zxid = answer.zxid.expect("a session is created by a transaction");
         let (session, secret) = client.fresh;
-        let claim = Claim { zxid, count: 0 };
+        let claim = Claim(zxid);
         self.attach(conn, State::Open(Open { session, claim, timeout_ms }), secret, false);
     }
 
@@ -118,8 +118,8 @@ impl<N: Nodes> Replica<N> {
                 self.grant(conn, session, Grant::Local, Zxid::ZERO);
             }
             Part::Following(follow) => {
-                let message =
-                    PeerMessage::Attach { epoch: follow.epoch, conn: conn.0, session, secret };
+                let (epoch, conn) = (follow.epoch, conn.0 ^ self.conn_marks);
+                let message = PeerMessage::Attach { epoch, conn, session, secret };
                 self.out.send.push((follow.leader, message));
             }
             Part::Leading(_) => self.attach_own(conn, session, secret),
@@ -128,38 +128,21 @@ impl<N: Nodes> Replica<N> {
 
     /// Ask a new leader, or over a new link, for all that are not resumed yet.
     pub(super) fn ask_to_resume_again(&mut self) {
-        self.forget_grants();
         let waiting: Vec<ConnId> = self.handshakes.iter().copied().collect();
         for conn in waiting {
             self.ask_to_resume(conn);
         }
     }
 
-    /// What an earlier leader consented to does not count: it may depend on transactions that never
-    /// come, and the next leader may have proposed what the session asked for elsewhere.
-    pub(super) fn forget_grants(&mut self) {
-        for conn in &self.handshakes {
-            if let Some(Client { state: State::Resuming(resuming), .. }) =
-                self.clients.get_mut(conn)
-                && matches!(resuming.granted, Some((Grant::Claim(_), _)))
-            {
-                resuming.granted = None;
-            }
-        }
+    /// The session has moved to the connection of this mark.
+    pub(super) fn granted(&mut self, mark: u64, session: SessionId, claim: Claim) {
+        self.grant(ConnId(mark ^ self.conn_marks), session, Grant::Claim(claim), claim.0);
     }
 
-    /// The leader has answered.
-    pub(super) fn granted(
-        &mut self,
-        conn: ConnId,
-        session: SessionId,
-        claim: Option<Claim>,
-        zxid: Zxid,
-    ) {
-        if let Some(claim) = claim {
-            self.grant(conn, session, Grant::Claim(claim), zxid);
-        } else if let Some(Client { state: State::Resuming(resuming), .. }) =
-            self.clients.get(&conn)
+    /// The leader says that there is no such session.
+    pub(super) fn refuse_to_resume(&mut self, mark: u64, session: SessionId) {
+        let conn = ConnId(mark ^ self.conn_marks);
+        if let Some(Client { state: State::Resuming(resuming), .. }) = self.clients.get(&conn)
             && resuming.session == session
         {
             self.refuse(conn, ErrorCode::SessionExpired, ErrorCode::SessionExpired.describe());
@@ -264,8 +247,8 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// The session is served elsewhere by this claim, or another connection here has it.
-    pub(super) fn moved(&mut self, session: SessionId, claim: Claim) {
+    /// A session has moved by this claim: whoever has it here by an earlier one is closed.
+    pub(super) fn close_earlier(&mut self, session: SessionId, claim: Claim) {
         if let Some(&conn) = self.by_session.get(&session)
             && self.clients[&conn].open().is_some_and(|open| open.claim < claim)
         {

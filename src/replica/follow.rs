@@ -8,7 +8,7 @@ use crate::tree::Nodes;
 use super::client::Answer;
 use super::machine::{Part, Replica};
 use super::pending::{Work, mix};
-use super::{ConnId, Forward, Forwarded, PeerMessage, Touch};
+use super::{Forward, Forwarded, PeerMessage, Touch};
 
 /// What a follower, or observer, remembers of its leader.
 #[derive(Debug)]
@@ -122,13 +122,8 @@ impl<N: Nodes> Replica<N> {
             PeerMessage::Counted { epoch, report, refused } if (from, epoch) == current => {
                 self.counted(report, &refused);
             }
-            PeerMessage::Attached { epoch, conn, session, claim, zxid }
-                if (from, epoch) == current =>
-            {
-                self.granted(ConnId(conn), session, claim, zxid);
-            }
-            PeerMessage::Moved { epoch, session, claim } if (from, epoch) == current => {
-                self.moved(session, claim);
+            PeerMessage::Gone { epoch, conn, session } if (from, epoch) == current => {
+                self.refuse_to_resume(conn, session);
             }
             PeerMessage::ReadAt { epoch, read, commit } if (from, epoch) == current => {
                 self.read_at(read, commit);
@@ -142,8 +137,7 @@ impl<N: Nodes> Replica<N> {
             | PeerMessage::Poll { .. }
             | PeerMessage::Counted { .. }
             | PeerMessage::Attach { .. }
-            | PeerMessage::Attached { .. }
-            | PeerMessage::Moved { .. }
+            | PeerMessage::Gone { .. }
             | PeerMessage::ReadIndex { .. }
             | PeerMessage::ReadAt { .. } => {}
         }

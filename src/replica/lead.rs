@@ -23,6 +23,9 @@ use super::{Forward, Forwarded, PeerMessage};
 
 /// The mark of a write that nobody waits for: the system's own.
 pub(crate) const SYSTEM: u64 = 0;
+/// The mark of a session's move to a connection is this and the connection's number; all other
+/// marks are smaller.
+pub(crate) const MOVE: u64 = 1 << 63;
 
 /// What a leader remembers.
 pub(super) struct Lead {
@@ -42,11 +45,11 @@ pub(super) struct Lead {
     pub(super) streams: BTreeMap<ServerId, Stream>,
     /// The servers that are short of disk space.
     low_space: BTreeSet<ServerId>,
-    /// How often sessions have moved.
-    pub(super) moves: u64,
     /// Those who want to resume sessions unknown to this leader, and what it must have applied to
     /// be certain of that.
     pub(super) candidates: VecDeque<(Zxid, Candidate)>,
+    /// Those whose session is to move to them, once that can be proposed.
+    pub(super) movers: VecDeque<Candidate>,
     /// Those who want to resume sessions that no leader knows, until the end of these is
     /// committed.
     pub(super) mourners: BTreeMap<SessionId, Vec<Candidate>>,
@@ -146,7 +149,7 @@ impl Stream {
 impl Lead {
     /// Whether something has piled up that can be done now.
     pub(super) fn has_more(&self) -> bool {
-        (!self.waiting.is_empty() && self.has_room())
+        (!(self.waiting.is_empty() && self.movers.is_empty()) && self.has_room())
             || (!self.asking.is_empty() && !self.mute)
             || !self.rejected.is_empty()
     }
@@ -186,7 +189,7 @@ impl Lead {
         zxid: Zxid,
     ) {
         if !self.sessions.knows(session) {
-            self.sessions.open(session, timeout_ms, Some((server, Claim { zxid, count: 0 })));
+            self.sessions.open(session, timeout_ms, Some((server, Claim(zxid))));
         }
     }
 
@@ -266,8 +269,8 @@ impl<N: Nodes> Replica<N> {
             waiting_bytes: 0,
             streams: BTreeMap::new(),
             low_space: BTreeSet::new(),
-            moves: 0,
             candidates: VecDeque::new(),
+            movers: VecDeque::new(),
             mourners: BTreeMap::new(),
             ended: Ended::after(self.zab.last().zxid),
             time_ms: self.nodes.meta().time_ms,
@@ -396,7 +399,7 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// Stamp a write and propose it, or refuse it. It comes back if it cannot be proposed now.
+    /// Propose a write, or refuse it. It comes back if it cannot be proposed now.
     pub(super) fn propose(&mut self, origin: (ServerId, u64), work: Work) -> Option<Work> {
         if origin.1 != SYSTEM
             && let Err(code) = self.check_admission(origin.0, &work)
@@ -404,6 +407,11 @@ impl<N: Nodes> Replica<N> {
             self.reject(origin, code);
             return None;
         }
+        self.stamp(origin, work)
+    }
+
+    /// Stamp a write that may be proposed, and propose it. It comes back if that cannot be now.
+    pub(super) fn stamp(&mut self, origin: (ServerId, u64), work: Work) -> Option<Work> {
         let meta = self.nodes.meta();
         let digest = (self.applied, meta.digest);
         let (now_ms, time_of_day_ms) = (self.now_ms(), self.time_ms);
@@ -444,7 +452,7 @@ impl<N: Nodes> Replica<N> {
         let request = &work.request;
         let Part::Leading(lead) = &mut self.part else { return Err(ErrorCode::Unavailable) };
         if let Op::CreateSession { session, .. } = request.op {
-            if let Some(Claim { zxid: vouched, .. }) = work.claim
+            if let Some(Claim(vouched)) = work.claim
                 && !lead.sessions.knows(session)
             {
                 if lead.mourners.contains_key(&session) {
@@ -455,7 +463,7 @@ impl<N: Nodes> Replica<N> {
         } else if let Some(claim) = work.claim {
             match lead.sessions.standing(request.session, server, claim) {
                 Standing::Owner | Standing::Closing => {}
-                Standing::Moved(_) => return Err(ErrorCode::SessionMoved),
+                Standing::Moved => return Err(ErrorCode::SessionMoved),
                 // It may be in the history that is not applied here yet: the tree will judge.
                 Standing::Gone if self.applied < lead.history_end => {}
                 Standing::Gone => return Err(ErrorCode::SessionExpired),
@@ -500,6 +508,7 @@ impl<N: Nodes> Replica<N> {
     }
 
     pub(super) fn flush_as_leader(&mut self) {
+        self.propose_moves();
         while let Part::Leading(lead) = &mut self.part
             && lead.has_room()
             && let Some(Waiting { origin, work, since_ms }) = lead.waiting.pop_front()

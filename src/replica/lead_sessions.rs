@@ -6,7 +6,7 @@ use crate::limits;
 use crate::session::{Claim, Standing};
 use crate::tree::Nodes;
 
-use super::lead::{Asker, SYSTEM};
+use super::lead::{Asker, MOVE, SYSTEM};
 use super::local;
 use super::machine::{Part, Replica};
 use super::pending::Work;
@@ -39,11 +39,7 @@ impl<N: Nodes> Replica<N> {
             let session = touched.session;
             match lead.sessions.touch(session, from, touched.age_ms, touched.claim) {
                 Standing::Owner => {}
-                Standing::Moved(claim) => {
-                    refused.push(session);
-                    self.out.send.push((from, PeerMessage::Moved { epoch, session, claim }));
-                }
-                Standing::Closing | Standing::Gone => refused.push(session),
+                Standing::Moved | Standing::Closing | Standing::Gone => refused.push(session),
             }
         }
         // In a history that is not applied here yet a session's end may be.
@@ -74,16 +70,26 @@ impl<N: Nodes> Replica<N> {
         session: SessionId,
         secret: Secret,
     ) {
-        if let Some(lead) = self.leading(epoch) {
-            lead.asking.push(Asker::Judge(Candidate { server: from, conn, session, secret }));
+        if self.leading(epoch).is_some() {
+            self.take_candidate(Candidate { server: from, conn, session, secret });
         }
     }
 
     /// One of this server's own clients wants to resume a session.
     pub(super) fn attach_own(&mut self, conn: ConnId, session: SessionId, secret: Secret) {
         let server = self.config.zab.id;
-        if let Part::Leading(lead) = &mut self.part {
-            lead.asking.push(Asker::Judge(Candidate { server, conn: conn.0, session, secret }));
+        self.take_candidate(Candidate { server, conn: conn.0 ^ self.conn_marks, session, secret });
+    }
+
+    /// The commit of the move will show that this server leads; to say that there is no such session
+    /// it must make sure.
+    fn take_candidate(&mut self, candidate: Candidate) {
+        let right = self.knows(candidate);
+        let Part::Leading(lead) = &mut self.part else { return };
+        if right {
+            lead.movers.push_back(candidate);
+        } else {
+            lead.asking.push(Asker::Judge(candidate));
         }
     }
 
@@ -116,48 +122,80 @@ impl<N: Nodes> Replica<N> {
     }
 
     /// Let a session move, or say that there is no such session. This server led when it was asked:
-    /// had it been replaced without its knowledge, the session might have ended, or have asked for
-    /// more elsewhere.
+    /// had it been replaced without its knowledge, the session might be there.
     fn judge(&mut self, candidate: Candidate) {
-        let Candidate { server, session, secret, .. } = candidate;
         let right = self.knows(candidate);
         let Part::Leading(lead) = &mut self.part else { return };
-        if !right && local::may_be_local(session, secret) {
+        if right {
+            lead.movers.push_back(candidate);
+        } else if local::may_be_local(candidate.session, candidate.secret) {
             self.mourn(candidate);
-            return;
+        } else {
+            self.say_gone(candidate);
         }
-        // The server waits for whatever the session has asked for and is proposed, its end too. What
-        // is not proposed by now never is.
-        let zxid = lead.last_proposed(self.applied);
-        let epoch = lead.epoch;
-        let claim = right.then(|| {
-            // Later than any claim of an earlier leader, even if nothing was proposed since.
-            lead.moves += 1;
-            Claim { zxid: zxid.max(Zxid::new(epoch, 0)), count: lead.moves }
-        });
-        let left = claim.and_then(|claim| lead.sessions.attach(session, server, claim));
-        if let (Some(claim), Some(left)) = (claim, left) {
-            if left == self.config.zab.id {
-                self.moved(session, claim);
-            } else {
-                self.out.send.push((left, PeerMessage::Moved { epoch, session, claim }));
-            }
-        }
-        self.answer_candidate(epoch, candidate, claim, zxid);
     }
 
-    fn answer_candidate(
-        &mut self,
-        epoch: Epoch,
-        candidate: Candidate,
-        claim: Option<Claim>,
-        zxid: Zxid,
-    ) {
+    /// Propose the moves of sessions, as far as there is room. They come before what else waits for
+    /// it: a session that cannot move ends.
+    pub(super) fn propose_moves(&mut self) {
+        while let Part::Leading(lead) = &mut self.part
+            && lead.has_room()
+            && let Some(candidate) = lead.movers.pop_front()
+        {
+            self.propose_move(candidate);
+        }
+    }
+
+    /// A session moves by a transaction, which does nothing but say so: to open it again. From the
+    /// proposal on this leader refuses what was asked under an earlier claim, so that it is before
+    /// the move in history, or never done. Later leaders, and the servers that are with them, have
+    /// applied the move before they propose or forward anything.
+    fn propose_move(&mut self, candidate: Candidate) {
+        let Candidate { server, conn, session, secret } = candidate;
+        if !self.knows(candidate) {
+            return self.judge(candidate);
+        }
+        let applied = self.applied;
+        let Part::Leading(lead) = &mut self.part else { return };
+        if lead.sessions.is_closing(session) {
+            // What ends must not be opened again.
+            lead.candidates.push_back((lead.last_proposed(applied), candidate));
+            return;
+        }
+        let timeout_ms = lead.sessions.timeout_ms(session).expect("every session has a clock");
+        let op = Op::CreateSession { session, timeout_ms, secret };
+        let request = Request { session: SessionId::NONE, xid: Xid(0), acked: Xid(0), op };
+        let work = Work { identities: [].into(), claim: None, request };
+        let full = self.stamp((server, MOVE | conn), work).is_some();
+        let Part::Leading(lead) = &mut self.part else { return };
+        if full {
+            lead.movers.push_front(candidate);
+        } else {
+            lead.sessions.attach(session, server, Claim(lead.last_proposed(applied)));
+        }
+    }
+
+    /// The move of a session is applied: to which connection of which server.
+    pub(super) fn session_moved(&mut self, session: SessionId, (server, mark): (ServerId, u64)) {
+        let claim = Claim(self.applied);
+        if server == self.config.zab.id {
+            self.granted(mark & !MOVE, session, claim);
+        }
+        self.close_earlier(session, claim);
+        if let Part::Leading(lead) = &mut self.part {
+            // An earlier leader may have proposed it.
+            lead.sessions.attach(session, server, claim);
+        }
+    }
+
+    /// Tell whoever wants to resume a session that there is none.
+    fn say_gone(&mut self, candidate: Candidate) {
+        let Part::Leading(lead) = &self.part else { return };
         let Candidate { server, conn, session, .. } = candidate;
         if server == self.config.zab.id {
-            self.granted(ConnId(conn), session, claim, zxid);
+            self.refuse_to_resume(conn, session);
         } else {
-            let message = PeerMessage::Attached { epoch, conn, session, claim, zxid };
+            let message = PeerMessage::Gone { epoch: lead.epoch, conn, session };
             self.out.send.push((server, message));
         }
     }
@@ -167,9 +205,9 @@ impl<N: Nodes> Replica<N> {
     fn mourn(&mut self, candidate: Candidate) {
         let applied = self.applied;
         let Part::Leading(lead) = &mut self.part else { return };
-        let (epoch, session) = (lead.epoch, candidate.session);
+        let session = candidate.session;
         if lead.ended.is_known(session, applied) {
-            self.answer_candidate(epoch, candidate, None, applied);
+            self.say_gone(candidate);
             return;
         }
         let mourners = lead.mourners.entry(session).or_default();
@@ -182,9 +220,8 @@ impl<N: Nodes> Replica<N> {
     /// The end of a session is applied.
     pub(super) fn tell_of_end(&mut self, session: SessionId) {
         let Part::Leading(lead) = &mut self.part else { return };
-        let epoch = lead.epoch;
         for candidate in lead.mourners.remove(&session).unwrap_or_default() {
-            self.answer_candidate(epoch, candidate, None, self.applied);
+            self.say_gone(candidate);
         }
     }
 
@@ -225,14 +262,12 @@ impl<N: Nodes> Replica<N> {
         let (touched, signs) = self.take_unreported();
         let server = self.config.zab.id;
         let report_interval_ms = self.config.report_interval_ms();
-        let mut moved = Vec::new();
         let mut refused = Vec::new();
         let Part::Leading(lead) = &mut self.part else { return };
         for alive in touched {
             match lead.sessions.touch(alive.session, server, alive.age_ms, alive.claim) {
                 Standing::Owner => {}
-                Standing::Moved(claim) => moved.push((alive.session, claim)),
-                Standing::Closing | Standing::Gone => refused.push(alive.session),
+                Standing::Moved | Standing::Closing | Standing::Gone => refused.push(alive.session),
             }
         }
         if !signs.is_empty() && self.applied >= lead.history_end {
@@ -241,9 +276,6 @@ impl<N: Nodes> Replica<N> {
         }
         lead.report_at_ms = lead.sessions.clock_ms() + report_interval_ms;
         lead.sessions.report(server, lead.sessions.clock_ms());
-        for (session, claim) in moved {
-            self.moved(session, claim);
-        }
     }
 
     /// Ask for the end of container and TTL nodes that have outlived their purpose.

@@ -237,7 +237,7 @@ impl<N: Nodes> Replica<N> {
         local.opening = Some(self.pendings.next_tag());
         let op = Op::CreateSession { session, timeout_ms, secret: local.secret };
         let request = Request { session: SessionId::NONE, xid: Xid(0), acked: Xid(0), op };
-        let vouched = Claim { zxid: self.applied, count: 0 };
+        let vouched = Claim(self.applied);
         let identities = client.identities.clone();
         let work = Work { identities, claim: Some(vouched), request };
         // To create the same session twice does no harm.
@@ -253,7 +253,7 @@ impl<N: Nodes> Replica<N> {
         let Some(&conn) = self.by_session.get(&session) else { return };
         let Some(client) = self.clients.get_mut(&conn) else { return };
         let State::Local(Kept { timeout_ms, .. }) = client.state else { return };
-        let claim = Claim { zxid, count: 0 };
+        let claim = Claim(zxid);
         client.state = State::Open(Open { session, claim, timeout_ms });
         let writes = client.queue.release();
         self.mark_unreported(conn);

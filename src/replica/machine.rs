@@ -12,7 +12,7 @@ use super::apply::Digests;
 use super::client::Client;
 use super::follow::Follow;
 use super::guests::Guests;
-use super::lead::Lead;
+use super::lead::{Lead, MOVE};
 use super::local::Locals;
 use super::pending::{Pending, Pendings, mix};
 use super::reports::{Parted, Reports, Ticks};
@@ -63,6 +63,9 @@ pub struct Replica<N> {
     pub(super) halted: bool,
     /// How many streams of forwarded writes there were.
     pub(super) streams: u64,
+    /// What scatters the marks of connections: those of an earlier life of this server may still
+    /// come back in transactions.
+    pub(super) conn_marks: u64,
     pub(super) out: Out,
 }
 
@@ -135,6 +138,7 @@ impl<N: Nodes> Replica<N> {
             leaving: false,
             halted: false,
             streams: mix(!config.zab.seed),
+            conn_marks: mix(mix(!config.zab.seed)) & !MOVE,
             out: Out::default(),
             config,
         }
@@ -292,8 +296,7 @@ impl<N: Nodes> Replica<N> {
             | PeerMessage::Rejected { .. }
             | PeerMessage::Poll { .. }
             | PeerMessage::Counted { .. }
-            | PeerMessage::Attached { .. }
-            | PeerMessage::Moved { .. }
+            | PeerMessage::Gone { .. }
             | PeerMessage::ReadAt { .. } => self.hear_leader(from, message),
         }
     }
@@ -359,7 +362,6 @@ impl<N: Nodes> Replica<N> {
             Part::Leading(lead) => self.take_back(*lead),
         }
         self.unsend();
-        self.forget_grants();
     }
 
     /// Forget to whom writes were sent. The connections of those that must not be sent twice are

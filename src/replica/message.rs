@@ -70,27 +70,15 @@ pub enum PeerMessage {
         /// What the client gave as proof.
         secret: Secret,
     },
-    /// From the leader: whether it may.
-    Attached {
+    /// From the leader: it may not, since there is no such session, or the secret is wrong. Otherwise
+    /// the session moves, by a transaction.
+    Gone {
         /// The leader's epoch.
         epoch: Epoch,
         /// The receiver's mark for the client's connection.
         conn: u64,
         /// The session.
         session: SessionId,
-        /// Its new claim; `None` if there is no such session or the secret is wrong.
-        claim: Option<Claim>,
-        /// The receiver believes its own list of sessions once it has applied this.
-        zxid: Zxid,
-    },
-    /// From the leader: the session has moved to another server; close its connection.
-    Moved {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The session.
-        session: SessionId,
-        /// A connection with an earlier claim than this is to be closed.
-        claim: Claim,
     },
     /// To the leader: what has to be applied before a linearizable read that was asked by now?
     ReadIndex {

@@ -30,7 +30,7 @@ use crate::zab::{self, SnapshotOrder, Write, WriteToken};
 
 pub use crate::session::Claim;
 pub use audit::{AclChange, Authentication};
-pub(crate) use lead::SYSTEM;
+pub(crate) use lead::{MOVE, SYSTEM};
 pub use machine::Replica;
 pub use message::{Forward, Forwarded, PeerMessage, Touch, Touched};
 pub use status::{Follower, Role, Status};

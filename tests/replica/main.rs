@@ -45,6 +45,7 @@ scripts! {
     hub
     local_sessions
     low_space
+    moved
     no_clients
     one_server
     permissions
