@@ -39,6 +39,8 @@ pub const CATCH_UP_BYTES: usize = 6 << 20;
 /// The bytes waiting to be sent to all clients of a server, after which the one with most of them is
 /// dropped.
 pub const CLIENTS_OUTBOX_BYTES: usize = 1 << 30;
+/// The bytes of answers to reads that one turn makes; other reads are left to the next one.
+pub const TURN_ANSWERS_BYTES: usize = 32 << 20;
 /// Nothing more is read from a client while requests of so many bytes have no answer.
 pub const ASKED_BYTES: usize = 1 << 20;
 /// The largest frame that a client of the ZooKeeper protocol may send, in bytes: the default of
@@ -146,6 +148,7 @@ const _: () = assert!(JUTE_FRAME_BYTES < FRAME_BYTES && JUTE_FRAME_BYTES <= VALU
 const _: () = assert!(WHOLE_LIST_BYTES < CLIENT_ANSWERS_BYTES);
 const _: () = assert!(CATCH_UP_BYTES + VALUE_BYTES < CLIENT_OUTBOX_BYTES);
 const _: () = assert!(ASKED_BYTES <= PENDING_BYTES / 32);
+const _: () = assert!(TURN_ANSWERS_BYTES < CLIENT_ANSWERS_BYTES);
 const _: () = assert!(CLIENT_OUTBOX_BYTES + CLIENT_ANSWERS_BYTES < CLIENTS_OUTBOX_BYTES);
 const _: () = assert!(PENDING_BYTES <= PEER_OUTBOX_BYTES / 2);
 const _: () = assert!(TLS_HANDSHAKES_PER_ADDRESS < TLS_HANDSHAKES);

@@ -29,6 +29,8 @@ pub(super) struct Client {
     pub(super) waits_for: Option<Zxid>,
     /// The last tick before its last sign of life.
     pub(super) seen_ms: u64,
+    /// Whether its first request is a read that was left to the next turn.
+    pub(super) is_put_off: bool,
     /// How often it has pinged since the last tick.
     pub(super) pings: usize,
     /// Whether the leader is still to be told of the last sign of life.

@@ -39,6 +39,7 @@ impl<N: Nodes> Replica<N> {
             queue: Queue::default(),
             waits_for: None,
             seen_ms: self.now_ms(),
+            is_put_off: false,
             pings: 0,
             unreported: false,
             counted_ms: None,

@@ -9,6 +9,7 @@ use crate::tree::Nodes;
 use crate::zab;
 
 use super::apply::Digests;
+use super::backlog::Backlog;
 use super::client::Client;
 use super::follow::Follow;
 use super::guests::Guests;
@@ -44,6 +45,8 @@ pub struct Replica<N> {
     /// Those that wait until a transaction is applied here.
     pub(super) by_zxid: BTreeSet<(Zxid, ConnId)>,
     pub(super) reading: Reading,
+    /// What is left to the next turn.
+    pub(super) backlog: Backlog,
     pub(super) reports: Reports,
     pub(super) pendings: Pendings,
     pub(super) ticks: Ticks,
@@ -109,6 +112,7 @@ impl<N: Nodes> Replica<N> {
         assert_eq!(durable.applied.zxid, meta.applied_zxid, "log and state disagree");
         assert!(config.session_timeout_min_ms <= config.session_timeout_max_ms);
         assert!(config.tick_ms > 0, "time does not stand still");
+        assert!(config.answer_bytes > 0, "there is an answer in each turn");
         let mut digests = Digests::default();
         digests.push(meta.applied_zxid, meta.digest);
         Replica {
@@ -126,6 +130,7 @@ impl<N: Nodes> Replica<N> {
             handshakes: BTreeSet::new(),
             by_zxid: BTreeSet::new(),
             reading: Reading::new(config.zab.seed),
+            backlog: Backlog::new(config.answer_bytes),
             reports: Reports::new(config.zab.seed),
             pendings: Pendings::new(config.zab.seed),
             ticks: Ticks::default(),
@@ -179,6 +184,7 @@ impl<N: Nodes> Replica<N> {
     /// What has to be done because of the inputs so far. Committed transactions are applied here.
     pub fn ready(&mut self) -> Ready {
         let mut ready = Ready::default();
+        self.serve_backlog();
         while !self.halted {
             self.flush();
             let zab = self.zab.ready();
@@ -190,6 +196,8 @@ impl<N: Nodes> Replica<N> {
                 break;
             }
         }
+        ready.more |= self.backlog.is_pending();
+        self.backlog.end_turn();
         ready.send.append(&mut self.out.send);
         ready.clients = std::mem::take(&mut self.out.clients);
         ready.notices.append(&mut self.out.notices);
@@ -212,6 +220,7 @@ impl<N: Nodes> Replica<N> {
         for conn in sent_away {
             self.send_away(conn);
         }
+        self.backlog.clear();
         // Their end may be among what was skipped.
         self.locals.clear();
         self.restart_stream();
@@ -229,6 +238,11 @@ impl<N: Nodes> Replica<N> {
         if self.out.clients.capacity() < clients.capacity() && self.out.clients.is_empty() {
             self.out.clients = clients;
         }
+    }
+
+    /// Whether reads are left to the next turn, before which the answers of this one had better leave.
+    pub fn has_backlog(&self) -> bool {
+        self.backlog.is_pending()
     }
 
     /// Whether anything follows once the writes so far are on this server's disk; if not, it may be
@@ -330,11 +344,13 @@ impl<N: Nodes> Replica<N> {
         ready.send_after_write.extend(zab.send_after_write.into_iter().map(wrap));
         ready.snapshots.extend(zab.snapshots);
         ready.more = zab.more;
-        for entry in zab.committed {
-            self.apply(entry);
-            if self.halted {
-                return;
-            }
+        // A snapshot is cut from the state after all of these, and a part in the ensemble begins, or
+        // ends, with it.
+        let is_change = |notice: &zab::Notice| !matches!(notice, zab::Notice::ReadConfirmed { .. });
+        let all = !ready.snapshots.is_empty() || zab.notices.iter().any(is_change);
+        self.apply_committed(zab.committed, all);
+        if self.halted {
+            return;
         }
         for notice in zab.notices {
             self.notice(&notice);

@@ -6,6 +6,7 @@
 mod apply;
 mod audit;
 mod authenticate;
+mod backlog;
 mod client;
 mod connect;
 mod follow;
@@ -207,6 +208,8 @@ pub struct Config {
     pub read_only: bool,
     /// Whether a new session is known to this server alone until it writes.
     pub local_sessions: bool,
+    /// The bytes of answers to reads after which a turn leaves other reads to the next one; at least 1.
+    pub answer_bytes: usize,
     /// What `/zookeeper/config` shows of the members; `None`: whatever is there.
     pub members_text: Option<Bytes>,
 }

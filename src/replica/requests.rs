@@ -116,7 +116,7 @@ impl<N: Nodes> Replica<N> {
     }
 
     fn request(&mut self, conn: ConnId, xid: Xid, acked: Xid, level: ReadLevel, op: Op) {
-        let applied = self.applied;
+        let (applied, has_room) = (self.applied, self.backlog.has_room());
         let needs_leader =
             op.is_write() || level == ReadLevel::Linearizable || matches!(op, Op::Sync { .. });
         let refusal = match self.is_read_only() && needs_leader {
@@ -166,7 +166,7 @@ impl<N: Nodes> Replica<N> {
             (ReadLevel::AtLeast(zxid), _) if zxid > applied => Need::Applied(zxid),
             (ReadLevel::AtLeast(_) | ReadLevel::Local, _) => Need::Nothing,
         };
-        if need == Need::Nothing && client.queue.is_empty() {
+        if need == Need::Nothing && client.queue.is_empty() && has_room {
             self.perform(conn, xid, op);
             return;
         }
@@ -285,6 +285,10 @@ impl<N: Nodes> Replica<N> {
                     self.wait_for(conn, zxid);
                     return;
                 }
+                SlotState::Read { .. } if !self.backlog.has_room() => {
+                    self.put_off(conn);
+                    return;
+                }
                 SlotState::Read { need, .. } => barrier = *need != Need::Nothing,
             }
             let Slot { xid, state } = client.queue.pop().expect("there is a first");
@@ -359,6 +363,9 @@ impl<N: Nodes> Replica<N> {
         } else {
             self.read(conn, &op)
         };
+        if let Ok(reply) = &result {
+            self.backlog.count(reply);
+        }
         self.respond(conn, xid, Answer { zxid: None, result });
     }
 

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -47,7 +48,7 @@ pub(super) struct Clients {
     table: RefCell<Table>,
     /// Those for whom something has come in this turn.
     dirty: RefCell<Vec<Rc<Client>>>,
-    /// The bytes that wait to be sent to all of them, as of their latest turns.
+    /// The bytes that wait to be sent to all of them.
     waiting: Cell<usize>,
     /// Those without a session.
     strangers: Crowd,
@@ -169,8 +170,9 @@ impl Clients {
         self.metrics.connections.set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 
-    /// What the replica has for a client; it leaves with [`Clients::flush`].
-    pub(super) fn deliver(&self, conn: ConnId, what: &ToClient) {
+    /// What the replica has for a client; it leaves with [`Clients::flush`], or at once if there is no
+    /// room for more.
+    pub(super) fn deliver(self: &Rc<Self>, conn: ConnId, what: &ToClient) {
         let Some(client) = self.table.borrow().get(conn).cloned() else { return };
         let mut state = client.state.borrow_mut();
         match what {
@@ -183,10 +185,14 @@ impl Clients {
             }
             ToClient::Close => state.end(),
         }
-        if !state.dirty {
-            state.dirty = true;
-            drop(state);
+        self.recount(&mut state);
+        let is_dirty = mem::replace(&mut state.dirty, true);
+        drop(state);
+        if !is_dirty {
             self.dirty.borrow_mut().push(client);
+        }
+        if self.waiting() > CLIENTS_OUTBOX_BYTES {
+            self.flush();
         }
     }
 
@@ -300,7 +306,7 @@ impl Clients {
         self.table.borrow_mut().remove(client.id);
         self.recount(&mut client.state.borrow_mut());
         self.count();
-        if std::mem::take(&mut client.state.borrow_mut().opened) {
+        if mem::take(&mut client.state.borrow_mut().opened) {
             self.inbox.push(Input::Closed(client.id));
         }
     }

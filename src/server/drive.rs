@@ -101,6 +101,10 @@ impl Drive {
                 }
                 self.log.sync();
             }
+            if self.replica.has_backlog() {
+                // The bell has rung already, and would let nobody else have a turn.
+                yield_now().await;
+            }
             bell.notified().await;
         }
     }

@@ -87,5 +87,6 @@ pub use digest::{digest_of_node, digest_of_session};
 pub use nodes::{Index, MemoryNodes, Meta, Node, Nodes, SessionRecord};
 pub use outcomes::{Outcome, Outcomes};
 pub use quota::{Excess, Measure};
+pub(crate) use read::payload;
 pub use read::read;
 pub use watch::changed_since;

@@ -258,14 +258,18 @@ impl Listing<'_> {
     }
 }
 
-/// The bytes of a reply that vary with what is read.
-fn payload(reply: &Reply) -> usize {
+/// The bytes of the answer to a read that vary with what is read.
+pub(crate) fn payload(reply: &Reply) -> usize {
     if let Reply::Data { data, .. } = reply {
         data.as_ref().map_or(0, Bytes::len)
     } else if let Reply::Children { entries, .. } = reply {
         entries.iter().map(size_of).sum()
     } else if let Reply::Names { names, .. } = reply {
         names.count() as usize * ENTRY_BYTES + names.packed().len()
+    } else if let Reply::Paths(paths) = reply {
+        paths.iter().map(|path| ENTRY_BYTES + path.as_str().len()).sum()
+    } else if let Reply::MultiRead(replies) = reply {
+        replies.iter().flatten().map(payload).sum()
     } else {
         0
     }

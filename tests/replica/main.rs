@@ -13,7 +13,7 @@ mod show;
 mod world;
 
 use bytes::Bytes;
-use conclave::limits::CATCH_UP_BYTES;
+use conclave::limits::{CATCH_UP_BYTES, TURN_ANSWERS_BYTES, VALUE_BYTES};
 use conclave::replica::{Forward, Input, PeerMessage};
 use conclave_proto::request::ReadLevel;
 use conclave_proto::{
@@ -56,6 +56,7 @@ scripts! {
     retries
     sessions_of_clients
     slow_leader
+    turns
 }
 
 #[test]
@@ -105,7 +106,7 @@ fn writes_that_gather_without_a_leader_fit_the_frames() {
 
 #[test]
 fn writes_that_gather_without_a_leader_fit_the_link() {
-    gather(8, 12, conclave::limits::VALUE_BYTES, 1);
+    gather(8, 12, VALUE_BYTES, 1);
 }
 
 #[test]
@@ -123,14 +124,14 @@ fn writes_held_behind_a_read_have_a_most() {
         let op = Op::Get { path: ZPath::root(), watch: None };
         world.ask(name, ReadLevel::Linearizable, op);
     };
-    let value = Bytes::from(vec![0; conclave::limits::VALUE_BYTES]);
+    let value = Bytes::from(vec![0; VALUE_BYTES]);
     let write = |world: &mut World, name| {
         let data = Some(value.clone());
         world.ask(name, ReadLevel::Local, Op::SetData { path: ZPath::root(), data, version: None });
     };
     let is_closed = |world: &World, name| world.log.contains(&format!("{name}: closed"));
     read(&mut world, "a");
-    let most = conclave::limits::PENDING_BYTES / conclave::limits::VALUE_BYTES;
+    let most = conclave::limits::PENDING_BYTES / VALUE_BYTES;
     (0..most).for_each(|_| write(&mut world, "a"));
     world.settle();
     assert!(!is_closed(&world, "a"), "{:?}", world.log);
@@ -153,7 +154,7 @@ fn a_watch_from_the_past_is_told_no_more_than_an_outbox_holds() {
         world.settle();
     }
     let since = Some(world.clients["b"].last_zxid);
-    let value = Bytes::from(vec![b'x'; conclave::limits::VALUE_BYTES]);
+    let value = Bytes::from(vec![b'x'; VALUE_BYTES]);
     let set = |world: &mut World| {
         let data = Some(value.clone());
         world.ask("a", ReadLevel::Local, Op::SetData { path: ZPath::root(), data, version: None });
@@ -195,7 +196,7 @@ fn a_write_that_waits_for_too_long_is_refused_but_not_the_end_of_a_session() {
     // No disk but the leader's own: there is no quorum, and what is in flight has an end.
     world.slow_disk(server(1), true);
     world.slow_disk(server(2), true);
-    let value = Bytes::from(vec![0; conclave::limits::VALUE_BYTES]);
+    let value = Bytes::from(vec![0; VALUE_BYTES]);
     for _ in 0..25 {
         for name in names {
             let op = Op::SetData { path: ZPath::root(), data: Some(value.clone()), version: None };
@@ -295,4 +296,45 @@ fn a_forward_of_an_earlier_stream_that_arrives_late_stops_nobodys_writes() {
     world.ask("a", ReadLevel::Local, set());
     world.pass(10_000);
     assert_eq!(world.log, ["a: #2 version 2 at 1.3"]);
+}
+
+#[test]
+fn a_turn_makes_no_more_answers_than_memory_is_meant_for() {
+    let mut world = World::new(1);
+    world.elect();
+    let names: Vec<String> = (0..10).map(|number| format!("client {number}")).collect();
+    for name in &names {
+        world.dial(name, server(1), 60_000);
+        world.settle();
+    }
+    let root = ZPath::root;
+    let data = Some(Bytes::from(vec![0; VALUE_BYTES]));
+    world.ask(&names[0], ReadLevel::Local, Op::SetData { path: root(), data, version: None });
+    world.settle();
+    // Some are answered at once, some wait for the leader's word, and some for a write.
+    for name in &names {
+        let get = || Op::Get { path: root(), watch: None };
+        (0..20).for_each(|_| _ = world.ask(name, ReadLevel::Local, get()));
+        let touch = Op::SetAcl { path: root(), acl: Acl::open(), version: None };
+        world.ask(name, ReadLevel::Local, touch);
+        (0..20).for_each(|_| _ = world.ask(name, ReadLevel::Local, get()));
+        (0..20).for_each(|_| _ = world.ask(name, ReadLevel::Linearizable, get()));
+    }
+    world.settle();
+    let most = TURN_ANSWERS_BYTES + VALUE_BYTES;
+    assert!(world.most_answered <= most, "{} bytes at once", world.most_answered);
+    for name in &names {
+        let xid = |message: &ServerMessage| {
+            if let ServerMessage::Response(response) = message {
+                Some(response.xid.0)
+            } else {
+                None
+            }
+        };
+        let answered = world.client(name).received.iter().filter_map(xid);
+        let first = if *name == names[0] { 2 } else { 1 };
+        let asked: Vec<u64> = (first..first + 61).collect();
+        let answered: Vec<u64> = answered.filter(|&xid| xid >= first).collect();
+        assert_eq!(answered, asked, "{name}");
+    }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) tick_ms: u32,
     /// Whether a new session is known to this server alone until it writes.
     pub(crate) local_sessions: bool,
+    /// The bytes of answers to reads after which a turn leaves other reads to the next one.
+    pub(crate) answer_bytes: usize,
 }
 
 /// Something that happens to a server.

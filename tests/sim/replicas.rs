@@ -31,6 +31,7 @@ impl Machine for Whole {
             throttle_ms: None,
             read_only: false,
             local_sessions: settings.local_sessions,
+            answer_bytes: settings.answer_bytes,
             members_text: None,
         };
         Whole { replica: Replica::new(config, disk, nodes) }

@@ -1,0 +1,126 @@
+//! What a turn leaves to the next one: reads, once its answers take as many bytes as those of one turn
+//! may, and the transactions that these reads must not see.
+//!
+//! Between two turns answers leave and other servers are heard: however many clients ask for much at
+//! once, a bounded part of it is in memory, and nobody takes this server for dead. Those put off are
+//! served before anybody else, and one after another.
+
+use std::collections::VecDeque;
+
+use conclave_proto::{Reply, convert};
+
+use crate::tree::{self, Nodes};
+use crate::zab;
+
+use super::ConnId;
+use super::machine::Replica;
+
+/// What an answer takes beside what it carries, in bytes: an estimate.
+const ANSWER_BYTES: usize = 64;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Backlog {
+    /// The bytes that the answers of one turn may take.
+    most: usize,
+    /// Those of this turn's so far.
+    answered: usize,
+    /// The connections whose first request is a read that was put off; [`super::client::Client`] knows
+    /// it too.
+    conns: VecDeque<ConnId>,
+    /// One of them is being served.
+    serving: bool,
+    /// Nothing is put off for the moment.
+    open: bool,
+    /// What is committed and not applied yet.
+    entries: VecDeque<zab::Entry>,
+}
+
+impl Backlog {
+    pub(super) fn new(most: usize) -> Backlog {
+        let (conns, entries) = (VecDeque::new(), VecDeque::new());
+        Backlog { most, answered: 0, conns, serving: false, open: false, entries }
+    }
+
+    /// Whether a read whose turn has come is answered in this turn.
+    pub(super) fn has_room(&self) -> bool {
+        self.open || (self.answered < self.most && (self.serving || self.conns.is_empty()))
+    }
+
+    /// A read has this answer.
+    pub(super) fn count(&mut self, reply: &Reply) {
+        self.answered += ANSWER_BYTES + tree::payload(reply);
+    }
+
+    /// Whether a read is left to the next turn; if none is, nothing is.
+    pub(super) fn is_pending(&self) -> bool {
+        !self.conns.is_empty()
+    }
+
+    /// The answers so far leave.
+    pub(super) fn end_turn(&mut self) {
+        self.answered = 0;
+    }
+
+    /// Forget everything: the state is another one, and every client is gone.
+    pub(super) fn clear(&mut self) {
+        self.conns.clear();
+        self.entries.clear();
+    }
+}
+
+impl<N: Nodes> Replica<N> {
+    /// The first request of a connection is a read, and this turn has no room for its answer.
+    pub(super) fn put_off(&mut self, conn: ConnId) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        if !std::mem::replace(&mut client.is_put_off, true) {
+            self.backlog.conns.push_back(conn);
+        }
+    }
+
+    /// Serve those that were put off, as far as there is room.
+    pub(super) fn serve_backlog(&mut self) {
+        self.backlog.serving = true;
+        while self.backlog.has_room()
+            && let Some(conn) = self.backlog.conns.pop_front()
+        {
+            if let Some(client) = self.clients.get_mut(&conn) {
+                client.is_put_off = false;
+                self.drain(conn);
+            }
+        }
+        self.backlog.serving = false;
+    }
+
+    /// Apply what is committed, but nothing that a read was asked before which was put off. With
+    /// `all`, nothing is put off.
+    pub(super) fn apply_committed(&mut self, entries: Vec<zab::Entry>, all: bool) {
+        self.backlog.entries.extend(entries);
+        self.backlog.open = all;
+        if all {
+            self.serve_backlog();
+        }
+        while !self.halted
+            && !self.next_must_wait()
+            && let Some(entry) = self.backlog.entries.pop_front()
+        {
+            self.apply(entry);
+        }
+        self.backlog.open = false;
+    }
+
+    /// Whether the next transaction was asked on a connection of which a read was put off.
+    fn next_must_wait(&mut self) -> bool {
+        if self.backlog.conns.is_empty() {
+            return false;
+        }
+        let Some(entry) = self.backlog.entries.front() else { return false };
+        let Ok(txn) = convert::decode_txn(entry.body.clone()) else { return false };
+        let (server, tag) = txn.origin;
+        server == self.config.zab.id
+            && self.pendings.get_mut(tag).is_some_and(|pending| {
+                let client = self.clients.get(&pending.waiter.conn());
+                client.is_some_and(|client| client.is_put_off)
+            })
+    }
+}
