@@ -14,6 +14,9 @@ pub const BATCH_ENTRIES: usize = 4096;
 /// The entries that a server applies in one turn: others are served between two, and what belongs
 /// to so many stays in the processor's cache.
 pub const DELIVER_ENTRIES: usize = 128;
+/// The nodes that the transactions of one turn change or count; others are left to the next one, but
+/// for what one transaction may do alone.
+pub const TURN_NODES: usize = 10_000;
 /// The bytes of proposals that a leader has in flight before it makes requests wait.
 pub const UNCOMMITTED_BYTES: usize = 64 << 20;
 /// The proposals that a leader has in flight before it makes requests wait.
@@ -91,7 +94,7 @@ pub const AUDIT_FILES: usize = 4;
 /// The most nodes that a read counts below another: counting stops the server.
 pub const COUNT_NODES: u64 = 10_000;
 /// The most nodes that are counted for the quotas that one transaction sets: it stops all servers.
-pub const QUOTA_NODES: u64 = 10_000;
+pub const QUOTA_NODES: usize = 10_000;
 /// The ephemeral nodes of one session: all of them are deleted at once when it ends, and that stops
 /// all servers.
 pub const EPHEMERALS_PER_SESSION: usize = 50_000;

@@ -65,6 +65,7 @@ impl<N: Nodes> Replica<N> {
         let is_new = creates && self.nodes.session(session).is_none();
         let applied = tree::apply(&mut self.nodes, zxid, chain, &txn);
         self.applied = zxid;
+        self.backlog.count_nodes(applied.nodes);
         self.digests.push(zxid, self.nodes.meta().digest);
         if is_new {
             self.session_opened(&txn, applied.session);

@@ -1,5 +1,5 @@
 //! What a turn leaves to the next one: reads, once its answers take as many bytes as those of one turn
-//! may, and the transactions that these reads must not see.
+//! may, the transactions that these reads must not see, and transactions that follow costly ones.
 //!
 //! Between two turns answers leave and other servers are heard: however many clients ask for much at
 //! once, a bounded part of it is in memory, and nobody takes this server for dead. Those put off are
@@ -22,9 +22,13 @@ const ANSWER_BYTES: usize = 64;
 #[derive(Debug)]
 pub(super) struct Backlog {
     /// The bytes that the answers of one turn may take.
-    most: usize,
+    most_answered: usize,
     /// Those of this turn's so far.
     answered: usize,
+    /// The nodes that the transactions of one turn may change or count.
+    most_nodes: usize,
+    /// Those of this turn's so far.
+    nodes: usize,
     /// The connections whose first request is a read that was put off; [`super::client::Client`] knows
     /// it too.
     conns: VecDeque<ConnId>,
@@ -37,29 +41,43 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    pub(super) fn new(most: usize) -> Backlog {
-        let (conns, entries) = (VecDeque::new(), VecDeque::new());
-        Backlog { most, answered: 0, conns, serving: false, open: false, entries }
+    pub(super) fn new(most_answered: usize, most_nodes: usize) -> Backlog {
+        Backlog {
+            most_answered,
+            answered: 0,
+            most_nodes,
+            nodes: 0,
+            conns: VecDeque::new(),
+            serving: false,
+            open: false,
+            entries: VecDeque::new(),
+        }
     }
 
     /// Whether a read whose turn has come is answered in this turn.
     pub(super) fn has_room(&self) -> bool {
-        self.open || (self.answered < self.most && (self.serving || self.conns.is_empty()))
+        self.open || (self.answered < self.most_answered && (self.serving || self.conns.is_empty()))
     }
 
     /// A read has this answer.
-    pub(super) fn count(&mut self, reply: &Reply) {
+    pub(super) fn count_answer(&mut self, reply: &Reply) {
         self.answered += ANSWER_BYTES + tree::payload(reply);
     }
 
-    /// Whether a read is left to the next turn; if none is, nothing is.
-    pub(super) fn is_pending(&self) -> bool {
-        !self.conns.is_empty()
+    /// A transaction has changed or counted so many nodes.
+    pub(super) fn count_nodes(&mut self, nodes: usize) {
+        self.nodes += nodes;
     }
 
-    /// The answers so far leave.
+    /// Whether something is left to the next turn.
+    pub(super) fn is_pending(&self) -> bool {
+        !self.conns.is_empty() || !self.entries.is_empty()
+    }
+
+    /// The answers so far leave, and others have a turn.
     pub(super) fn end_turn(&mut self) {
         self.answered = 0;
+        self.nodes = 0;
     }
 
     /// Forget everything: the state is another one, and every client is gone.
@@ -92,8 +110,8 @@ impl<N: Nodes> Replica<N> {
         self.backlog.serving = false;
     }
 
-    /// Apply what is committed, but nothing that a read was asked before which was put off. With
-    /// `all`, nothing is put off.
+    /// Apply what is committed as far as one turn may, but nothing that a read was asked before which
+    /// was put off. With `all`, nothing is left to the next turn.
     pub(super) fn apply_committed(&mut self, entries: Vec<zab::Entry>, all: bool) {
         self.backlog.entries.extend(entries);
         self.backlog.open = all;
@@ -109,8 +127,12 @@ impl<N: Nodes> Replica<N> {
         self.backlog.open = false;
     }
 
-    /// Whether the next transaction was asked on a connection of which a read was put off.
+    /// Whether the next transaction has to wait for another turn: this one has done enough, or it was
+    /// asked on a connection of which a read was put off.
     fn next_must_wait(&mut self) -> bool {
+        if !self.backlog.open && self.backlog.nodes >= self.backlog.most_nodes {
+            return true;
+        }
         if self.backlog.conns.is_empty() {
             return false;
         }

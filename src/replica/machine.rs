@@ -112,7 +112,8 @@ impl<N: Nodes> Replica<N> {
         assert_eq!(durable.applied.zxid, meta.applied_zxid, "log and state disagree");
         assert!(config.session_timeout_min_ms <= config.session_timeout_max_ms);
         assert!(config.tick_ms > 0, "time does not stand still");
-        assert!(config.answer_bytes > 0, "there is an answer in each turn");
+        assert!(config.turn_answers_bytes > 0, "there is an answer in each turn");
+        assert!(config.turn_nodes > 0, "a transaction is applied in each turn");
         let mut digests = Digests::default();
         digests.push(meta.applied_zxid, meta.digest);
         Replica {
@@ -130,7 +131,7 @@ impl<N: Nodes> Replica<N> {
             handshakes: BTreeSet::new(),
             by_zxid: BTreeSet::new(),
             reading: Reading::new(config.zab.seed),
-            backlog: Backlog::new(config.answer_bytes),
+            backlog: Backlog::new(config.turn_answers_bytes, config.turn_nodes),
             reports: Reports::new(config.zab.seed),
             pendings: Pendings::new(config.zab.seed),
             ticks: Ticks::default(),
@@ -240,7 +241,8 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// Whether reads are left to the next turn, before which the answers of this one had better leave.
+    /// Whether reads or transactions are left to the next turn, before which others had better have
+    /// theirs.
     pub fn has_backlog(&self) -> bool {
         self.backlog.is_pending()
     }

@@ -209,7 +209,10 @@ pub struct Config {
     /// Whether a new session is known to this server alone until it writes.
     pub local_sessions: bool,
     /// The bytes of answers to reads after which a turn leaves other reads to the next one; at least 1.
-    pub answer_bytes: usize,
+    pub turn_answers_bytes: usize,
+    /// The nodes that transactions change or count after which a turn leaves other transactions to the
+    /// next one; at least 1.
+    pub turn_nodes: usize,
     /// What `/zookeeper/config` shows of the members; `None`: whatever is there.
     pub members_text: Option<Bytes>,
 }

@@ -364,7 +364,7 @@ impl<N: Nodes> Replica<N> {
             self.read(conn, &op)
         };
         if let Ok(reply) = &result {
-            self.backlog.count(reply);
+            self.backlog.count_answer(reply);
         }
         self.respond(conn, xid, Answer { zxid: None, result });
     }

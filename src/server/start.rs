@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::limits::TURN_ANSWERS_BYTES;
+use crate::limits::{TURN_ANSWERS_BYTES, TURN_NODES};
 use crate::net::{KeysError, Port, WatchedKeys};
 use crate::peers::{self, Event, Frame, Links};
 use crate::replica::{self, Input, Replica};
@@ -310,7 +310,8 @@ fn replica_config(settings: &Settings) -> replica::Config {
         throttle_ms: settings.throttle_ms,
         read_only: settings.read_only,
         local_sessions: settings.local_sessions,
-        answer_bytes: TURN_ANSWERS_BYTES,
+        turn_answers_bytes: TURN_ANSWERS_BYTES,
+        turn_nodes: TURN_NODES,
         members_text: Some(members_text(settings).into()),
     }
 }

@@ -54,11 +54,15 @@ pub struct Applied {
     pub duplicate: bool,
     /// A quota that it exceeded, or that it would have exceeded and was refused for.
     pub excess: Option<Excess>,
+    /// How many nodes were changed, or counted for a quota, whether or not it succeeded: what it has
+    /// cost. An estimate.
+    pub nodes: usize,
 }
 
 impl Applied {
     pub(super) fn new(zxid: Zxid, result: Result<Reply, Fault>) -> Applied {
-        Applied { zxid, result, changes: Vec::new(), session: None, duplicate: false, excess: None }
+        let (changes, session, duplicate, excess) = (Vec::new(), None, false, None);
+        Applied { zxid, result, changes, session, duplicate, excess, nodes: 0 }
     }
 }
 
@@ -179,6 +183,7 @@ fn carry_out(nodes: &mut impl Nodes, zxid: Zxid, txn: &Txn) -> Applied {
     };
     let result = work.carry_out(&txn.request.op);
     let mut applied = Applied::new(zxid, result);
+    applied.nodes = work.changes.len() + work.ledger.counted();
     applied.excess = work.ledger.excess.filter(|excess| excess.hard || applied.result.is_ok());
     if applied.result.is_ok() {
         work.draft.commit();

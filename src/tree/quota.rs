@@ -169,7 +169,7 @@ fn is_system(path: &str) -> bool {
 /// What one transaction comes to.
 pub(super) struct Ledger {
     /// How many nodes it may still count one by one.
-    left: u64,
+    left: usize,
     /// The first quota that it exceeds.
     pub(super) excess: Option<Excess>,
 }
@@ -177,6 +177,11 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn new() -> Ledger {
         Ledger { left: limits::QUOTA_NODES, excess: None }
+    }
+
+    /// How many nodes were counted one by one.
+    pub(super) fn counted(&self) -> usize {
+        limits::QUOTA_NODES - self.left
     }
 
     /// Enter a change of the node at `path` into every quota that it belongs to.

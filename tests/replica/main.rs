@@ -13,11 +13,12 @@ mod show;
 mod world;
 
 use bytes::Bytes;
-use conclave::limits::{CATCH_UP_BYTES, TURN_ANSWERS_BYTES, VALUE_BYTES};
+use conclave::limits::{CATCH_UP_BYTES, MULTI_OPS, QUOTA_NODES, TURN_ANSWERS_BYTES, VALUE_BYTES};
 use conclave::replica::{Forward, Input, PeerMessage};
 use conclave_proto::request::ReadLevel;
 use conclave_proto::{
-    Acl, CreateMode, Epoch, Identity, Lifetime, Op, ServerMessage, WatchId, WatchKind, ZPath, Zxid,
+    Acl, CreateMode, Epoch, Identity, Lifetime, Op, Reply, Response, ServerMessage, WatchId,
+    WatchKind, ZPath, Zxid,
 };
 
 use expect_test::{ExpectFile, expect_file};
@@ -322,7 +323,14 @@ fn a_turn_makes_no_more_answers_than_memory_is_meant_for() {
     }
     world.settle();
     let most = TURN_ANSWERS_BYTES + VALUE_BYTES;
-    assert!(world.most_answered <= most, "{} bytes at once", world.most_answered);
+    let bytes = |response: &Response| match &response.result {
+        Ok(Reply::Data { data: Some(data), .. }) => data.len(),
+        Ok(_) | Err(_) => 0,
+    };
+    for turn in &world.turns {
+        let answered: usize = turn.iter().map(bytes).sum();
+        assert!(answered <= most, "{answered} bytes at once");
+    }
     for name in &names {
         let xid = |message: &ServerMessage| {
             if let ServerMessage::Response(response) = message {
@@ -337,4 +345,41 @@ fn a_turn_makes_no_more_answers_than_memory_is_meant_for() {
         let answered: Vec<u64> = answered.filter(|&xid| xid >= first).collect();
         assert_eq!(answered, asked, "{name}");
     }
+}
+
+#[test]
+fn a_turn_counts_no_more_nodes_than_one_quota_may_need() {
+    let mut world = World::new(3);
+    world.elect();
+    world.dial("a", server(1), 60_000);
+    world.settle();
+    let create = |at: &str| Op::Create {
+        path: ZPath::new(at).unwrap(),
+        data: None,
+        acl: Acl::open(),
+        mode: CreateMode::PERSISTENT,
+    };
+    world.ask("a", ReadLevel::Local, create("/many"));
+    for batch in 0..QUOTA_NODES / MULTI_OPS {
+        let then = (0..MULTI_OPS).map(|n| create(&format!("/many/{batch}-{n}"))).collect();
+        let multi = Op::Multi { conditions: vec![], then, otherwise: vec![] };
+        world.ask("a", ReadLevel::Local, multi);
+    }
+    world.ask("a", ReadLevel::Local, create("/zookeeper/quota/many"));
+    world.settle();
+    world.turns.clear();
+    const USAGE: &str = "/zookeeper/quota/many/zookeeper_stats";
+    for _ in 0..5 {
+        world.ask("a", ReadLevel::Local, create(USAGE));
+        let path = ZPath::new(USAGE).unwrap();
+        world.ask("a", ReadLevel::Local, Op::Delete { path, version: None });
+    }
+    world.settle();
+    let created = |response: &&Response| match &response.result {
+        Ok(Reply::Created { path, .. }) => path.as_str() == USAGE,
+        Ok(_) | Err(_) => false,
+    };
+    let created = world.turns.iter().map(|turn| turn.iter().filter(created).count());
+    let created: Vec<usize> = created.filter(|&count| count > 0).collect();
+    assert_eq!(created, [1; 5], "each in a turn of its own");
 }

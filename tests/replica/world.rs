@@ -13,8 +13,7 @@ use conclave::zab::{self, Durable, SnapshotOrder, Write, WriteToken};
 use conclave_proto::message::{Connect, PROTOCOL_VERSION};
 use conclave_proto::request::ReadLevel;
 use conclave_proto::{
-    ClientMessage, Identity, Op, Reply, Response, Secret, ServerId, ServerMessage, SessionId, Xid,
-    Zxid,
+    ClientMessage, Identity, Op, Response, Secret, ServerId, ServerMessage, SessionId, Xid, Zxid,
 };
 
 /// The time between two ticks, in ms.
@@ -34,10 +33,10 @@ pub(crate) struct World {
     read_only: bool,
     /// Whether a new session is known to its server alone until it writes.
     local_sessions: bool,
-    /// Whether a turn answers one read and leaves the others to the next.
-    one_answer: bool,
-    /// The most bytes of data with which one turn has answered.
-    pub(crate) most_answered: usize,
+    /// Whether a turn answers one read, applies one transaction and leaves the others to the next.
+    small_turns: bool,
+    /// The answers of each turn.
+    pub(crate) turns: Vec<Vec<Response>>,
     /// What clients were told, and what servers noted, since this was last taken.
     pub(crate) log: Vec<String>,
 }
@@ -86,7 +85,8 @@ impl World {
     }
 
     /// The same, with an option: `read-only` to serve those who are content to read while there is
-    /// no leader, `local-sessions`, or `one-answer` to answer one read in a turn.
+    /// no leader, `local-sessions`, or `small-turns` to answer one read and apply one
+    /// transaction in a turn.
     pub(crate) fn with(count: u8, option: &str) -> World {
         let mut checkpoint = MemoryNodes::default();
         tree::found(&mut checkpoint);
@@ -101,8 +101,8 @@ impl World {
             now_ms: 1_000_000,
             read_only: option == "read-only",
             local_sessions: option == "local-sessions",
-            one_answer: option == "one-answer",
-            most_answered: 0,
+            small_turns: option == "small-turns",
+            turns: Vec::new(),
             log: Vec::new(),
         };
         for number in 1..=count {
@@ -140,7 +140,8 @@ impl World {
             throttle_ms: Some(200),
             read_only: self.read_only,
             local_sessions: self.local_sessions,
-            answer_bytes: if self.one_answer { 1 } else { limits::TURN_ANSWERS_BYTES },
+            turn_answers_bytes: if self.small_turns { 1 } else { limits::TURN_ANSWERS_BYTES },
+            turn_nodes: if self.small_turns { 1 } else { limits::TURN_NODES },
             members_text: None,
         };
         let server = self.servers.get_mut(&id).unwrap();
@@ -367,14 +368,11 @@ impl World {
                 }
             }
         }
-        let data = |(_, message): &(ConnId, ToClient)| match message {
-            ToClient::Message(ServerMessage::Response(Response {
-                result: Ok(Reply::Data { data: Some(data), .. }),
-                ..
-            })) => data.len(),
-            ToClient::Message(_) | ToClient::Close => 0,
-        };
-        self.most_answered = self.most_answered.max(ready.clients.iter().map(data).sum());
+        let answers = ready.clients.iter().filter_map(|(_, message)| match message {
+            ToClient::Message(ServerMessage::Response(response)) => Some(response.clone()),
+            ToClient::Message(_) | ToClient::Close => None,
+        });
+        self.turns.push(answers.collect());
         for (conn, message) in ready.clients {
             self.deliver(conn, message);
         }

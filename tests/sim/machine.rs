@@ -48,7 +48,9 @@ pub(crate) struct Settings {
     /// Whether a new session is known to this server alone until it writes.
     pub(crate) local_sessions: bool,
     /// The bytes of answers to reads after which a turn leaves other reads to the next one.
-    pub(crate) answer_bytes: usize,
+    pub(crate) turn_answers_bytes: usize,
+    /// The nodes that transactions change after which a turn leaves others to the next one.
+    pub(crate) turn_nodes: usize,
 }
 
 /// Something that happens to a server.

@@ -31,7 +31,8 @@ impl Machine for Whole {
             throttle_ms: None,
             read_only: false,
             local_sessions: settings.local_sessions,
-            answer_bytes: settings.answer_bytes,
+            turn_answers_bytes: settings.turn_answers_bytes,
+            turn_nodes: settings.turn_nodes,
             members_text: None,
         };
         Whole { replica: Replica::new(config, disk, nodes) }

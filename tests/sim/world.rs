@@ -601,8 +601,9 @@ impl<'t, M: Machine, L: Load<M>> World<'t, M, L> {
             },
             tick_ms: u32::try_from(self.knobs.tick / MS).expect("a tick is short"),
             local_sessions: self.knobs.local_sessions && !seed.is_multiple_of(4),
-            // One or a few reads in a turn, or as many as there are.
-            answer_bytes: [1, 100, 1000, 1 << 30][usize::from(seed.to_be_bytes()[0] % 4)],
+            // One or a few of each in a turn, or as many as there are.
+            turn_answers_bytes: [1, 100, 1000, 1 << 30][usize::from(seed.to_be_bytes()[0] % 4)],
+            turn_nodes: [1, 5, 1 << 30, 1 << 30][usize::from(seed.to_be_bytes()[1] % 4)],
         }
     }
 

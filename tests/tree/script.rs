@@ -131,7 +131,8 @@ impl Stage {
         txn.time_ms = self.clock;
         txn.identities = identities.into();
         (txn.request.xid, txn.request.acked) = (Xid(numbers.0), Xid(numbers.1));
-        let Applied { zxid, result, changes, session, duplicate, excess } = self.world.apply(&txn);
+        let Applied { zxid, result, changes, session, duplicate, excess, .. } =
+            self.world.apply(&txn);
         let again = if duplicate { "again, from " } else { "" };
         let mut text = format!("{again}{zxid} {}\n", show_result(&result));
         for change in changes {
