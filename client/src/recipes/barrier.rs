@@ -37,7 +37,8 @@ use crate::{Client, IntoPath, Watch};
 ///
 /// # Cost
 ///
-/// One round trip and one write to raise or lower it; one round trip, and one watch, to wait.
+/// One round trip and one write to raise or lower it; one round trip, and one watch, to wait, and one
+/// more when it was lowered.
 /// Everybody who waits is told when it is lowered, since all may go on.
 #[derive(Clone)]
 pub struct Barrier {
@@ -156,9 +157,9 @@ const READY: &str = "ready";
 ///
 /// # Cost
 ///
-/// To enter: two round trips and one write, and one write for all. To leave: one write, and one round
-/// trip for each time that the oldest one inside ends. One node and two watches for each; all who
-/// wait to enter are told at once, since all enter.
+/// To enter: five round trips and one write, and one write for all. To leave: one write and four round
+/// trips, and two more for each time that the oldest one inside ends. One node and two watches for
+/// each; all who wait to enter are told at once, since all enter.
 #[derive(Clone)]
 pub struct DoubleBarrier {
     line: Line,

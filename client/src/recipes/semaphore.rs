@@ -54,8 +54,8 @@ const LIMIT: &str = "limit";
 ///
 /// # Cost
 ///
-/// Two round trips and two writes for a free permit: one to be first in the queue, one to go from
-/// there to the permits. One to release it. Only the first in the queue watches the permits; everybody
+/// Three round trips and two writes for a free permit: one to be first in the queue, one to see how
+/// many there are and are held, one to go from the queue to the permits. One to release it. Only the first in the queue watches the permits; everybody
 /// else watches the one before. The node that holds the limit stays.
 #[derive(Clone)]
 pub struct Semaphore {
@@ -197,11 +197,14 @@ impl Semaphore {
     async fn take(&self, waiter: Owned) -> Result<Taken, Error> {
         let client = &self.place.client;
         loop {
-            let Some((held, permits)) = self.look().await? else {
+            let limit = client.get_and_watch(self.place.child(LIMIT)?).into_future();
+            // One round trip does for both.
+            let (looked, limit) = tokio::join!(self.look(), limit);
+            let Some((held, permits)) = looked? else {
                 self.permits.make().await?;
                 continue;
             };
-            let (node, limit) = match client.get_and_watch(self.place.child(LIMIT)?).await {
+            let (node, limit) = match limit {
                 Ok(limit) => limit,
                 Err(error) if error.code() == Some(ErrorCode::NoNode) => {
                     self.make_limit(self.initial).await?;

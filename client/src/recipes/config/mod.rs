@@ -75,7 +75,8 @@
 //!
 //! - A value is written only if it is of the setting's type, passes its validation, and fits the
 //!   [`Schema`] that is stored for the setting at that very moment, if one is; an overlay only if
-//!   what it makes of the default of that very moment does.
+//!   what it makes of the default of that very moment does. A staged value is checked before it is
+//!   staged, and in that way when it is promoted.
 //! - Each change is made on the revision that its writer saw, or fails with
 //!   [`Error::Conflict`]; each one has a number, and is in the history before it takes effect.
 //! - A follower's stream shows the latest value, sooner or later, whatever happens. It shows every
@@ -91,9 +92,10 @@
 //!
 //! # Cost
 //!
-//! A change takes three round trips and two writes of the value: first to the history, then where it
-//! takes effect; an overlay one more, to read the default. Reading a layer is one round trip, for a follower none. A follower keeps one cache,
-//! and so one watch, for each layer of its place. On the servers there are two nodes for each value
+//! A change takes five round trips: to read the schema and what holds, two writes of the value, first
+//! to the history, then where it takes effect, and one that removes the oldest revision, if there are
+//! more than are kept; an overlay one more, to read the default. Reading a layer is one round trip, for
+//! a follower none. A follower keeps one cache, and so one watch, for each layer of its place. On the servers there are two nodes for each value
 //! and one for each revision of its history, of which [`Registry::keep`] says how many there are.
 
 mod diff;
