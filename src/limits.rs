@@ -46,6 +46,11 @@ pub const CLIENTS_OUTBOX_BYTES: usize = 1 << 30;
 pub const TURN_ANSWERS_BYTES: usize = 32 << 20;
 /// Nothing more is read from a client while requests of so many bytes have no answer.
 pub const ASKED_BYTES: usize = 1 << 20;
+/// The same for all clients of a server: a client is read no further than there is room left of this,
+/// but for what it always may have.
+pub const ALL_ASKED_BYTES: usize = PENDING_BYTES / 2;
+/// The bytes of requests without an answer that a client always may have.
+pub const ASKED_ALWAYS_BYTES: usize = 16 << 10;
 /// The largest frame that a client of the ZooKeeper protocol may send, in bytes: the default of
 /// ZooKeeper's `jute.maxbuffer`.
 pub const JUTE_FRAME_BYTES: usize = 0xf_ffff;
@@ -116,6 +121,8 @@ pub const PENDING_REQUESTS: usize = 200_000;
 /// The bytes of such writes, and of those that wait behind a read. A new leader is sent all of them
 /// at once.
 pub const PENDING_BYTES: usize = 32 << 20;
+/// Those of them that only writes of at most [`ASKED_ALWAYS_BYTES`] may take.
+pub const PENDING_SMALL_BYTES: usize = 8 << 20;
 /// The writes that wait at the leader because too much is in flight; more are refused.
 pub const WAITING_REQUESTS: usize = 100_000;
 /// The bytes of such writes.
@@ -151,6 +158,8 @@ const _: () = assert!(JUTE_FRAME_BYTES < FRAME_BYTES && JUTE_FRAME_BYTES <= VALU
 const _: () = assert!(WHOLE_LIST_BYTES < CLIENT_ANSWERS_BYTES);
 const _: () = assert!(CATCH_UP_BYTES + VALUE_BYTES < CLIENT_OUTBOX_BYTES);
 const _: () = assert!(ASKED_BYTES <= PENDING_BYTES / 32);
+const _: () = assert!(ASKED_ALWAYS_BYTES < ASKED_BYTES && ASKED_BYTES < ALL_ASKED_BYTES);
+const _: () = assert!(ALL_ASKED_BYTES < PENDING_BYTES - PENDING_SMALL_BYTES);
 const _: () = assert!(TURN_ANSWERS_BYTES < CLIENT_ANSWERS_BYTES);
 const _: () = assert!(CLIENT_OUTBOX_BYTES + CLIENT_ANSWERS_BYTES < CLIENTS_OUTBOX_BYTES);
 const _: () = assert!(PENDING_BYTES <= PEER_OUTBOX_BYTES / 2);

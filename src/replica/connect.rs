@@ -77,7 +77,7 @@ impl<N: Nodes> Replica<N> {
             self.ask_to_resume(conn);
         } else if keeps {
             self.keep_session(conn, connect);
-        } else if self.pendings.is_full() {
+        } else if self.pendings.is_full(0) {
             self.refuse(conn, ErrorCode::Throttled, "this server has too much to do");
         } else {
             let timeout_ms = connect.timeout_ms.clamp(min, max);

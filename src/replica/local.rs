@@ -230,7 +230,7 @@ impl<N: Nodes> Replica<N> {
         if local.opening.is_some_and(|tag| self.pendings.get_mut(tag).is_some()) {
             return;
         }
-        if self.pendings.is_full() {
+        if self.pendings.is_full(0) {
             self.send_away(conn);
             return;
         }

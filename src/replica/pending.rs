@@ -152,10 +152,12 @@ impl Pendings {
         Pendings { first: 1 + (mix(seed) >> 2), ring: VecDeque::new(), bytes: 0, held: 0 }
     }
 
-    /// Whether there is no room for another.
-    pub(super) fn is_full(&self) -> bool {
+    /// Whether there is no room for another of so many bytes. Those who ask for little have room when
+    /// those who ask for much have none.
+    pub(super) fn is_full(&self, bytes: usize) -> bool {
+        let kept = if bytes > limits::ASKED_ALWAYS_BYTES { limits::PENDING_SMALL_BYTES } else { 0 };
         self.ring.len() >= limits::PENDING_REQUESTS
-            || self.bytes + self.held >= limits::PENDING_BYTES
+            || self.bytes + self.held >= limits::PENDING_BYTES - kept
     }
 
     /// A write of so many bytes waits behind a read.

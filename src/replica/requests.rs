@@ -197,11 +197,11 @@ impl<N: Nodes> Replica<N> {
     /// Let a write wait.
     fn hold(&mut self, conn: ConnId, xid: Xid, acked: Xid, op: Op) {
         let Some(client) = self.clients.get_mut(&conn) else { return };
-        if self.pendings.is_full() {
+        let bytes = bytes_of(&client.identities, &op);
+        if self.pendings.is_full(bytes) {
             self.send_away(conn);
             return;
         }
-        let bytes = bytes_of(&client.identities, &op);
         client.queue.push(xid, SlotState::Held { op, acked, bytes });
         self.pendings.hold(bytes);
     }
@@ -210,7 +210,7 @@ impl<N: Nodes> Replica<N> {
     pub(super) fn submit(&mut self, conn: ConnId, write: Released) {
         let Some(client) = self.clients.get(&conn) else { return };
         let Some(open) = client.open() else { return };
-        if self.pendings.is_full() {
+        if self.pendings.is_full(bytes_of(&client.identities, &write.op)) {
             // To refuse it would be to say that it is not done, which a server that has no word
             // from the leader cannot know of a request that may be a retry.
             self.send_away(conn);

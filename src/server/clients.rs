@@ -50,6 +50,8 @@ pub(super) struct Clients {
     dirty: RefCell<Vec<Rc<Client>>>,
     /// The bytes that wait to be sent to all of them.
     waiting: Cell<usize>,
+    /// Those of their requests without an answer.
+    asked: Cell<usize>,
     /// Those without a session.
     strangers: Crowd,
 }
@@ -122,6 +124,7 @@ impl Clients {
             table: RefCell::default(),
             dirty: RefCell::default(),
             waiting: Cell::default(),
+            asked: Cell::default(),
             strangers: Crowd::new(limit, HANDSHAKES_PER_ADDRESS.min(limit.div_ceil(2))),
         })
     }
@@ -228,10 +231,11 @@ impl Clients {
         self.make_room();
     }
 
-    /// Brings what waits for all clients up to date with what waits for one.
+    /// Brings what is counted of all clients up to date with one of them.
     pub(super) fn recount(&self, state: &mut State) {
-        let (before, now) = state.recount();
-        self.waiting.set(self.waiting.get() - before + now);
+        let ((waiting, asked), now) = state.recount();
+        self.waiting.set(self.waiting.get() - waiting + now.0);
+        self.asked.set(self.asked.get() - asked + now.1);
     }
 
     /// Drops those for whom most waits, as long as too much waits for all.
@@ -260,7 +264,7 @@ impl Clients {
                 }
             }
         }
-        if client.state.borrow_mut().wants_resume() {
+        if client.state.borrow_mut().wants_resume(self) {
             client.resume.notify_one();
         }
     }
@@ -314,6 +318,11 @@ impl Clients {
     /// The bytes that wait to be sent to all clients.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.get()
+    }
+
+    /// The bytes of all clients' requests that have no answer yet.
+    pub(super) fn asked(&self) -> usize {
+        self.asked.get()
     }
 
     /// The requests of all clients that have no answer yet.

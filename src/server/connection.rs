@@ -27,7 +27,10 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 use tokio_util::io::poll_read_buf;
 
-use crate::limits::{ASKED_BYTES, CLIENT_ANSWERS_BYTES, CLIENT_OUTBOX_BYTES, IN_FLIGHT};
+use crate::limits::{
+    ALL_ASKED_BYTES, ASKED_ALWAYS_BYTES, ASKED_BYTES, CLIENT_ANSWERS_BYTES, CLIENT_OUTBOX_BYTES,
+    IN_FLIGHT,
+};
 use crate::net::{Place, ReadHalf, WriteHalf};
 use crate::replica::{ConnId, Input};
 use crate::wire::words::{ConnectionFacts, Traffic};
@@ -80,8 +83,8 @@ pub(super) struct State {
     socket: Option<Rc<WriteHalf>>,
     wire: Wire,
     waiting: BytesMut,
-    /// How much of it is counted among what waits for all clients.
-    counted: usize,
+    /// How much of it, and of `asked_bytes`, is counted among that of all clients.
+    counted: (usize, usize),
     /// A task is at it, because the socket was full.
     draining: bool,
     /// Close once everything in `waiting` is sent.
@@ -137,7 +140,7 @@ impl Client {
             socket: Some(Rc::new(socket)),
             wire,
             waiting: BytesMut::new(),
-            counted: 0,
+            counted: (0, 0),
             draining: false,
             ending: false,
             dirty: false,
@@ -161,6 +164,8 @@ impl Client {
     pub(super) fn close(&self) -> bool {
         let mut state = self.state.borrow_mut();
         state.waiting = BytesMut::new();
+        state.asked = VecDeque::new();
+        state.asked_bytes = 0;
         self.cut.notify_one();
         state.socket.take().is_some()
     }
@@ -232,9 +237,10 @@ impl State {
         self.waiting.len() > CLIENT_OUTBOX_BYTES + self.answers.min(CLIENT_ANSWERS_BYTES)
     }
 
-    fn ask(&mut self, asked: Asked) {
+    fn ask(&mut self, clients: &Clients, asked: Asked) {
         self.asked_bytes += asked.bytes as usize;
         self.asked.push_back(asked);
+        clients.recount(self);
     }
 
     /// Counts the oldest request in flight as answered.
@@ -278,9 +284,10 @@ impl State {
         self.waiting.len()
     }
 
-    /// Counts the bytes that wait: what was counted before, and what is now.
-    pub(super) fn recount(&mut self) -> (usize, usize) {
-        let before = mem::replace(&mut self.counted, self.waiting.len());
+    /// Counts the bytes that wait to be sent, and those of requests without an answer: what was
+    /// counted before, and what is now.
+    pub(super) fn recount(&mut self) -> ((usize, usize), (usize, usize)) {
+        let before = mem::replace(&mut self.counted, (self.waiting.len(), self.asked_bytes));
         (before, self.counted)
     }
 
@@ -315,21 +322,22 @@ impl State {
     }
 
     /// Lets the task read on if it waits and may.
-    pub(super) fn wants_resume(&mut self) -> bool {
-        let resume = self.paused && self.may_read();
+    pub(super) fn wants_resume(&mut self, clients: &Clients) -> bool {
+        let resume = self.paused && self.may_read(clients);
         if resume {
             self.paused = false;
         }
         resume
     }
 
-    fn may_read(&self) -> bool {
+    fn may_read(&self, clients: &Clients) -> bool {
+        let left = ALL_ASKED_BYTES.saturating_sub(clients.asked());
         self.socket.is_none()
             || (!self.ending
                 && !self.wire.is_leaving()
                 && self.asked.back().is_none_or(|asked| !asked.is_heavy)
                 && self.asked.len() + self.pings < self.allowance
-                && self.asked_bytes < ASKED_BYTES
+                && self.asked_bytes < left.clamp(ASKED_ALWAYS_BYTES, ASKED_BYTES)
                 && self.waiting.len() < PAUSE_BYTES)
     }
 
@@ -474,7 +482,7 @@ async fn listen(
             if state.socket.is_none() {
                 break;
             }
-            state.paused = !state.may_read();
+            state.paused = !state.may_read(clients);
             state.held_back |= state.paused;
             state.paused
         };
@@ -522,7 +530,8 @@ async fn check(
     let kind =
         Kind::of(&Op::Authenticate { scheme: String::new(), credentials: Credentials::default() });
     let at_us = clients.clock.micros();
-    client.state.borrow_mut().ask(Asked { kind: Some(kind), at_us, bytes, is_heavy: false });
+    let asked = Asked { kind: Some(kind), at_us, bytes, is_heavy: false };
+    client.state.borrow_mut().ask(clients, asked);
     let (id, result) = clients.passwords.check(client.address, credentials).await;
     if result == Err(ErrorCode::Throttled) {
         clients.send_away(client);
@@ -555,7 +564,8 @@ fn admit(
     let conn = client.id;
     let mut state = client.state.borrow_mut();
     let mut ask = |kind, is_heavy| {
-        state.ask(Asked { kind, at_us: clients.clock.micros(), bytes, is_heavy });
+        let at_us = clients.clock.micros();
+        state.ask(clients, Asked { kind, at_us, bytes, is_heavy });
     };
     match inbound {
         Inbound::Message(ClientMessage::Connect(_)) => {

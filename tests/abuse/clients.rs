@@ -338,6 +338,29 @@ fn a_client_that_writes_much_at_once_is_read_no_faster_than_it_is_answered() {
 }
 
 #[test]
+fn clients_that_write_much_at_once_share_the_room_for_it() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    let data = Some(vec![b'x'; VALUE_BYTES / 4].into());
+    let set = Op::SetData { path: path("/witness"), data, version: None };
+    // More than there is room for, and none of them alone has more than one may.
+    let loaders: Vec<_> = (0..40)
+        .map(|_| {
+            let mut loader = Client::open(server.client);
+            let mut asked = vec![loader.ask_at(ReadLevel::AtLeast(Zxid::MAX), get("/witness"))];
+            asked.extend((0..4).map(|_| loader.ask(set.clone())));
+            (loader, asked)
+        })
+        .collect();
+    witness.is_undisturbed();
+    for (mut loader, asked) in loaders {
+        let answers = asked.into_iter().map(|xid| loader.answer(xid).map(drop));
+        let answers: Vec<_> = answers.map(|answer| answer.map_err(|fault| fault.code)).collect();
+        assert_eq!(answers, [&[Err(ErrorCode::Unavailable)][..], &[Ok(()); 4]].concat());
+    }
+}
+
+#[test]
 fn a_flood_of_pings_is_answered_and_disturbs_nobody() {
     let server = Server::start();
     let mut witness = Witness::start(&server);
