@@ -7,7 +7,7 @@ use bytes::Bytes;
 use conclave_proto::{Acl, EventKind, Op, Perms, ServerMessage, SessionId, Txn, Zxid, convert};
 
 use crate::limits;
-use crate::tree::{self, Change, Nodes, SessionChange};
+use crate::tree::{self, Applied, Change, Nodes, SessionChange};
 use crate::zab;
 
 use super::client::Answer;
@@ -61,21 +61,19 @@ impl<N: Nodes> Replica<N> {
             return;
         }
         let session = session_of(&txn.request);
-        let creates = matches!(txn.request.op, Op::CreateSession { .. });
-        let is_new = creates && self.nodes.session(session).is_none();
         let applied = tree::apply(&mut self.nodes, zxid, chain, &txn);
         self.applied = zxid;
         self.backlog.count_nodes(applied.nodes);
         self.digests.push(zxid, self.nodes.meta().digest);
-        if is_new {
-            self.session_opened(&txn, applied.session);
-        } else if creates && txn.origin.1 >= MOVE {
+        if let Some(SessionChange::Opened { session, timeout_ms }) = applied.session {
+            self.session_opened(&txn, session, timeout_ms);
+        } else if txn.origin.1 >= MOVE {
             self.session_moved(session, txn.origin);
         }
         for (index, change) in applied.changes.iter().enumerate() {
             self.fire(change, &applied.changes[index + 1..]);
         }
-        self.settle_local(&txn, session, applied.result.is_ok());
+        self.settle(&txn, session, &applied);
         self.tell_acl_changes(&txn, &applied);
         if let (Some(excess), Part::Leading(_)) = (applied.excess, &self.part) {
             self.out.notices.push(Notice::OverQuota(excess));
@@ -83,13 +81,6 @@ impl<N: Nodes> Replica<N> {
         if txn.origin.0 == self.config.zab.id {
             let answer = Answer { zxid: Some(applied.zxid), result: applied.result };
             self.answer_own(txn.origin.1, session, answer, applied.session);
-        }
-        let ends = matches!(txn.request.op, Op::CloseSession | Op::ExpireSession);
-        if let Part::Leading(lead) = &mut self.part
-            && ends
-            && applied.session.is_none()
-        {
-            lead.sessions.stays(txn.request.session);
         }
         if let Some(SessionChange::Closed(session)) = applied.session {
             self.session_count -= 1;
@@ -126,8 +117,7 @@ impl<N: Nodes> Replica<N> {
         self.out.notices.push(Notice::NotUnderstood { zxid, why });
     }
 
-    fn session_opened(&mut self, txn: &Txn, change: Option<SessionChange>) {
-        let Some(SessionChange::Opened { session, timeout_ms }) = change else { return };
+    fn session_opened(&mut self, txn: &Txn, session: SessionId, timeout_ms: u32) {
         self.session_count += 1;
         if let Part::Leading(lead) = &mut self.part {
             lead.open(session, timeout_ms, txn.origin.0, self.applied);
@@ -135,13 +125,18 @@ impl<N: Nodes> Replica<N> {
     }
 
     /// Tell those who wait for the beginning or the end of a session of which servers may know that
-    /// the ensemble does not.
-    fn settle_local(&mut self, txn: &Txn, session: SessionId, done: bool) {
-        if matches!(txn.request.op, Op::CreateSession { .. }) && done {
+    /// the ensemble does not, and the leader if an end was none.
+    fn settle(&mut self, txn: &Txn, session: SessionId, applied: &Applied) {
+        if matches!(txn.request.op, Op::CreateSession { .. }) && applied.result.is_ok() {
             self.local_opened(session, self.applied);
         } else if matches!(txn.request.op, Op::CloseSession | Op::ExpireSession) {
             self.end_local(session);
             self.tell_of_end(session);
+            if let Part::Leading(lead) = &mut self.part
+                && applied.session.is_none()
+            {
+                lead.sessions.stays(session);
+            }
         }
     }
 
