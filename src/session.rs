@@ -213,20 +213,18 @@ impl Sessions {
         if live.closing {
             return Standing::Closing;
         }
-        let standing = match live.claimed(server, claim) {
-            // Whoever spoke to that server by an earlier connection was alive all the same.
+        // Whoever spoke to a server by an earlier connection was alive all the same: that the session
+        // moves on may be proposed and not be committed for long.
+        live.see(self.clock_ms, age_ms);
+        self.fresh.push((session, age_ms));
+        match live.claimed(server, claim) {
             Standing::Moved if live.owner.is_some_and(|(owner, _)| owner == server) => {
                 Standing::Owner
             }
             standing @ (Standing::Owner | Standing::Moved | Standing::Closing | Standing::Gone) => {
                 standing
             }
-        };
-        if standing == Standing::Owner {
-            live.see(self.clock_ms, age_ms);
-            self.fresh.push((session, age_ms));
         }
-        standing
     }
 
     /// A session moves to a server, unless it has moved on by a later claim.

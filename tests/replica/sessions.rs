@@ -144,11 +144,13 @@ fn the_later_claim_holds() {
     sessions.advance(0);
     assert_eq!(sessions.standing(SessionId(1), server(2), claim(1)), Standing::Moved);
     assert_eq!(sessions.standing(SessionId(1), server(3), claim(2)), Standing::Owner);
-    // The server it left does not keep it alive.
+    // Its client may speak to the server that it leaves until the move is committed, and is alive.
     sessions.advance(500);
     assert_eq!(sessions.touch(SessionId(1), server(2), 0, claim(1)), Standing::Moved);
     sessions.advance(500);
-    assert_eq!(expired(&due(&mut sessions, 10)), [1]);
+    assert_eq!(due(&mut sessions, 10), Due::default());
+    sessions.advance(1_000);
+    assert_eq!(expired(&due(&mut sessions, 10)), [1, 2]);
 }
 
 #[test]
