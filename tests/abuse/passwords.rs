@@ -46,10 +46,14 @@ impl Guarded {
         Guarded { server, dir }
     }
 
-    /// What the newest files of the audit log hold.
+    /// The lines that the newest files of the audit log hold; the last one may be on its way.
     fn log(&self) -> String {
-        let read = |name| std::fs::read_to_string(self.dir.path().join("data").join(name));
-        ["audit.log", "audit.acl.log"].map(|name| read(name).unwrap_or_default()).concat()
+        let read = |name| {
+            let path = self.dir.path().join("data").join(name);
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            text.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect::<String>()
+        };
+        ["audit.log", "audit.acl.log"].map(read).concat()
     }
 
     /// The records of one kind, once there are so many of them.
