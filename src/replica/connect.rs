@@ -113,18 +113,24 @@ impl<N: Nodes> Replica<N> {
         let State::Resuming(Resuming { session, secret, granted: None, .. }) = client.state else {
             return;
         };
+        let mark = conn.0 ^ self.conn_marks;
         match &self.part {
             Part::Looking { .. } => {}
             Part::Following(_) | Part::Leading(_) if self.locals.has(session, secret) => {
                 self.grant(conn, session, Grant::Local, Zxid::ZERO);
             }
             Part::Following(follow) => {
-                let (epoch, conn) = (follow.epoch, conn.0 ^ self.conn_marks);
-                let message = PeerMessage::Attach { epoch, conn, session, secret };
+                let message =
+                    PeerMessage::Attach { epoch: follow.epoch, conn: mark, session, secret };
                 self.out.send.push((follow.leader, message));
             }
-            Part::Leading(_) => self.attach_own(conn, session, secret),
+            Part::Leading(_) => self.attach_own(mark, session, secret),
         }
+    }
+
+    /// The connection of this mark.
+    fn conn_of(&self, mark: u64) -> ConnId {
+        ConnId(mark ^ self.conn_marks)
     }
 
     /// Ask a new leader, or over a new link, for all that are not resumed yet.
@@ -137,12 +143,12 @@ impl<N: Nodes> Replica<N> {
 
     /// The session has moved to the connection of this mark.
     pub(super) fn granted(&mut self, mark: u64, session: SessionId, claim: Claim) {
-        self.grant(ConnId(mark ^ self.conn_marks), session, Grant::Claim(claim), claim.0);
+        self.grant(self.conn_of(mark), session, Grant::Claim(claim), claim.0);
     }
 
     /// The leader says that there is no such session.
     pub(super) fn refuse_to_resume(&mut self, mark: u64, session: SessionId) {
-        let conn = ConnId(mark ^ self.conn_marks);
+        let conn = self.conn_of(mark);
         if let Some(Client { state: State::Resuming(resuming), .. }) = self.clients.get(&conn)
             && resuming.session == session
         {

@@ -10,7 +10,7 @@ use super::lead::{Asker, MOVE, SYSTEM};
 use super::local;
 use super::machine::{Part, Replica};
 use super::pending::Work;
-use super::{ConnId, Notice, PeerMessage, Touch};
+use super::{Notice, PeerMessage, Touch};
 
 /// A connection that wants to resume a session.
 #[derive(Clone, Copy, Debug)]
@@ -76,9 +76,8 @@ impl<N: Nodes> Replica<N> {
     }
 
     /// One of this server's own clients wants to resume a session.
-    pub(super) fn attach_own(&mut self, conn: ConnId, session: SessionId, secret: Secret) {
-        let server = self.config.zab.id;
-        self.take_candidate(Candidate { server, conn: conn.0 ^ self.conn_marks, session, secret });
+    pub(super) fn attach_own(&mut self, conn: u64, session: SessionId, secret: Secret) {
+        self.take_candidate(Candidate { server: self.config.zab.id, conn, session, secret });
     }
 
     /// The commit of the move will show that this server leads; to say that there is no such session
