@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use conclave_client::recipes::{Barrier, DoubleBarrier, Error};
+use conclave_client::recipes::{Barrier, DoubleBarrier, Error, Loss};
 
 use crate::harness::Cluster;
 use crate::{soon, step, waits};
@@ -115,5 +115,52 @@ async fn who_leaves_does_not_wait_for_those_who_come_to_the_next_directory() {
     client.delete("/barriers/d").await.unwrap();
     let mut next = pin!(barrier.enter());
     assert!(waits(&client, &mut next).await, "it is alone");
+    soon(leaving).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_waits_does_not_enter_with_those_who_come_to_the_next_directory() {
+    let cluster = Cluster::start(1).await;
+    let (client, other) = (cluster.client().await, cluster.client().await);
+    for path in ["/barriers", "/barriers/d"] {
+        client.create(path, "").await.unwrap();
+    }
+    let barrier = DoubleBarrier::new(&client, "/barriers/d", 2).unwrap();
+    let mut waiting = Box::pin(barrier.enter());
+    // It has come, and has asked whether a round goes on.
+    assert!(step(&client, waiting.as_mut()).await);
+    assert!(step(&client, waiting.as_mut()).await);
+    assert_eq!(client.children("/barriers/d").await.unwrap().len(), 1);
+    other.delete_recursive("/barriers/d").await.unwrap();
+    let next = DoubleBarrier::new(&other, "/barriers/d", 2).unwrap();
+    // One of them has the name that the first one had.
+    let (one, another) = soon(async { tokio::join!(next.enter(), next.enter()) }).await;
+    let (_one, _another) = (one.unwrap(), another.unwrap());
+    let outcome = soon(waiting).await.map(drop);
+    assert!(matches!(outcome, Err(Error::Lost { loss: Loss::Deleted, .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn who_leaves_waits_for_nobody_who_has_the_name_of_one_who_was_inside() {
+    let cluster = Cluster::start(1).await;
+    let (client, other) = (cluster.client().await, cluster.client().await);
+    let barrier = DoubleBarrier::new(&client, "/barriers/d", 2).unwrap();
+    let mut first = Box::pin(barrier.enter());
+    while client.children("/barriers/d").await.unwrap_or_default().is_empty() {
+        assert!(step(&client, first.as_mut()).await);
+    }
+    let (oldest, late) = soon(async { tokio::join!(first, barrier.enter()) }).await;
+    let (oldest, mut leaving) = (oldest.unwrap(), Box::pin(late.unwrap().leave()));
+    let name = client.children("/barriers/d").await.unwrap().remove(0);
+    // It has left, and has seen that the oldest one has not.
+    while client.children("/barriers/d").await.unwrap().len() > 2 {
+        assert!(step(&client, leaving.as_mut()).await);
+    }
+    assert!(step(&client, leaving.as_mut()).await);
+    soon(oldest.leave()).await.unwrap();
+    other.delete("/barriers/d").await.unwrap();
+    let next = DoubleBarrier::new(&other, "/barriers/d", 1).unwrap();
+    let _inside = soon(next.enter()).await.unwrap();
+    assert_eq!(client.children("/barriers/d").await.unwrap()[0], name);
     soon(leaving).await.unwrap();
 }

@@ -226,8 +226,11 @@ impl DoubleBarrier {
         }
     }
 
+    /// The member's own place. One of its name may be another's, in a directory that was made anew.
     fn mine<'a>(&self, owned: &Owned, entries: &'a [Entry]) -> Result<&'a Entry, Error> {
-        let mine = entries.iter().find(|entry| entry.is(owned.path()));
+        let made_by = Some(owned.token().zxid());
+        let is_mine = |entry: &&Entry| entry.is(owned.path()) && entry.made_by == made_by;
+        let mine = entries.iter().find(is_mine);
         mine.ok_or_else(|| owned.lost(super::Loss::Deleted))
     }
 
@@ -279,9 +282,17 @@ impl DoubleBarrier {
 
     /// Waits until a node is gone, or something happens to it.
     async fn gone(&self, owned: &Owned, entry: &Entry) -> Result<(), Error> {
+        match self.watch(entry).await? {
+            Some(watch) => wait_for(watch, owned).await,
+            None => Ok(()),
+        }
+    }
+
+    /// A watch on the node of a member; `None` if it is gone, be there another one of its name.
+    async fn watch(&self, entry: &Entry) -> Result<Option<Watch>, Error> {
         let path = self.line.path(entry)?;
         let (stat, watch) = self.line.place.client.exists_and_watch(path).await?;
-        if stat.is_some() { wait_for(watch, owned).await } else { Ok(()) }
+        Ok(stat.filter(|stat| entry.made_by == Some(stat.czxid)).map(|_| watch))
     }
 }
 
@@ -332,9 +343,7 @@ impl Inside {
             let Some(oldest) = entries.first().filter(|entry| round.has(entry)) else {
                 return Ok(());
             };
-            let path = barrier.line.path(oldest)?;
-            let (stat, mut watch) = barrier.line.place.client.exists_and_watch(path).await?;
-            if stat.is_some() {
+            if let Some(mut watch) = barrier.watch(oldest).await? {
                 watch.next().await.transpose()?;
             }
         }

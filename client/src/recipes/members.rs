@@ -590,7 +590,7 @@ impl Members {
     /// As [`all`](Members::all).
     pub fn follow(&self) -> Result<(BTreeMap<String, Bytes>, MemberChanges), Error> {
         let (members, changes) = self.cache.follow(by_name)?;
-        Ok((members, MemberChanges { cache: self.cache.clone(), changes, has_ended: false }))
+        Ok((members, self.told_of(changes)))
     }
 
     /// Each change from now on. What [`all`](Members::all) shows when it is asked after this may be
@@ -599,7 +599,11 @@ impl Members {
     /// # Errors
     /// As [`all`](Members::all).
     pub fn changes(&self) -> Result<MemberChanges, Error> {
-        self.follow().map(|(_, changes)| changes)
+        self.cache.changes().map(|changes| self.told_of(changes))
+    }
+
+    fn told_of(&self, changes: CacheChanges) -> MemberChanges {
+        MemberChanges { cache: self.cache.clone(), changes, has_ended: false }
     }
 
     /// Waits until everything that was acknowledged to anybody before now is seen here.
