@@ -1,12 +1,15 @@
 //! The configuration registry.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_client::Client;
 use conclave_client::recipes::Error;
 use conclave_client::recipes::config::{
-    Change, Follower, Kind, Layer, Live, LiveItem, Origin, Place, Registry, Revision,
+    Change, Follower, Kind, Layer, Live, LiveItem, Origin, Overlay, Place, Registry, Revision,
     SETTING_BYTES, Schema, Secret, Setting,
 };
 use serde_json::{Value, json};
@@ -231,6 +234,77 @@ async fn a_group_sees_a_change_first() {
     setting.abandon(&layer).await.unwrap();
     assert!(matches!(setting.promote(&layer).await, Err(Error::Gone { .. })));
     assert!(matches!(setting.stage(&layer, &[], &4).await, Err(Error::Config(_))));
+}
+
+/// Lets the future go on until it waits for what it has asked.
+async fn ask(future: Pin<&mut impl Future>) {
+    let mut future = future;
+    let asks = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await;
+    assert!(asks, "it has ended without a question");
+}
+
+#[tokio::test]
+async fn what_is_staged_fits_the_schema_of_the_moment_when_it_is_shown() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let registry = Registry::new(&client, "/config").unwrap();
+    let setting = registry.setting::<Value>("limit").unwrap();
+    let text = Schema { kind: Some(Kind::String), ..Schema::default() };
+    let whole = Schema { kind: Some(Kind::Integer), ..Schema::default() };
+    let service = Layer::service("billing").unwrap();
+    setting.set(&Layer::Default, &json!({"size": 1})).await.unwrap();
+
+    // The schema is another one when the value is written than when it was read.
+    let layer = Layer::Default;
+    let number = json!(1);
+    let mut staging = Box::pin(setting.stage(&layer, &["canary"], &number));
+    ask(staging.as_mut()).await;
+    setting.set_schema(&text).await.unwrap();
+    let refused = staging.await.unwrap_err();
+    assert!(matches!(refused, Error::Invalid { .. }), "{refused}");
+    assert_eq!(setting.staged(&layer).await.unwrap(), None);
+    // The same when another one is staged already, and for an overlay.
+    setting.stage(&layer, &["canary"], &json!("one")).await.unwrap();
+    let two = json!("two");
+    let mut staging = Box::pin(setting.stage(&layer, &["canary"], &two));
+    ask(staging.as_mut()).await;
+    setting.set_schema(&whole).await.unwrap();
+    assert!(matches!(staging.await, Err(Error::Invalid { .. })));
+    let staged = setting.staged(&layer).await.unwrap().unwrap();
+    assert_eq!(staged.value.value, Some(json!("one")));
+    setting.set_schema(&Schema::default()).await.unwrap();
+    let overlay = Overlay::new(&json!({"name": 1})).unwrap();
+    let mut staging = Box::pin(setting.stage_overlay(&service, &["canary"], &overlay));
+    ask(staging.as_mut()).await;
+    setting.set_schema(&text).await.unwrap();
+    assert!(matches!(staging.await, Err(Error::Invalid { .. })));
+    assert_eq!(setting.staged(&service).await.unwrap(), None);
+
+    // What could not be promoted for its size is not shown before.
+    let large = registry.setting::<String>("large").unwrap();
+    let too_large = large.stage(&layer, &["canary"], &"x".repeat(SETTING_BYTES - 1)).await;
+    assert!(matches!(too_large, Err(Error::Invalid { .. })), "{too_large:?}");
+}
+
+#[tokio::test]
+async fn the_history_of_a_value_deleted_by_hand_stays_and_brings_it_back() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let (setting, _, mut live, _) = limit_of_one(&client).await;
+    let layer = Layer::Default;
+    let second = setting.set(&layer, &2).await.unwrap();
+    assert_eq!(value(&mut live).await, Some(2));
+    client.delete(LIMIT).await.unwrap();
+    assert_eq!(value(&mut live).await, None);
+    let history = setting.history(&layer).await.unwrap();
+    let values: Vec<_> = history.into_iter().map(|past| past.unwrap().value.unwrap()).collect();
+    assert_eq!(values, [2, 1]);
+    assert_eq!(setting.revision(&layer, second).await.unwrap().value, Some(2));
+    assert_eq!(setting.diff(&layer, Revision(1), second).await.unwrap().len(), 1);
+    assert!(matches!(setting.revision(&layer, Revision(3)).await, Err(Error::Gone { .. })));
+    let back = setting.rollback(&layer, second).await.unwrap();
+    assert_eq!(back, Revision(3));
+    assert_eq!(value(&mut live).await, Some(2));
 }
 
 #[tokio::test]

@@ -254,11 +254,14 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
     /// The revisions of a layer that are kept, the latest first. Values that are not of type `T`
     /// any more are errors of their own.
     ///
+    /// They stay if the value itself was deleted by hand, and the latest can be
+    /// [set again](Setting::rollback).
+    ///
     /// # Errors
     /// If they cannot be read.
     pub async fn history(&self, layer: &Layer) -> Result<Vec<Result<Versioned<T>, Error>>, Error> {
         let nodes = self.nodes(layer)?;
-        let latest = self.registry.seen(&nodes.live).await?.map(|seen| seen.record.head.revision);
+        let latest = self.registry.latest(&nodes).await?;
         let mut entries =
             self.registry.client.list(&nodes.history).with_stat().with_data().stream();
         let mut found = Vec::new();
@@ -270,7 +273,7 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
             let path = child(&nodes.history, &entry.name)?;
             let record = Record::decode(&path, entry.data.as_ref());
             // One that was proposed and has not taken effect is none.
-            let is_in_effect = |record: &Record| Some(record.head.revision) <= latest;
+            let is_in_effect = |record: &Record| record.head.revision <= latest;
             if record.as_ref().map_or(true, is_in_effect) {
                 let stat = entry.stat.unwrap_or_default();
                 found.push(record.and_then(|record| self.versioned(&path, Seen { record, stat })));
@@ -341,9 +344,9 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
     async fn past(&self, layer: &Layer, revision: Revision) -> Result<Seen, Error> {
         let nodes = self.nodes(layer)?;
         let path = nodes.revision(revision.0)?;
-        let latest = self.registry.seen(&nodes.live).await?.map(|seen| seen.record.head.revision);
+        let latest = self.registry.latest(&nodes).await?;
         let seen = self.registry.seen(&path).await?;
-        seen.filter(|_| Some(revision.0) <= latest).ok_or(Error::Gone { path })
+        seen.filter(|_| revision.0 <= latest).ok_or(Error::Gone { path })
     }
 }
 
@@ -357,8 +360,7 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
     pub async fn stage(&self, layer: &Layer, groups: &[&str], value: &T) -> Result<(), Error> {
         let nodes = self.nodes(layer)?;
         let value = self.encode(&nodes.live, value)?;
-        self.registry.check(&nodes, &value, None).await?;
-        self.show_to(groups, &nodes, value, false).await
+        self.show_to(groups, &nodes, value, None).await
     }
 
     /// Shows an overlay to the instances of these groups only, in place of what the layer has.
@@ -373,8 +375,7 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
     ) -> Result<(), Error> {
         let nodes = self.nodes(layer)?;
         let value = self.encode_overlay(&nodes.live, overlay)?;
-        self.registry.check(&nodes, &value, Some(&self.checks(&nodes))).await?;
-        self.show_to(groups, &nodes, value, true).await
+        self.show_to(groups, &nodes, value, Some(&self.checks(&nodes))).await
     }
 
     async fn show_to(
@@ -382,19 +383,11 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
         groups: &[&str],
         nodes: &Nodes,
         value: Bytes,
-        overlay: bool,
+        overlay: Option<&Check<'_>>,
     ) -> Result<(), Error> {
-        let current = self.registry.seen(&nodes.live).await?;
-        let revision = current.map_or(0, |seen| seen.record.head.revision);
-        let head = Head {
-            revision,
-            change: Change::Set,
-            author: self.registry.author.clone(),
-            note: self.note.clone(),
-            overlay,
-            groups: named(groups)?,
-        };
-        self.put_staged(nodes, &Record { head, value }).await
+        let (change, note) = (Change::Set, self.note.clone());
+        let draft = Draft { change, value, overlay, note, on: None, uses: None };
+        self.registry.stage(nodes, &draft, &named(groups)?).await
     }
 
     /// Shows the staged value of a layer to the instances of these groups, too.
@@ -460,29 +453,6 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
     async fn staged_record(&self, nodes: &Nodes) -> Result<Seen, Error> {
         let seen = self.registry.seen(&nodes.staged).await?;
         seen.ok_or_else(|| Error::Gone { path: nodes.staged.clone() })
-    }
-
-    async fn put_staged(&self, nodes: &Nodes, record: &Record) -> Result<(), Error> {
-        let data = record.encode()?;
-        for _ in 0..EDITS {
-            match self.registry.client.create(&nodes.staged, data.clone()).await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.code() == Some(ErrorCode::NoNode) => {
-                    for parent in nodes.staged.parent().iter() {
-                        ensure(&self.registry.client, parent).await?;
-                    }
-                }
-                Err(error) if error.code() == Some(ErrorCode::NodeExists) => {
-                    match self.registry.client.set(&nodes.staged, data.clone()).await {
-                        Ok(_) => return Ok(()),
-                        Err(error) if error.code() == Some(ErrorCode::NoNode) => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(Error::Conflict { path: nodes.staged.clone() })
     }
 }
 

@@ -122,15 +122,6 @@ impl Registry {
 
     /// Makes a change, on the revision that is given, or else on whichever there is.
     pub(super) async fn commit(&self, nodes: &Nodes, draft: &Draft<'_>) -> Result<Revision, Error> {
-        if draft.value.len() > SETTING_BYTES {
-            return Err(Error::Invalid {
-                path: nodes.live.clone(),
-                why: format!(
-                    "it has {} bytes, and a setting has at most {SETTING_BYTES}",
-                    draft.value.len()
-                ),
-            });
-        }
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 // This server may not have seen yet what came in between.
@@ -143,14 +134,70 @@ impl Registry {
         Err(Error::Conflict { path: nodes.live.clone() })
     }
 
+    /// Shows a value to these groups, in place of what they were shown before, unless what it was
+    /// checked against changes meanwhile.
+    pub(super) async fn stage(
+        &self,
+        nodes: &Nodes,
+        draft: &Draft<'_>,
+        groups: &[String],
+    ) -> Result<(), Error> {
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                self.client.sync().await?;
+            }
+            let checked = self.check(nodes, &draft.value, draft.overlay).await?;
+            let current = self.seen(&nodes.live).await?;
+            let revision = current.as_ref().map_or(0, |seen| seen.record.head.revision);
+            let data = self.record(draft, revision, groups.to_vec()).encode()?;
+            let is_staged = self.client.exists(&nodes.staged).await?.is_some();
+            let on = On { nodes, current: current.map(|seen| seen.stat), checked };
+            let multi = on.conditions(self.client.multi());
+            let multi = if is_staged {
+                multi.set(&nodes.staged, data, None)
+            } else {
+                multi.create(&nodes.staged, data)
+            };
+            match multi.await {
+                Ok(outcome) if outcome.held => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.code() == Some(ErrorCode::NodeExists) => {}
+                Err(error) if error.code() == Some(ErrorCode::NoNode) => {
+                    for parent in nodes.staged.parent().iter() {
+                        ensure(&self.client, parent).await?;
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::Conflict { path: nodes.staged.clone() })
+    }
+
+    fn record(&self, draft: &Draft<'_>, revision: u64, groups: Vec<String>) -> Record {
+        let head = Head {
+            revision,
+            change: draft.change.clone(),
+            author: self.author.clone(),
+            note: draft.note.clone(),
+            overlay: draft.overlay.is_some(),
+            groups,
+        };
+        Record { head, value: draft.value.clone() }
+    }
+
     /// Whether a value may be written, as far as can be seen now; and what was seen.
-    pub(super) async fn check(
+    async fn check(
         &self,
         nodes: &Nodes,
         value: &[u8],
         overlay: Option<&Check<'_>>,
     ) -> Result<Checked, Error> {
         let invalid = |why| Error::Invalid { path: nodes.live.clone(), why };
+        if value.len() > SETTING_BYTES {
+            let bytes = value.len();
+            let why = format!("it has {bytes} bytes, and a setting has at most {SETTING_BYTES}");
+            return Err(invalid(why));
+        }
         let (schema, stat) = self.schema(&nodes.schema).await?.unzip();
         let schema = schema.unwrap_or_default();
         let mut checked = Checked { schema: stat, default: None };
@@ -202,18 +249,7 @@ impl Registry {
             // Perhaps this server is behind the one that told of the revision.
             return self.conflict_unless_behind(nodes, draft, base).await;
         }
-        let record = Record {
-            head: Head {
-                revision: base + 1,
-                change: draft.change.clone(),
-                author: self.author.clone(),
-                note: draft.note.clone(),
-                overlay: draft.overlay.is_some(),
-                groups: Vec::new(),
-            },
-            value: draft.value.clone(),
-        };
-        let data = record.encode()?;
+        let data = self.record(draft, base + 1, Vec::new()).encode()?;
         if current.is_none()
             && let Some(parent) = nodes.live.parent()
         {
@@ -248,6 +284,19 @@ impl Registry {
         };
         if draft.on == Some(Revision(current)) {
             return Ok(Attempt::Overtaken);
+        }
+        Err(Error::Conflict { path: nodes.live.clone() })
+    }
+
+    /// The latest change, also if its value was deleted by hand; 0 before the first.
+    pub(super) async fn latest(&self, nodes: &Nodes) -> Result<u64, Error> {
+        for _ in 0..ATTEMPTS {
+            if let Some(seen) = self.seen(&nodes.live).await? {
+                return Ok(seen.record.head.revision);
+            }
+            if let Some(latest) = self.latest_without_value(nodes).await? {
+                return Ok(latest);
+            }
         }
         Err(Error::Conflict { path: nodes.live.clone() })
     }
@@ -350,7 +399,7 @@ impl Proposed {
 }
 
 /// In which state what a value was checked against was seen.
-pub(super) struct Checked {
+struct Checked {
     schema: Option<Stat>,
     /// The default's, if it was checked against that.
     default: Option<Option<Stat>>,
