@@ -64,6 +64,16 @@ def insists(statement, expected=""):
             time.sleep(0.1)
 
 
+def fails(statement, reason):
+    """Fails for this reason."""
+    try:
+        answer = ask(statement)
+    except RuntimeError as error:
+        assert reason in str(error), f"{statement}: {error}, not {reason}"
+    else:
+        raise AssertionError(f"{statement}: {answer!r}, no failure")
+
+
 def order(what):
     print(f"! {what}")
     sys.stdin.readline()
@@ -94,6 +104,10 @@ def keeper_map():
     # Keys that are there and keys that are not, in one request.
     says("select k, v from pairs where k in (3, 5, 500) order by k", "3\t3\n5\t5")
     says("select count(), sum(k) from pairs", "100\t4950")
+    # It knows how long a request may be, and keeps its session.
+    too_much = "insert into pairs select number + 1000, repeat('x', 200000) from numbers(10)"
+    fails(too_much, "exceeds limit 1048575")
+    says("select count() from pairs", "100")
     says("set keeper_map_strict_mode = 1")
     says("alter table pairs update v = 'x' where k = 3")
     says("alter table pairs delete where k = 4")

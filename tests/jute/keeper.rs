@@ -4,10 +4,11 @@ use bytes::{Buf, Bytes};
 use conclave::wire::Inbound;
 use conclave_proto::request::{Condition, Entry, Page, StatTest, Test};
 use conclave_proto::{
-    Acl, CreateMode, ErrorCode, Fault, Op, Reply, SessionId, Stat, WatchKind, ZPath, Zxid,
+    Acl, CreateMode, ErrorCode, EventKind, Fault, Op, Reply, SessionId, Stat, WatchId, WatchKind,
+    ZPath, Zxid,
 };
 
-use crate::speech::{Body, Talk, path};
+use crate::speech::{Body, Talk, framed, path};
 
 const STAT_BYTES: usize = 68;
 
@@ -57,14 +58,30 @@ fn a_server_says_what_it_knows() {
     assert!(matches!(talk.asks(1, 4, get), Some(Inbound::Known)));
     let (_, _, code, mut body) = talk.answer(Err(ErrorCode::BadArguments.into()));
     assert_eq!((code, body.get_i32()), (0, 2));
-    // The first addition is the highest bit: 0 to 4, 6, and 8 to 10.
-    assert_eq!(body.split_to(2)[..], [0b1111_1010, 0b1110_0000]);
+    // The first addition is the highest bit; there are 15 of them.
+    assert_eq!(body.split_to(2)[..], [0b1111_1111, 0b1111_1110]);
     assert_eq!(body.len(), STAT_BYTES);
 
     let exists = Body::new().text("/keeper/api_version").bool(false);
     assert!(matches!(talk.asks(2, 3, exists), Some(Inbound::Known)));
     let (_, _, code, body) = talk.answer(Err(ErrorCode::BadArguments.into()));
     assert_eq!((code, body.len()), (0, STAT_BYTES));
+
+    // A request as long as that is read, and a longer one ends the connection.
+    let get = Body::new().text("/keeper/max_request_size").bool(false);
+    assert!(matches!(talk.asks(3, 4, get), Some(Inbound::Known)));
+    let (_, _, code, mut body) = talk.answer(Err(ErrorCode::BadArguments.into()));
+    assert_eq!((code, read_text(&mut body)), (0, "1048575".into()));
+    let set = |frame: i32| {
+        let (before, after) = (Body::new().int(4).int(5).text("/a"), [0; 4]);
+        let length = frame - i32::try_from(before.0.len() + 4 + after.len()).unwrap();
+        let mut body = before.int(length);
+        body.0.extend(std::iter::repeat_n(0, usize::try_from(length).unwrap()));
+        body.0.extend(after);
+        framed(&body.0)
+    };
+    assert!(talk.wire.next(&mut set(1_048_575)).unwrap().is_some());
+    assert!(Talk::open().wire.next(&mut set(1_048_576)).is_err());
 
     // Every other node is the tree's.
     let op = talk.op(4, Body::new().text("/keeper").bool(false));
@@ -322,6 +339,57 @@ fn several_reads_may_be_of_every_kind() {
     assert_eq!((header(&mut body), body.len()), ((-1, 1, -1), 0));
 }
 
+/// Several reads in one request, with watches: of the first the node exists, of the second it does
+/// not.
+fn watched_reads() -> Body {
+    let mut body = Body::new();
+    for (kind, path) in [(4, "/a"), (3, "/b"), (4, "/c"), (12, "/a"), (500, "/d")] {
+        body = body.int(kind).bool(false).int(-1).text(path).bool(true);
+        if kind == 500 {
+            body.0.extend([0]);
+        }
+    }
+    body.int(-1).bool(true).int(-1)
+}
+
+#[test]
+fn several_reads_set_watches_for_clickhouse_alone() {
+    let mut talk = Talk::open();
+    let Op::MultiRead(reads) = talk.op(22, watched_reads()) else { panic!("no reads") };
+    assert!(reads.iter().all(|read| watch_in(read).is_none()), "{reads:?}");
+
+    let mut talk = Talk::open();
+    talk.asks(1, 4, Body::new().text("/keeper/feature_flags").bool(false));
+    talk.answer(Err(ErrorCode::NoNode.into()));
+    let Op::MultiRead(reads) = talk.op(22, watched_reads()) else { panic!("no reads") };
+    let watches: Vec<_> = reads.iter().map(|read| watch_in(read).unwrap()).collect();
+    let data = Reply::Data { data: None, stat: Stat::default() };
+    let gone = || Err(ErrorCode::NoNode.into());
+    let names = Reply::Names { names: ["p"].into_iter().collect(), stat: stat(0, 9) };
+    let replies = vec![Ok(data), gone(), gone(), Ok(names.clone()), Ok(names)];
+    assert_eq!(talk.answer(Ok(Reply::MultiRead(replies))).2, 0);
+    // Whoever waits for a node to exist watches it; a read that fails sets no watch.
+    let mut has = |path, kind| {
+        talk.asks(2, 17, Body::new().text(path).int(kind));
+        talk.answer(Err(ErrorCode::BadArguments.into())).2
+    };
+    let (children, data) = (1, 2);
+    let found = [("/a", data), ("/a", children), ("/b", data), ("/d", children)];
+    assert_eq!(found.map(|(path, kind)| has(path, kind)), [0; 4]);
+    assert_eq!([("/c", data), ("/d", data)].map(|(path, kind)| has(path, kind)), [-121; 2]);
+    // Each is told of its own.
+    assert_eq!(talk.event(watches[1], 80, EventKind::Created, "/b"), 1);
+    assert_eq!(talk.event(watches[4], 81, EventKind::ChildrenChanged, "/d"), 1);
+}
+
+fn watch_in(read: &Op) -> Option<WatchId> {
+    let (Op::Get { watch, .. } | Op::Exists { watch, .. } | Op::Children { watch, .. }) = read
+    else {
+        panic!("no read: {read:?}")
+    };
+    *watch
+}
+
 /// A read that fails among others, to a client of ZooKeeper and to one that has asked for what
 /// ClickHouse Keeper adds: each reads a form of its own.
 #[test]
@@ -358,13 +426,15 @@ fn everything_below_a_node_has_its_full_path() {
         talk.answer(Ok(Reply::Children { entries, more, stat: Stat::default() }))
     };
     let (_, _, code, mut body) = answer(100, "/a", false);
-    assert_eq!(
-        (code, read_texts(&mut body)),
-        (0, vec!["/a".into(), "/a/b".into(), "/a/b/c".into()])
-    );
+    assert_eq!((code, read_texts(&mut body)), (0, vec!["/a/b".into(), "/a/b/c".into()]));
     assert!(body.is_empty());
-    let (.., mut body) = answer(2, "/", true);
-    assert_eq!(read_texts(&mut body), ["/", "/b"]);
+    for (limit, expected) in [(2, vec!["/b", "/b/c"]), (1, vec!["/b"]), (0, vec![])] {
+        let (_, _, code, mut body) = answer(limit, "/", true);
+        assert_eq!(
+            (code, read_texts(&mut body)),
+            (0, expected.into_iter().map(From::from).collect())
+        );
+    }
     // More than fits, and than was to be enough: a part would be taken for the whole.
     assert_eq!(answer(100, "/a", true).2, -8);
 

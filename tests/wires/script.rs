@@ -220,6 +220,7 @@ fn watching(op: Op) -> Op {
         Op::Children { path, page, .. } => {
             Op::Children { watch: Some(id(&path, WatchKind::Children)), path, page }
         }
+        Op::MultiRead(ops) => Op::MultiRead(ops.into_iter().map(watching).collect()),
         other => panic!("{other:?} sets no watch"),
     }
 }

@@ -5,6 +5,7 @@
 //! Where the two protocols have different answers to the same request, whoever has asked this
 //! question is answered as ClickHouse Keeper does: see [`Dialect`].
 
+use bytes::Bytes;
 use conclave_proto::request::{Condition, Page, StatTest, Test};
 use conclave_proto::{Op, SessionId, WatchKind, Zxid};
 
@@ -23,20 +24,27 @@ use crate::limits;
 /// | 2 | a check that a node does not exist | yes |
 /// | 3 | creation that does not mind an existing node | yes |
 /// | 4 | recursive deletion | yes |
-/// | 5 | watches set by several reads in one request | no |
+/// | 5 | watches set by several reads in one request | yes |
 /// | 6 | a check of statistics | yes |
-/// | 7 | persistent watches, with answers of another form than ZooKeeper's | no |
-/// | 8 | creation that answers statistics | yes |
+/// | 7 | persistent watches | yes, as ZooKeeper |
+/// | 8 | creation that answers statistics | yes, as ZooKeeper |
 /// | 9 | deletion that does not mind a missing node | yes |
 /// | 10 | lists with statistics and data | yes |
-const FEATURES: (&str, &[u8]) = ("/keeper/feature_flags", &[0b1111_1010, 0b1110_0000]);
-
-/// The same for older clients, which know the first three.
-const VERSION: (&str, &[u8]) = ("/keeper/api_version", b"3");
+/// | 11 | lists of everything below a node | yes |
+/// | 12 | nodes with a time to live | yes, as ZooKeeper |
+/// | 13 | containers | yes, as ZooKeeper |
+/// | 14 | a node that says how long a request may be | yes |
+const FEATURES: [u8; 2] = [0b1111_1111, 0b1111_1110];
 
 /// The data of a node that tells clients what is known here.
-pub(super) fn advertised(path: &str) -> Option<&'static [u8]> {
-    [FEATURES, VERSION].into_iter().find(|(node, _)| *node == path).map(|(_, data)| data)
+pub(super) fn advertised(path: &str) -> Option<Bytes> {
+    match path {
+        "/keeper/feature_flags" => Some(Bytes::from_static(&FEATURES)),
+        // The same for older clients, which know the first three.
+        "/keeper/api_version" => Some(Bytes::from_static(b"3")),
+        "/keeper/max_request_size" => Some(limits::JUTE_FRAME_BYTES.to_string().into()),
+        _ => None,
+    }
 }
 
 /// Whose forms of an answer a client reads.
@@ -45,7 +53,8 @@ pub(super) enum Dialect {
     /// ZooKeeper's.
     ZooKeeper,
     /// ClickHouse Keeper's: of a client that has asked what of its additions are known. A read that
-    /// fails among several says in its header whose answer it is, and has no body.
+    /// fails among several says in its header whose answer it is, and has no body; one that does
+    /// not fail sets a watch if it is told to, as it does alone.
     Keeper,
 }
 
@@ -107,9 +116,8 @@ pub(super) fn list(kind: i32, body: &mut Body, watches: &Watches) -> Result<(Op,
 fn list_recursive(body: &mut Body) -> Result<(Op, Answer), Code> {
     let path = existing(&body.text()?)?;
     let limit = body.unsigned_int()?;
-    // The node itself is the first of them.
-    let below = limit.saturating_sub(1).min(PAGE_ENTRIES);
-    let page = Page { limit: below.max(1), ..Page::default() };
+    // To the tree, 0 is as many as there may be.
+    let page = Page { limit: limit.clamp(1, PAGE_ENTRIES), ..Page::default() };
     Ok((Op::ListRecursive { path: path.clone(), page }, Answer::Tree { path, limit }))
 }
 

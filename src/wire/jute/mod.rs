@@ -318,14 +318,17 @@ impl Connection {
             (answer, Ok(reply)) if let Some(code) = reply::too_much(answer, reply) => code,
             (_, Ok(reply)) => {
                 reply::put_reply(xid, zxid, &answer, reply, out);
-                self.watch(answer);
+                self.watch(answer, reply);
                 return self.then();
             }
             (Answer::Multi(kinds), Err(fault)) if is_of_one_part(fault.code) => {
                 reply::put_failed_multi(xid, zxid, kinds, *fault, out);
                 return self.then();
             }
-            (_, Err(fault)) => self.failed(&answer, *fault),
+            (_, Err(fault)) => {
+                self.watch_missing(answer, *fault);
+                Code::of(fault.code)
+            }
         };
         reply::put_header(xid, zxid, code, out);
         let closes = code.ends_connection() || code == Code::AUTH_FAILED;
@@ -363,24 +366,35 @@ impl Connection {
         }
     }
 
-    /// A watch that was wanted is set.
-    fn watch(&mut self, answer: Answer) {
-        if let Answer::Stat(Some(wanted))
-        | Answer::Data(Some(wanted))
-        | Answer::Children { watch: Some(wanted), .. }
-        | Answer::Filtered { watch: Some(wanted), .. }
-        | Answer::Watching(wanted) = answer
-        {
-            self.watches.add(wanted);
+    /// The watches that were wanted are set.
+    fn watch(&mut self, answer: Answer, reply: &Reply) {
+        match (answer, reply) {
+            (Answer::MultiRead(_, reads), Reply::MultiRead(results)) => {
+                for ((_, answer), result) in reads.into_iter().zip(results) {
+                    match result {
+                        Ok(reply) if reply::too_much(&answer, reply).is_some() => {}
+                        Ok(reply) => self.watch(answer, reply),
+                        Err(fault) => self.watch_missing(answer, *fault),
+                    }
+                }
+            }
+            (
+                Answer::Stat(Some(wanted))
+                | Answer::Data(Some(wanted))
+                | Answer::Children { watch: Some(wanted), .. }
+                | Answer::Filtered { watch: Some(wanted), .. }
+                | Answer::Watching(wanted),
+                _,
+            ) => self.watches.add(wanted),
+            _ => {}
         }
     }
 
-    fn failed(&mut self, answer: &Answer, fault: Fault) -> Code {
-        // To ask for a node that does not exist sets the watch all the same.
+    /// To ask for a node that does not exist sets the watch all the same.
+    fn watch_missing(&mut self, answer: Answer, fault: Fault) {
         if let (Answer::Stat(Some(wanted)), ErrorCode::NoNode) = (answer, fault.code) {
-            self.watches.add(wanted.clone());
+            self.watches.add(wanted);
         }
-        Code::of(fault.code)
     }
 }
 

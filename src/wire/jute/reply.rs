@@ -1,6 +1,6 @@
 //! What clients are answered and told.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use conclave_proto::frame::write_frame;
 use conclave_proto::message::Connected;
 use conclave_proto::request::Entry;
@@ -187,7 +187,7 @@ fn known_body(answer: &Answer, out: &mut BytesMut) {
         if let Some(data) = data {
             put_buffer(out, Some(data));
         }
-        let length = data.map_or(0, <[u8]>::len);
+        let length = data.as_ref().map_or(0, Bytes::len);
         let data_length = u32::try_from(length).expect("it is a few bytes");
         put_stat(out, &Stat { data_length, ..Stat::default() });
     }
@@ -198,7 +198,7 @@ fn known_body(answer: &Answer, out: &mut BytesMut) {
 pub(super) fn too_much(answer: &Answer, reply: &Reply) -> Option<Code> {
     let Reply::Children { entries, more, .. } = reply else { return None };
     if let Answer::Tree { limit, .. } = answer {
-        let full = entries.len() + 1 >= *limit as usize;
+        let full = entries.len() >= *limit as usize;
         return (*more && !full).then_some(Code::BAD_ARGUMENTS);
     }
     let with_more = matches!(answer, Answer::Filtered { filter: Filter { with: Some(_), .. }, .. });
@@ -230,11 +230,10 @@ fn filtered(filter: Filter, entries: &[Entry], stat: &Stat, out: &mut BytesMut) 
     }
 }
 
-/// A path, and those of everything below it.
+/// The paths of what is below that one, so many of them at most.
 fn tree(path: &ZPath, limit: u32, entries: &[Entry], out: &mut BytesMut) {
-    let below = entries.len().min((limit as usize).saturating_sub(1));
-    put_length(out, below + 1);
-    put_text(out, path.as_str());
+    let below = entries.len().min(limit as usize);
+    put_length(out, below);
     let above = if path.is_root() { "" } else { path.as_str() };
     for entry in &entries[..below] {
         put_text(out, &format!("{above}/{}", entry.name));

@@ -43,10 +43,10 @@ pub(super) enum Answer {
     Children { with_stat: bool, watch: Option<Wanted> },
     /// Names that are filtered, and perhaps more of each child.
     Filtered { filter: Filter, watch: Option<Wanted> },
-    /// At most so many paths, this one and those below it.
+    /// At most so many paths of what is below this one.
     Tree { path: ZPath, limit: u32 },
     /// Data of the wire's own, or that there is some.
-    Advertised { data: Option<&'static [u8]> },
+    Advertised { data: Option<Bytes> },
     /// The path that was asked for.
     Synced(Text),
     /// Paths.
@@ -109,9 +109,8 @@ pub(super) fn understand(
         opcode::GET_DATA => get_data(body, watches)?,
         opcode::GET_CHILDREN | opcode::GET_CHILDREN2 => {
             let (path, watch) = read(body, WatchKind::Children)?;
-            let id = watch.as_ref().map(|_| watches.id(&path, Slot::Children));
-            let op = Op::Children { path, watch: id, page: Page::WHOLE };
-            Asked::Op(op, Answer::Children { with_stat: kind == opcode::GET_CHILDREN2, watch })
+            let (op, answer) = read_children(kind, path, watch, watches);
+            Asked::Op(op, answer)
         }
         opcode::GET_ACL => Asked::Op(Op::GetAcl { path: existing(&body.text()?)? }, Answer::Acl),
         opcode::SYNC => Asked::Op(Op::Sync { path: ZPath::root() }, Answer::Synced(body.text()?)),
@@ -159,8 +158,8 @@ fn exists(body: &mut Body, watches: &Watches) -> Result<Asked, Code> {
     if keeper::advertised(path.as_str()).is_some() {
         return Ok(Asked::Known(Answer::Advertised { data: None }));
     }
-    let id = watch.as_ref().map(|_| watches.id(&path, Slot::Data));
-    Ok(Asked::Op(Op::Exists { path, watch: id }, Answer::Stat(watch)))
+    let (op, answer) = read_stat(path, watch, watches);
+    Ok(Asked::Op(op, answer))
 }
 
 fn get_data(body: &mut Body, watches: &Watches) -> Result<Asked, Code> {
@@ -168,8 +167,24 @@ fn get_data(body: &mut Body, watches: &Watches) -> Result<Asked, Code> {
     if let data @ Some(_) = keeper::advertised(path.as_str()) {
         return Ok(Asked::Known(Answer::Advertised { data }));
     }
+    let (op, answer) = read_data(path, watch, watches);
+    Ok(Asked::Op(op, answer))
+}
+
+fn read_stat(path: ZPath, watch: Option<Wanted>, watches: &Watches) -> (Op, Answer) {
     let id = watch.as_ref().map(|_| watches.id(&path, Slot::Data));
-    Ok(Asked::Op(Op::Get { path, watch: id }, Answer::Data(watch)))
+    (Op::Exists { path, watch: id }, Answer::Stat(watch))
+}
+
+fn read_data(path: ZPath, watch: Option<Wanted>, watches: &Watches) -> (Op, Answer) {
+    let id = watch.as_ref().map(|_| watches.id(&path, Slot::Data));
+    (Op::Get { path, watch: id }, Answer::Data(watch))
+}
+
+fn read_children(kind: i32, path: ZPath, watch: Option<Wanted>, watches: &Watches) -> (Op, Answer) {
+    let id = watch.as_ref().map(|_| watches.id(&path, Slot::Children));
+    let op = Op::Children { path, watch: id, page: Page::WHOLE };
+    (op, Answer::Children { with_stat: kind == opcode::GET_CHILDREN2, watch })
 }
 
 fn create(kind: i32, body: &mut Body) -> Result<Op, Code> {
@@ -371,7 +386,7 @@ fn multi_read(body: &mut Body, watches: &Watches, dialect: Dialect) -> Result<As
         if done {
             break;
         }
-        let (op, answer) = match inner_read(kind, body, watches) {
+        let (op, answer) = match inner_read(kind, body, watches, dialect) {
             Ok(read) => read,
             Err(Code::NO_NODE) => (Op::Exists { path: nowhere(), watch: None }, Answer::Nothing),
             Err(other) => return Err(other),
@@ -385,29 +400,43 @@ fn multi_read(body: &mut Body, watches: &Watches, dialect: Dialect) -> Result<As
     Ok(Asked::Op(Op::MultiRead(reads), Answer::MultiRead(dialect, answers)))
 }
 
-/// A read inside a request of several. It sets no watch.
-fn inner_read(kind: i32, body: &mut Body, watches: &Watches) -> Result<(Op, Answer), Code> {
-    if matches!(kind, opcode::FILTERED_LIST | opcode::FILTERED_LIST_WITH_STATS_AND_DATA) {
-        let (mut op, mut answer) = keeper::list(kind, body, watches)?;
-        if let (Op::Children { watch: asked, .. }, Answer::Filtered { watch, .. }) =
-            (&mut op, &mut answer)
-        {
-            (*asked, *watch) = (None, None);
+/// A read inside a request of several.
+fn inner_read(
+    kind: i32,
+    body: &mut Body,
+    watches: &Watches,
+    dialect: Dialect,
+) -> Result<(Op, Answer), Code> {
+    let (mut op, mut answer) = match kind {
+        opcode::FILTERED_LIST | opcode::FILTERED_LIST_WITH_STATS_AND_DATA => {
+            keeper::list(kind, body, watches)?
         }
-        return Ok((op, answer));
-    }
-    let (path, _watch) = (body.text()?, body.bool()?);
-    let path = existing(&path);
-    Ok(match kind {
-        opcode::GET_DATA => (Op::Get { path: path?, watch: None }, Answer::Data(None)),
-        opcode::EXISTS => (Op::Exists { path: path?, watch: None }, Answer::Stat(None)),
+        opcode::GET_DATA => {
+            let (path, watch) = read(body, WatchKind::Data)?;
+            read_data(path, watch, watches)
+        }
+        opcode::EXISTS => {
+            let (path, watch) = read(body, WatchKind::Exists)?;
+            read_stat(path, watch, watches)
+        }
         opcode::GET_CHILDREN | opcode::GET_CHILDREN2 => {
-            let op = Op::Children { path: path?, watch: None, page: Page::WHOLE };
-            let with_stat = kind == opcode::GET_CHILDREN2;
-            (op, Answer::Children { with_stat, watch: None })
+            let (path, watch) = read(body, WatchKind::Children)?;
+            read_children(kind, path, watch, watches)
         }
         _ => return Err(Code::MARSHALLING_ERROR),
-    })
+    };
+    // ZooKeeper overlooks what such a read says of a watch.
+    if dialect == Dialect::ZooKeeper
+        && let Op::Get { watch, .. } | Op::Exists { watch, .. } | Op::Children { watch, .. } =
+            &mut op
+        && let Answer::Data(wanted)
+        | Answer::Stat(wanted)
+        | Answer::Children { watch: wanted, .. }
+        | Answer::Filtered { watch: wanted, .. } = &mut answer
+    {
+        (*watch, *wanted) = (None, None);
+    }
+    Ok((op, answer))
 }
 
 fn add_watch(body: &mut Body, watches: &Watches) -> Result<Asked, Code> {
