@@ -89,7 +89,8 @@ impl<N: Nodes> Replica<N> {
             let work = Work { identities: client.identities.clone(), claim: None, request };
             self.handshakes.insert(conn);
             // To create the same session twice does no harm.
-            self.pend(Waiter::Handshake(conn), true, work);
+            let bytes = work.bytes();
+            self.pend(Waiter::Handshake(conn), true, work, bytes);
         }
     }
 

@@ -241,7 +241,8 @@ impl<N: Nodes> Replica<N> {
         let identities = client.identities.clone();
         let work = Work { identities, claim: Some(vouched), request };
         // To create the same session twice does no harm.
-        self.pend(Waiter::Local { conn, session }, true, work);
+        let bytes = work.bytes();
+        self.pend(Waiter::Local { conn, session }, true, work, bytes);
     }
 
     /// A session is opened by that transaction: if only this server knew it, it is now like any

@@ -175,10 +175,9 @@ impl Pendings {
         self.first + self.ring.len() as u64
     }
 
-    /// Add one; its mark comes back.
-    pub(super) fn add(&mut self, waiter: Waiter, retry: bool, work: Work) -> u64 {
+    /// Add one of about so many bytes; its mark comes back.
+    pub(super) fn add(&mut self, waiter: Waiter, retry: bool, work: Work, bytes: usize) -> u64 {
         let tag = self.next_tag();
-        let bytes = work.bytes();
         let session = session_of(&work.request);
         self.bytes += bytes;
         let work = Some(work);

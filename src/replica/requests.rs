@@ -210,12 +210,6 @@ impl<N: Nodes> Replica<N> {
     pub(super) fn submit(&mut self, conn: ConnId, write: Released) {
         let Some(client) = self.clients.get(&conn) else { return };
         let Some(open) = client.open() else { return };
-        if self.pendings.is_full(bytes_of(&client.identities, &write.op)) {
-            // To refuse it would be to say that it is not done, which a server that has no word
-            // from the leader cannot know of a request that may be a retry.
-            self.send_away(conn);
-            return;
-        }
         let retry = client.numbered && write.xid != Xid(0);
         let request = Request {
             session: open.session,
@@ -225,16 +219,24 @@ impl<N: Nodes> Replica<N> {
         };
         let identities = client.identities.clone();
         let work = Work { identities, claim: Some(open.claim), request };
+        let bytes = work.bytes();
+        if self.pendings.is_full(bytes) {
+            // To refuse it would be to say that it is not done, which a server that has no word
+            // from the leader cannot know of a request that may be a retry.
+            self.send_away(conn);
+            return;
+        }
         let waiter = Waiter::Request { conn, slot: write.slot };
-        self.pend(waiter, retry, work);
+        self.pend(waiter, retry, work, bytes);
     }
 
-    /// Remember a write until it is answered, and propose it if this server leads.
+    /// Remember a write of about so many bytes until it is answered, and propose it if this server
+    /// leads.
     ///
     /// The answer may come at once, so whoever waits must be prepared for it: the mark is known
     /// beforehand by [`super::pending::Pendings::next_tag`].
-    pub(super) fn pend(&mut self, waiter: Waiter, retry: bool, work: Work) {
-        let tag = self.pendings.add(waiter, retry, work);
+    pub(super) fn pend(&mut self, waiter: Waiter, retry: bool, work: Work, bytes: usize) {
+        let tag = self.pendings.add(waiter, retry, work, bytes);
         if matches!(self.part, Part::Leading(_)) {
             self.admit_own(tag);
         }
