@@ -35,7 +35,7 @@ pub struct Sessions {
     live: BTreeMap<SessionId, Live>,
     /// When to look at which session again. A sign of life does not move it: that is found out
     /// when its time comes.
-    alarms: BTreeMap<u64, Vec<SessionId>>,
+    alarms: BTreeSet<(u64, SessionId)>,
     /// Those whose time has come, until their server has confirmed it.
     suspects: BTreeSet<SessionId>,
     servers: BTreeMap<ServerId, Reporter>,
@@ -80,8 +80,6 @@ pub enum Standing {
     Owner,
     /// The session has moved on, by a later claim.
     Moved,
-    /// The session's end is proposed.
-    Closing,
     /// There is no such session.
     Gone,
 }
@@ -100,7 +98,7 @@ impl Sessions {
             before_ms: 0,
             silence_ms,
             live: BTreeMap::new(),
-            alarms: BTreeMap::new(),
+            alarms: BTreeSet::new(),
             suspects: BTreeSet::new(),
             servers: BTreeMap::new(),
             fresh: Vec::new(),
@@ -129,7 +127,7 @@ impl Sessions {
             live.see(self.clock_ms, 0);
             self.fresh.push((session, 0));
             live.closing = false;
-            self.alarms.entry(live.deadline()).or_default().push(session);
+            self.alarms.insert((live.deadline(), session));
         }
     }
 
@@ -166,7 +164,7 @@ impl Sessions {
         let earlier = self.live.insert(session, live);
         assert!(earlier.is_none(), "session {session} was opened twice");
         self.fresh.push((session, 0));
-        self.alarms.entry(seen_ms + u64::from(timeout_ms)).or_default().push(session);
+        self.alarms.insert((seen_ms + u64::from(timeout_ms), session));
     }
 
     /// A session's end is committed.
@@ -188,7 +186,7 @@ impl Sessions {
         if let Some(live) = self.live.get_mut(&session)
             && std::mem::take(&mut live.closing)
         {
-            self.alarms.entry(live.deadline()).or_default().push(session);
+            self.alarms.insert((live.deadline(), session));
         }
     }
 
@@ -201,30 +199,25 @@ impl Sessions {
         reporter.covered_ms = reporter.covered_ms.max(covered_ms);
     }
 
-    /// A session gave a sign of life to a server, `age_ms` ago.
+    /// A session gave a sign of life to a server, `age_ms` ago. Whether that counts: it does unless
+    /// the session's end is proposed.
+    ///
+    /// Whoever spoke to a server by an earlier connection was alive all the same: that the session
+    /// moves on may be proposed and not be committed for long.
     pub fn touch(
         &mut self,
         session: SessionId,
         server: ServerId,
         age_ms: u32,
         claim: Claim,
-    ) -> Standing {
-        let Some(live) = self.live.get_mut(&session) else { return Standing::Gone };
-        if live.closing {
-            return Standing::Closing;
-        }
-        // Whoever spoke to a server by an earlier connection was alive all the same: that the session
-        // moves on may be proposed and not be committed for long.
+    ) -> bool {
+        let Some(live) = self.live.get_mut(&session).filter(|live| !live.closing) else {
+            return false;
+        };
         live.see(self.clock_ms, age_ms);
         self.fresh.push((session, age_ms));
-        match live.claimed(server, claim) {
-            Standing::Moved if live.owner.is_some_and(|(owner, _)| owner == server) => {
-                Standing::Owner
-            }
-            standing @ (Standing::Owner | Standing::Moved | Standing::Closing | Standing::Gone) => {
-                standing
-            }
-        }
+        live.claimed(server, claim);
+        true
     }
 
     /// A session moves to a server, unless it has moved on by a later claim.
@@ -259,16 +252,15 @@ impl Sessions {
 
     /// What has to be done about sessions that were silent for too long, at most `limit` of them.
     pub fn due(&mut self, limit: usize) -> Due {
-        while let Some(alarm) = self.alarms.first_entry()
-            && *alarm.key() <= self.before_ms
+        while let Some(&(at_ms, session)) = self.alarms.first()
+            && at_ms <= self.before_ms
         {
-            for session in alarm.remove() {
-                let Some(live) = self.live.get(&session) else { continue };
-                if live.deadline() > self.before_ms {
-                    self.alarms.entry(live.deadline()).or_default().push(session);
-                } else {
-                    self.suspects.insert(session);
-                }
+            self.alarms.pop_first();
+            let Some(live) = self.live.get(&session) else { continue };
+            if live.deadline() > self.before_ms {
+                self.alarms.insert((live.deadline(), session));
+            } else {
+                self.suspects.insert(session);
             }
         }
         let witnesses = Witnesses {
@@ -287,7 +279,7 @@ impl Sessions {
             if live.closing {
                 cleared.push(session);
             } else if live.deadline() > self.before_ms {
-                self.alarms.entry(live.deadline()).or_default().push(session);
+                self.alarms.insert((live.deadline(), session));
                 cleared.push(session);
             } else {
                 match live.witness(&witnesses) {

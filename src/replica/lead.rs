@@ -12,7 +12,7 @@ use conclave_proto::{
 use crate::limits;
 use crate::session::{Claim, Sessions, Standing};
 use crate::tree::{self, Nodes};
-use crate::zab::ProposeError;
+use crate::zab::{ProposeError, RoleView};
 
 use super::client::Answer;
 use super::lead_sessions::Candidate;
@@ -30,9 +30,6 @@ pub(crate) const MOVE: u64 = 1 << 63;
 /// What a leader remembers.
 pub(super) struct Lead {
     pub(super) epoch: Epoch,
-    /// The end of the history that it began with. It is committed, but if other disks are faster
-    /// than this server's own, it is not applied here yet.
-    pub(super) history_end: Zxid,
     /// The clocks of all sessions.
     pub(super) sessions: Sessions,
     /// What is proposed and not committed yet, oldest first.
@@ -45,8 +42,7 @@ pub(super) struct Lead {
     pub(super) streams: BTreeMap<ServerId, Stream>,
     /// The servers that are short of disk space.
     low_space: BTreeSet<ServerId>,
-    /// Those who want to resume sessions unknown to this leader, and what it must have applied to
-    /// be certain of that.
+    /// Those who want to resume sessions, and what this leader must have applied to judge them.
     pub(super) candidates: VecDeque<(Zxid, Candidate)>,
     /// Those whose session is to move to them, once that can be proposed.
     pub(super) movers: VecDeque<Candidate>,
@@ -222,10 +218,9 @@ impl Lead {
             && self.in_flight_bytes < limits::UNCOMMITTED_BYTES
     }
 
-    /// The end of what this leader has proposed.
+    /// The end of what this leader has proposed, or of what it has applied.
     pub(super) fn last_proposed(&self, applied: Zxid) -> Zxid {
-        let begun_with = applied.max(self.history_end);
-        self.in_flight.back().map_or(begun_with, |proposal| proposal.zxid)
+        self.in_flight.back().map_or(applied, |proposal| proposal.zxid)
     }
 
     /// Whether this server and a quorum of the voters have disk space.
@@ -257,11 +252,13 @@ impl<N: Nodes> Replica<N> {
         }
         self.look();
         self.dismiss_guests();
+        // So it knows every session there is, and every end.
+        let end = self.zab.last().zxid;
+        assert_eq!(self.applied, end, "it leads with a history that is not applied");
         let silence_ms = u64::from(self.config.zab.silence_ticks) * u64::from(self.config.tick_ms);
         let records = self.nodes.sessions().map(|(session, record)| (session, record.timeout_ms));
         let mut lead = Box::new(Lead {
             epoch,
-            history_end: self.zab.last().zxid,
             sessions: Sessions::new(self.config.zab.id, silence_ms, records),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -272,7 +269,7 @@ impl<N: Nodes> Replica<N> {
             candidates: VecDeque::new(),
             movers: VecDeque::new(),
             mourners: BTreeMap::new(),
-            ended: Ended::after(self.zab.last().zxid),
+            ended: Ended::after(self.applied),
             time_ms: self.nodes.meta().time_ms,
             told_at_ms: self.now_ms(),
             asking: Vec::new(),
@@ -416,6 +413,11 @@ impl<N: Nodes> Replica<N> {
         let digest = (self.applied, meta.digest);
         let (now_ms, time_of_day_ms) = (self.now_ms(), self.time_ms);
         let Part::Leading(lead) = &mut self.part else { return Some(work) };
+        // While the end of an epoch is applied, the broadcast has begun the next one already.
+        if self.zab.role() != (RoleView::Leading { epoch: lead.epoch }) {
+            lead.blocked = true;
+            return Some(work);
+        }
         let time_ms = lead.tell_time(now_ms, time_of_day_ms.max(meta.time_ms));
         let Work { identities, claim, request } = work;
         let txn = Txn { semantics: tree::SEMANTICS, time_ms, origin, identities, digest, request };
@@ -462,10 +464,8 @@ impl<N: Nodes> Replica<N> {
             }
         } else if let Some(claim) = work.claim {
             match lead.sessions.standing(request.session, server, claim) {
-                Standing::Owner | Standing::Closing => {}
+                Standing::Owner => {}
                 Standing::Moved => return Err(ErrorCode::SessionMoved),
-                // It may be in the history that is not applied here yet: the tree will judge.
-                Standing::Gone if self.applied < lead.history_end => {}
                 Standing::Gone => return Err(ErrorCode::SessionExpired),
             }
         }
@@ -488,8 +488,7 @@ impl<N: Nodes> Replica<N> {
     fn is_under_way(&self, request: &Request) -> bool {
         let Part::Leading(lead) = &self.part else { return false };
         request.xid != Xid(0)
-            && (self.applied < lead.history_end
-                || lead.sessions.was_proposed(request.session, request.xid)
+            && (lead.sessions.was_proposed(request.session, request.xid)
                 || self
                     .nodes
                     .session(request.session)
@@ -556,7 +555,11 @@ impl<N: Nodes> Replica<N> {
                         let message = PeerMessage::Counted { epoch, report, refused };
                         self.out.send.push((server, message));
                     }
-                    Asker::Judge(candidate) => self.judge_at(candidate, commit),
+                    Asker::Judge(candidate) => {
+                        if let Part::Leading(lead) = &mut self.part {
+                            lead.candidates.push_back((commit, candidate));
+                        }
+                    }
                     Asker::Follower(server, read) => {
                         let message = PeerMessage::ReadAt { epoch, read, commit };
                         self.out.send.push((server, message));

@@ -1,16 +1,16 @@
 //! A leader's duties to sessions: to know who is alive and where, and to end those who are not.
 
-use conclave_proto::{Epoch, Op, Request, Secret, ServerId, SessionId, Xid, Zxid};
+use conclave_proto::{Epoch, Op, Request, Secret, ServerId, SessionId, Xid};
 
 use crate::limits;
-use crate::session::{Claim, Standing};
+use crate::session::Claim;
 use crate::tree::Nodes;
 
-use super::lead::{Asker, MOVE, SYSTEM};
+use super::lead::{Asker, Lead, MOVE, SYSTEM};
 use super::local;
 use super::machine::{Part, Replica};
 use super::pending::Work;
-use super::{Notice, PeerMessage, Touch};
+use super::{Notice, PeerMessage, Touch, Touched};
 
 /// A connection that wants to resume a session.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +23,19 @@ pub(super) struct Candidate {
     secret: Secret,
 }
 
+impl Lead {
+    /// Take note of the signs of life that a server reports; those that do not count come back.
+    fn touch(&mut self, server: ServerId, touched: &[Touched]) -> Vec<SessionId> {
+        let mut refused = Vec::new();
+        for &Touched { session, age_ms, claim } in touched {
+            if !self.sessions.touch(session, server, age_ms, claim) {
+                refused.push(session);
+            }
+        }
+        refused
+    }
+}
+
 impl<N: Nodes> Replica<N> {
     /// A follower's report.
     pub(super) fn take_touch(&mut self, from: ServerId, touch: Touch) {
@@ -33,17 +46,9 @@ impl<N: Nodes> Replica<N> {
         lead.set_low_space(from, touch.low_space);
         self.zab.defer_commits(from, !touch.has_clients);
         let epoch = touch.epoch;
-        let mut refused = Vec::new();
         let anybody = !touch.sessions.is_empty();
-        for touched in touch.sessions {
-            let session = touched.session;
-            match lead.sessions.touch(session, from, touched.age_ms, touched.claim) {
-                Standing::Owner => {}
-                Standing::Moved | Standing::Closing | Standing::Gone => refused.push(session),
-            }
-        }
-        // In a history that is not applied here yet a session's end may be.
-        if anybody && self.applied >= lead.history_end {
+        let refused = lead.touch(from, &touch.sessions);
+        if anybody {
             lead.asking.push(Asker::Report { server: from, report: touch.report, refused });
         }
         lead.sessions.report(from, touch.polled_ms);
@@ -92,18 +97,8 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// Judge one of whom it was asked when this server still led and that was committed. To say that
-    /// there is no such session it must have applied all of that.
-    pub(super) fn judge_at(&mut self, candidate: Candidate, commit: Zxid) {
-        if self.knows(candidate) {
-            self.judge(candidate);
-        } else if let Part::Leading(lead) = &mut self.part {
-            lead.candidates.push_back((commit, candidate));
-        }
-    }
-
-    /// Judge those for whom this server had to apply more.
-    pub(super) fn judge_again(&mut self) {
+    /// Judge those for whom this server has applied enough.
+    pub(super) fn judge_candidates(&mut self) {
         while let Part::Leading(lead) = &mut self.part
             && lead.candidates.front().is_some_and(|&(commit, _)| commit <= self.applied)
             && let Some((_, candidate)) = lead.candidates.pop_front()
@@ -261,15 +256,9 @@ impl<N: Nodes> Replica<N> {
         let (touched, signs) = self.take_unreported();
         let server = self.config.zab.id;
         let report_interval_ms = self.config.report_interval_ms();
-        let mut refused = Vec::new();
         let Part::Leading(lead) = &mut self.part else { return };
-        for alive in touched {
-            match lead.sessions.touch(alive.session, server, alive.age_ms, alive.claim) {
-                Standing::Owner => {}
-                Standing::Moved | Standing::Closing | Standing::Gone => refused.push(alive.session),
-            }
-        }
-        if !signs.is_empty() && self.applied >= lead.history_end {
+        let refused = lead.touch(server, &touched);
+        if !signs.is_empty() {
             let report = self.reports.add(signs);
             lead.asking.push(Asker::Report { server, report, refused });
         }

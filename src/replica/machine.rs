@@ -358,7 +358,7 @@ impl<N: Nodes> Replica<N> {
             self.notice(&notice);
             ready.notices.push(Notice::Zab(notice));
         }
-        self.judge_again();
+        self.judge_candidates();
     }
 
     fn notice(&mut self, notice: &zab::Notice) {

@@ -56,7 +56,7 @@ pub enum PeerMessage {
         epoch: Epoch,
         /// The number of the report.
         report: u64,
-        /// The sessions of which the sign of life came too late, or by way of the wrong server.
+        /// The sessions of which the sign of life came too late: their end was proposed.
         refused: Vec<SessionId>,
     },
     /// To the leader: a client of the sender wants to resume a session.

@@ -50,6 +50,7 @@ scripts! {
     local_sessions
     low_space
     moved
+    next_epoch
     no_clients
     one_server
     permissions

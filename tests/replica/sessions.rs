@@ -51,7 +51,7 @@ fn a_new_leader_gives_everybody_the_full_timeout() {
 fn a_sign_of_life_counts_from_when_it_was_given() {
     let mut sessions = two();
     sessions.advance(900);
-    assert_eq!(sessions.touch(SessionId(1), server(2), 300, claim(1)), Standing::Owner);
+    assert!(sessions.touch(SessionId(1), server(2), 300, claim(1)));
     sessions.advance(0);
     // Heard at 900, given at 600: alive until 1600.
     sessions.report(server(2), 900);
@@ -146,7 +146,7 @@ fn the_later_claim_holds() {
     assert_eq!(sessions.standing(SessionId(1), server(3), claim(2)), Standing::Owner);
     // Its client may speak to the server that it leaves until the move is committed, and is alive.
     sessions.advance(500);
-    assert_eq!(sessions.touch(SessionId(1), server(2), 0, claim(1)), Standing::Moved);
+    assert!(sessions.touch(SessionId(1), server(2), 0, claim(1)));
     sessions.advance(500);
     assert_eq!(due(&mut sessions, 10), Due::default());
     sessions.advance(1_000);
@@ -157,16 +157,32 @@ fn the_later_claim_holds() {
 fn a_new_leader_learns_claims_in_any_order() {
     let mut sessions = two();
     sessions.touch(SessionId(1), server(3), 0, claim(2));
-    assert_eq!(sessions.touch(SessionId(1), server(2), 0, claim(1)), Standing::Moved);
+    sessions.touch(SessionId(1), server(2), 0, claim(1));
+    assert_eq!(sessions.standing(SessionId(1), server(2), claim(1)), Standing::Moved);
     let mut sessions = two();
     sessions.touch(SessionId(1), server(2), 0, claim(1));
-    assert_eq!(sessions.touch(SessionId(1), server(3), 0, claim(2)), Standing::Owner);
+    sessions.touch(SessionId(1), server(3), 0, claim(2));
     assert_eq!(sessions.standing(SessionId(1), server(2), claim(1)), Standing::Moved);
     // A write may come before the report of the server that it comes by way of.
     let mut sessions = two();
     sessions.touch(SessionId(1), server(2), 0, claim(1));
     assert_eq!(sessions.standing(SessionId(1), server(3), claim(2)), Standing::Owner);
-    assert_eq!(sessions.touch(SessionId(1), server(2), 0, claim(1)), Standing::Moved);
+    sessions.touch(SessionId(1), server(2), 0, claim(1));
+    assert_eq!(sessions.standing(SessionId(1), server(2), claim(1)), Standing::Moved);
+}
+
+#[test]
+fn an_end_that_is_none_leaves_nothing_behind() {
+    let size = |sessions: &Sessions| format!("{sessions:?}").len();
+    let mut sessions = two();
+    let before = size(&sessions);
+    for _ in 0..1_000 {
+        sessions.closing(SessionId(1));
+        sessions.stays(SessionId(1));
+    }
+    assert_eq!(size(&sessions), before);
+    sessions.advance(1_000);
+    assert_eq!(expired(&due(&mut sessions, 10)), [1]);
 }
 
 #[test]
@@ -177,7 +193,7 @@ fn a_closed_session_is_gone() {
     assert_eq!(due(&mut sessions, 10), Due::default(), "its end is proposed already");
     sessions.close(SessionId(1));
     assert_eq!(sessions.standing(SessionId(1), server(1), claim(1)), Standing::Gone);
-    assert_eq!(sessions.touch(SessionId(1), server(1), 0, claim(1)), Standing::Gone);
+    assert!(!sessions.touch(SessionId(1), server(1), 0, claim(1)));
     assert_eq!(sessions.count(), 1);
 }
 

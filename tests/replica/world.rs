@@ -35,6 +35,8 @@ pub(crate) struct World {
     local_sessions: bool,
     /// Whether a turn answers one read, applies one transaction and leaves the others to the next.
     small_turns: bool,
+    /// Whether an epoch has four transactions.
+    short_epochs: bool,
     /// The answers of each turn.
     pub(crate) turns: Vec<Vec<Response>>,
     /// What clients were told, and what servers noted, since this was last taken.
@@ -85,8 +87,8 @@ impl World {
     }
 
     /// The same, with an option: `read-only` to serve those who are content to read while there is
-    /// no leader, `local-sessions`, or `small-turns` to answer one read and apply one
-    /// transaction in a turn.
+    /// no leader, `local-sessions`, `small-turns` to answer one read and apply one
+    /// transaction in a turn, or `short-epochs` to have four transactions in an epoch.
     pub(crate) fn with(count: u8, option: &str) -> World {
         let mut checkpoint = MemoryNodes::default();
         tree::found(&mut checkpoint);
@@ -102,6 +104,7 @@ impl World {
             read_only: option == "read-only",
             local_sessions: option == "local-sessions",
             small_turns: option == "small-turns",
+            short_epochs: option == "short-epochs",
             turns: Vec::new(),
             log: Vec::new(),
         };
@@ -130,7 +133,10 @@ impl World {
     pub(crate) fn start(&mut self, id: ServerId) {
         self.starts += 1;
         let voters = self.ids();
-        let zab = zab::Config::new(id, voters, Vec::new(), self.starts);
+        let mut zab = zab::Config::new(id, voters, Vec::new(), self.starts);
+        if self.short_epochs {
+            zab.counter_limit = 4;
+        }
         let config = Config {
             zab,
             tick_ms: u32::try_from(TICK_MS).unwrap(),
