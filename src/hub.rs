@@ -17,7 +17,7 @@ use conclave_proto::{Acl, ErrorCode, Event, EventKind, WatchId, WatchKind, ZPath
 
 use crate::limits;
 
-/// Whoever has watches: a client's connection, by its number.
+/// Whoever has watches: a client's connection, by its number, which no other ever has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Watcher(pub u64);
 
@@ -59,13 +59,33 @@ pub struct Past {
 /// The watches of one server, and the latest events for those that are set again.
 #[derive(Debug)]
 pub struct Hub {
-    watchers: BTreeMap<Watcher, BTreeMap<WatchId, (ZPath, WatchKind)>>,
+    watchers: BTreeMap<Watcher, Own>,
+    /// What those had who are forgotten, as far as it is not removed yet.
+    leaving: VecDeque<(Watcher, Own)>,
     /// The watches on one node.
     exact: BTreeMap<ZPath, Spot>,
     /// The watches on a node and everything below it.
     recursive: BTreeMap<ZPath, Spot>,
     watches: usize,
+    /// The bytes of the paths of all watches.
+    bytes: usize,
     history: History,
+}
+
+/// The watches of one watcher.
+#[derive(Debug, Default)]
+struct Own {
+    by_id: BTreeMap<WatchId, (ZPath, WatchKind)>,
+    /// The bytes of their paths.
+    bytes: usize,
+}
+
+impl Own {
+    fn remove(&mut self, id: WatchId) -> Option<(ZPath, WatchKind)> {
+        let removed = self.by_id.remove(&id)?;
+        self.bytes -= removed.0.as_str().len();
+        Some(removed)
+    }
 }
 
 /// The watches in one place. There may be a hundred thousand, and all of them may go one by one.
@@ -93,14 +113,16 @@ impl Hub {
     pub fn new(at: Zxid) -> Hub {
         Hub {
             watchers: BTreeMap::new(),
+            leaving: VecDeque::new(),
             exact: BTreeMap::new(),
             recursive: BTreeMap::new(),
             watches: 0,
+            bytes: 0,
             history: History::new(at),
         }
     }
 
-    /// How many watches there are.
+    /// How many watches there are, with those of the forgotten that are not removed yet.
     pub fn watches(&self) -> usize {
         self.watches
     }
@@ -113,15 +135,23 @@ impl Hub {
     /// Set a watch, or replace the one with its number.
     ///
     /// # Errors
-    /// `Throttled` if the watcher, or the server, has as many as it may have.
+    /// `Throttled` if the watcher, or the server, has as many as it may have, or on as long paths.
     pub fn set(&mut self, watcher: Watcher, watch: Watch) -> Result<(), ErrorCode> {
         self.unset(watcher, watch.id);
+        let Watch { id, path, kind, since, with_value } = watch;
         let own = self.watchers.entry(watcher).or_default();
-        if own.len() >= limits::WATCHES_PER_SESSION || self.watches >= limits::WATCHES {
+        let bytes = path.as_str().len();
+        let own_is_full = own.by_id.len() >= limits::WATCHES_PER_SESSION
+            || own.bytes + bytes > limits::WATCHED_BYTES_PER_SESSION;
+        if own_is_full
+            || self.watches >= limits::WATCHES
+            || self.bytes + bytes > limits::WATCHED_BYTES
+        {
             return Err(ErrorCode::Throttled);
         }
-        let Watch { id, path, kind, since, with_value } = watch;
-        own.insert(id, (path.clone(), kind));
+        own.by_id.insert(id, (path.clone(), kind));
+        own.bytes += bytes;
+        self.bytes += bytes;
         let armed = Armed { since, kind, with_value };
         self.index(kind).entry(path).or_default().insert((watcher, id), armed);
         self.watches += 1;
@@ -130,7 +160,7 @@ impl Hub {
 
     /// Remove a watch. Whether there was one.
     pub fn unset(&mut self, watcher: Watcher, id: WatchId) -> bool {
-        let Some((path, kind)) = self.watchers.get_mut(&watcher).and_then(|own| own.remove(&id))
+        let Some((path, kind)) = self.watchers.get_mut(&watcher).and_then(|own| own.remove(id))
         else {
             return false;
         };
@@ -138,16 +168,37 @@ impl Hub {
         true
     }
 
-    /// Remove all watches of a watcher.
+    /// A watcher is gone for ever: it is told nothing more. [`Hub::sweep`] removes its watches, of
+    /// which there may be so many that nobody should wait for it.
     pub fn forget(&mut self, watcher: Watcher) {
-        for (id, (path, kind)) in self.watchers.remove(&watcher).unwrap_or_default() {
-            self.disarm(watcher, id, &path, kind);
+        if let Some(own) = self.watchers.remove(&watcher) {
+            self.leaving.push_back((watcher, own));
         }
+    }
+
+    /// Remove at most so many watches of those who are forgotten.
+    pub fn sweep(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some((watcher, own)) = self.leaving.front_mut() else { return };
+            let watcher = *watcher;
+            match own.by_id.pop_first() {
+                Some((id, (path, kind))) => self.disarm(watcher, id, &path, kind),
+                None => drop(self.leaving.pop_front()),
+            }
+        }
+    }
+
+    /// Whether anything is left to [`Hub::sweep`].
+    pub fn is_sweeping(&self) -> bool {
+        !self.leaving.is_empty()
     }
 
     /// A change was applied just now: who is to be told is added to `told`.
     pub fn fire(&mut self, event: &Event, acl: &Arc<[Acl]>, told: &mut Vec<Told>) {
         if self.watches > 0 {
+            if self.is_sweeping() {
+                self.clear_way(&event.path);
+            }
             self.fire_exact(event, told);
             self.fire_recursive(event, told);
         }
@@ -157,6 +208,23 @@ impl Hub {
     /// What a watch would have been told after `since`, in order; `None` if that is not known.
     pub fn missed(&mut self, path: &ZPath, kind: WatchKind, since: Zxid) -> Option<Vec<Past>> {
         self.history.after(path, kind, since)
+    }
+
+    /// Remove the forgotten from where a change of that node looks for watchers, so that each is met
+    /// there once at most.
+    fn clear_way(&mut self, path: &ZPath) {
+        let watchers = &self.watchers;
+        let clear = |index: &mut BTreeMap<ZPath, Spot>, at: &str| {
+            let Some(spot) = index.get_mut(at) else { return };
+            spot.retain(|(watcher, _), _| watchers.contains_key(watcher));
+            if spot.is_empty() {
+                index.remove(at);
+            }
+        };
+        clear(&mut self.exact, path.as_str());
+        for above in with_parents(path) {
+            clear(&mut self.recursive, above);
+        }
     }
 
     fn fire_exact(&mut self, event: &Event, told: &mut Vec<Told>) {
@@ -179,9 +247,10 @@ impl Hub {
         }
         for told in &told[first..] {
             let own = self.watchers.get_mut(&told.watcher).expect("it has this watch");
-            if own.get(&told.watch).is_some_and(|(_, kind)| kind.is_one_shot()) {
-                own.remove(&told.watch);
+            if own.by_id.get(&told.watch).is_some_and(|(_, kind)| kind.is_one_shot()) {
+                own.remove(told.watch);
                 self.watches -= 1;
+                self.bytes -= event.path.as_str().len();
             }
         }
     }
@@ -190,18 +259,11 @@ impl Hub {
         if self.recursive.is_empty() || !WatchKind::PersistentRecursive.fires_on(event.kind) {
             return;
         }
-        let mut path = event.path.as_str();
-        loop {
+        for path in with_parents(&event.path) {
             if let Some(at) = self.recursive.get(path) {
                 let due = at.iter().filter(|(_, armed)| event.zxid > armed.since);
                 told.extend(due.map(|(key, armed)| armed.told(key)));
             }
-            path = match path.rfind('/') {
-                _ if path == "/" => break,
-                Some(0) => "/",
-                Some(slash) => &path[..slash],
-                None => unreachable!("a path starts with a slash"),
-            };
         }
     }
 
@@ -215,14 +277,26 @@ impl Hub {
     }
 
     fn disarm(&mut self, watcher: Watcher, id: WatchId, path: &ZPath, kind: WatchKind) {
+        self.watches -= 1;
+        self.bytes -= path.as_str().len();
         let index = self.index(kind);
-        let at = index.get_mut(path).expect("every watch is in its index");
-        at.remove(&(watcher, id)).expect("every watch is in its index");
+        // Of one who is forgotten, a change may have cleared it away.
+        let Some(at) = index.get_mut(path) else { return };
+        at.remove(&(watcher, id));
         if at.is_empty() {
             index.remove(path);
         }
-        self.watches -= 1;
     }
+}
+
+/// A path and all above it, upwards.
+fn with_parents(path: &ZPath) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(path.as_str()), |path| match path.rfind('/') {
+        _ if *path == "/" => None,
+        Some(0) => Some("/"),
+        Some(slash) => Some(&path[..slash]),
+        None => unreachable!("a path starts with a slash"),
+    })
 }
 
 /// The latest events, and where to find those of a path.

@@ -62,6 +62,21 @@ pub const LISTINGS_KEPT_BYTES: usize = 4 << 20;
 pub const WATCHES_PER_SESSION: usize = 100_000;
 /// The watches of one server.
 pub const WATCHES: usize = 10_000_000;
+/// The bytes of the paths that one session watches.
+pub const WATCHED_BYTES_PER_SESSION: usize = 64 << 20;
+/// The bytes of the paths that are watched on one server.
+pub const WATCHED_BYTES: usize = 1 << 30;
+/// The watches of clients that are gone which one turn removes.
+pub const TURN_UNWATCHED: usize = 2000;
+/// The events that one turn tells clients: transactions after it are left to the next one.
+pub const TURN_EVENTS: usize = 100_000;
+/// The events that a client may be told in one turn, which is what one transaction may make beyond
+/// that; one for whom there are more is dropped as a slow consumer.
+pub const EVENTS_AT_ONCE: usize = 200_000;
+/// The events that all clients may be told in one turn, but for what each of them always may.
+pub const ALL_EVENTS_AT_ONCE: usize = 1_000_000;
+/// The events that a client always may be told in one turn.
+pub const EVENTS_ALWAYS: usize = 256;
 /// The events remembered for watches that resume.
 pub const EVENT_WINDOW: usize = 100_000;
 /// The bytes of the paths of these events.
@@ -155,6 +170,7 @@ pub const DIGEST_WINDOW: usize = 4096;
 const _: () = assert!(BATCH_BYTES + FRAME_BYTES < PEER_FRAME_BYTES);
 const _: () = assert!(FOLLOWER_WINDOW_BYTES + BATCH_BYTES + FRAME_BYTES < PEER_OUTBOX_BYTES);
 const _: () = assert!(JUTE_FRAME_BYTES < FRAME_BYTES && JUTE_FRAME_BYTES <= VALUE_BYTES);
+const _: () = assert!(WATCHES_PER_SESSION < EVENTS_AT_ONCE && EVENTS_AT_ONCE < ALL_EVENTS_AT_ONCE);
 const _: () = assert!(WHOLE_LIST_BYTES < CLIENT_ANSWERS_BYTES);
 const _: () = assert!(CATCH_UP_BYTES + VALUE_BYTES < CLIENT_OUTBOX_BYTES);
 const _: () = assert!(ASKED_BYTES <= PENDING_BYTES / 32);

@@ -171,6 +171,10 @@ impl<N: Nodes> Replica<N> {
             if !may_read(&change.acl) {
                 continue;
             }
+            if !self.backlog.may_tell(&client.told) {
+                self.drop_overwhelmed(conn);
+                continue;
+            }
             let value = if told.with_value {
                 // What follows in the same transaction may have changed data and ACL again.
                 let said = said.get_or_insert_with(|| self.said(change, later));
@@ -182,8 +186,11 @@ impl<N: Nodes> Replica<N> {
             let message = ServerMessage::Event { watch: told.watch, event, value };
             self.out.clients.push((conn, ToClient::Message(message)));
         }
+        // What one change made room for is not kept for ever.
+        told.shrink_to(limits::TURN_EVENTS);
         self.told = told;
     }
+
     /// What a node holds, or held last if it was changed and deleted in one transaction.
     fn said(&self, change: &Change, later: &[Change]) -> Option<Said> {
         if let Some(node) = self.nodes.node(&change.event.path) {

@@ -1,18 +1,22 @@
 //! What a turn leaves to the next one: reads, once its answers take as many bytes as those of one turn
-//! may, the transactions that these reads must not see, and transactions that follow costly ones.
+//! may, the transactions that these reads must not see, and transactions that follow costly ones, or
+//! those that many were told of.
 //!
 //! Between two turns answers leave and other servers are heard: however many clients ask for much at
 //! once, a bounded part of it is in memory, and nobody takes this server for dead. Those put off are
 //! served before anybody else, and one after another.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use conclave_proto::{Reply, convert};
 
+use crate::limits;
 use crate::tree::{self, Nodes};
 use crate::zab;
 
 use super::ConnId;
+use super::client::Told;
 use super::machine::Replica;
 
 /// What an answer takes beside what it carries, in bytes: an estimate.
@@ -29,6 +33,10 @@ pub(super) struct Backlog {
     most_nodes: usize,
     /// Those of this turn's so far.
     nodes: usize,
+    /// The number of this turn.
+    turn: u64,
+    /// The events that it has told clients so far.
+    events: usize,
     /// The connections whose first request is a read that was put off; [`super::client::Client`] knows
     /// it too.
     conns: VecDeque<ConnId>,
@@ -47,6 +55,8 @@ impl Backlog {
             answered: 0,
             most_nodes,
             nodes: 0,
+            turn: 1,
+            events: 0,
             conns: VecDeque::new(),
             serving: false,
             open: false,
@@ -69,6 +79,25 @@ impl Backlog {
         self.nodes += nodes;
     }
 
+    /// Whether a client that was `told` so much is told another event in this turn: it is not if that
+    /// is more than its share. So what one transaction makes for watchers is bounded, too.
+    pub(super) fn may_tell(&mut self, told: &Cell<Told>) -> bool {
+        let earlier = told.get();
+        let events = if earlier.turn == self.turn { earlier.events } else { 0 };
+        let left = limits::ALL_EVENTS_AT_ONCE.saturating_sub(self.events);
+        if events >= left.clamp(limits::EVENTS_ALWAYS, limits::EVENTS_AT_ONCE) {
+            return false;
+        }
+        told.set(Told { turn: self.turn, events: events + 1 });
+        self.events += 1;
+        true
+    }
+
+    /// Whether this turn has done as much as one should.
+    fn has_done_enough(&self) -> bool {
+        self.nodes >= self.most_nodes || self.events >= limits::TURN_EVENTS
+    }
+
     /// Whether something is left to the next turn.
     pub(super) fn is_pending(&self) -> bool {
         !self.conns.is_empty() || !self.entries.is_empty()
@@ -78,6 +107,8 @@ impl Backlog {
     pub(super) fn end_turn(&mut self) {
         self.answered = 0;
         self.nodes = 0;
+        self.events = 0;
+        self.turn += 1;
     }
 
     /// Forget everything: the state is another one, and every client is gone.
@@ -130,7 +161,7 @@ impl<N: Nodes> Replica<N> {
     /// Whether the next transaction has to wait for another turn: this one has done enough, or it was
     /// asked on a connection of which a read was put off.
     fn next_must_wait(&mut self) -> bool {
-        if !self.backlog.open && self.backlog.nodes >= self.backlog.most_nodes {
+        if !self.backlog.open && self.backlog.has_done_enough() {
             return true;
         }
         if self.backlog.conns.is_empty() {

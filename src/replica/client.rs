@@ -1,5 +1,6 @@
 //! A client's connection: its session, and its requests in the order in which they are answered.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -31,12 +32,23 @@ pub(super) struct Client {
     pub(super) seen_ms: u64,
     /// Whether its first request is a read that was left to the next turn.
     pub(super) is_put_off: bool,
+    /// What it has been told in the latest turn in which it was told anything.
+    pub(super) told: Cell<Told>,
     /// How often it has pinged since the last tick.
     pub(super) pings: usize,
     /// Whether the leader is still to be told of the last sign of life.
     pub(super) unreported: bool,
     /// The last sign of life of which it is known that the servers count from it.
     pub(super) counted_ms: Option<u64>,
+}
+
+/// The events that a client was told in a turn.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    /// The number of the turn.
+    pub(super) turn: u64,
+    /// How many.
+    pub(super) events: usize,
 }
 
 /// How far a connection has come.

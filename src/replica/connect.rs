@@ -4,6 +4,7 @@ use conclave_proto::message::{Connect, Connected, PROTOCOL_VERSION, Refused, Ser
 use conclave_proto::{
     ErrorCode, Identity, Op, Request, Secret, ServerMessage, SessionId, Xid, Zxid,
 };
+use std::cell::Cell;
 
 use crate::hub::Watcher;
 use crate::limits;
@@ -40,6 +41,7 @@ impl<N: Nodes> Replica<N> {
             waits_for: None,
             seen_ms: self.now_ms(),
             is_put_off: false,
+            told: Cell::default(),
             pings: 0,
             unreported: false,
             counted_ms: None,
@@ -323,6 +325,12 @@ impl<N: Nodes> Replica<N> {
             self.forget(conn);
             self.out.clients.push((conn, ToClient::Close));
         }
+    }
+
+    /// Drop a connection whose client cannot keep up.
+    pub(super) fn drop_overwhelmed(&mut self, conn: ConnId) {
+        self.forget(conn);
+        self.out.clients.push((conn, ToClient::Drop));
     }
 
     /// A connection is closed. Its session lives on until it is resumed, closed or expires.

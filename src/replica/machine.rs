@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use conclave_proto::{ServerId, ServerMessage, SessionId, Zxid, convert};
 
 use crate::hub::{Hub, Told};
+use crate::limits;
 use crate::tree::Nodes;
 use crate::zab;
 
@@ -197,7 +198,8 @@ impl<N: Nodes> Replica<N> {
                 break;
             }
         }
-        ready.more |= self.backlog.is_pending();
+        self.hub.sweep(limits::TURN_UNWATCHED);
+        ready.more |= self.has_backlog();
         self.backlog.end_turn();
         ready.send.append(&mut self.out.send);
         ready.clients = std::mem::take(&mut self.out.clients);
@@ -241,10 +243,10 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// Whether reads or transactions are left to the next turn, before which others had better have
-    /// theirs.
+    /// Whether reads, transactions or watches to be removed are left to the next turn, before which
+    /// others had better have theirs.
     pub fn has_backlog(&self) -> bool {
-        self.backlog.is_pending()
+        self.backlog.is_pending() || self.hub.is_sweeping()
     }
 
     /// Whether anything follows once the writes so far are on this server's disk; if not, it may be

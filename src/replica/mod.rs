@@ -149,6 +149,8 @@ pub enum ToClient {
     Message(ServerMessage),
     /// Close once everything before is sent.
     Close,
+    /// Close at once: there is more for it than a client that reads would let pile up.
+    Drop,
 }
 
 /// A fact about the server.

@@ -187,6 +187,11 @@ impl Clients {
                 }
             }
             ToClient::Close => state.end(),
+            ToClient::Drop => {
+                drop(state);
+                self.drop_unread(&client);
+                return;
+            }
         }
         self.recount(&mut state);
         let is_dirty = mem::replace(&mut state.dirty, true);

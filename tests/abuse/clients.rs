@@ -3,7 +3,9 @@
 use std::thread;
 
 use bytes::BytesMut;
-use conclave::limits::{COUNT_NODES, IN_FLIGHT, MULTI_OPS, PENDING_BYTES, SESSION_TIMEOUT_MIN_MS};
+use conclave::limits::{
+    COUNT_NODES, IN_FLIGHT, MULTI_OPS, PENDING_BYTES, SESSION_TIMEOUT_MIN_MS, WATCHES_PER_SESSION,
+};
 use conclave_proto::convert::encode_client;
 use conclave_proto::limits::{FRAME_BYTES, HANDSHAKE_FRAME_BYTES, VALUE_BYTES};
 use conclave_proto::request::ReadLevel;
@@ -211,6 +213,34 @@ fn a_client_that_never_reads_is_dropped_alone() {
     assert!(dropped, "what a client does not read is kept for ever");
     wait_for("its socket to be closed", || (server.open_files() <= before).then_some(()));
     writer.call(get("/big")).unwrap();
+}
+
+#[test]
+fn what_one_transaction_tells_a_client_is_bounded() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    let mut greedy = Client::open(server.client);
+    let watch = |id| Op::Watch {
+        id: WatchId(id),
+        path: path("/witness"),
+        kind: WatchKind::Persistent,
+        since: None,
+        with_value: false,
+    };
+    for batch in 0..WATCHES_PER_SESSION as u64 / 1000 {
+        let asked: Vec<Xid> = (0..1000).map(|id| greedy.ask(watch(1000 * batch + id))).collect();
+        asked.into_iter().for_each(|xid| assert_eq!(greedy.answer(xid), Ok(Reply::Done)));
+    }
+    let before = server.resident_bytes();
+    // Five million events.
+    let set = Op::SetData { path: path("/witness"), data: None, version: None };
+    let multi = Op::Multi { conditions: vec![], then: vec![set; 50], otherwise: vec![] };
+    witness.0.call(multi).unwrap();
+    let grown = server.resident_bytes().saturating_sub(before) >> 20;
+    assert!(grown < 256, "{grown} MiB for what nobody can read at once");
+    server.wait_for_metric("conclave_slow_consumers_total", 1);
+    wait_for("its watches to be gone", || (server.metric("conclave_watches") == 0).then_some(()));
+    witness.is_undisturbed();
 }
 
 /// Asks for more than sockets hold, without reading it.

@@ -13,9 +13,10 @@ const PATHS: [&str; 7] = ["/", "/a", "/a-b", "/a/b", "/a/b/c", "/ab", "/a/bc"];
 #[derive(Clone, Debug)]
 enum Step {
     Fire { path: usize, kind: EventKind, same_txn: bool },
-    Set { watcher: u64, id: u64, path: usize, kind: WatchKind, back: u64, with_value: bool },
-    Unset { watcher: u64, id: u64 },
-    Forget { watcher: u64 },
+    Set { watcher: usize, id: u64, path: usize, kind: WatchKind, back: u64, with_value: bool },
+    Unset { watcher: usize, id: u64 },
+    Forget { watcher: usize },
+    Sweep { most: usize },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -36,13 +37,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => (path.clone(), event, any::<bool>())
             .prop_map(|(path, kind, same_txn)| Step::Fire { path, kind, same_txn }),
-        3 => (0..3u64, 0..4u64, path, kind, 0..9u64, any::<bool>()).prop_map(
+        3 => (0..3usize, 0..4u64, path, kind, 0..9u64, any::<bool>()).prop_map(
             |(watcher, id, path, kind, back, with_value)| {
                 Step::Set { watcher, id, path, kind, back, with_value }
             }
         ),
-        1 => (0..3u64, 0..4u64).prop_map(|(watcher, id)| Step::Unset { watcher, id }),
-        1 => (0..3u64).prop_map(|watcher| Step::Forget { watcher }),
+        1 => (0..3usize, 0..4u64).prop_map(|(watcher, id)| Step::Unset { watcher, id }),
+        1 => (0..3usize).prop_map(|watcher| Step::Forget { watcher }),
+        1 => (0..4usize).prop_map(|most| Step::Sweep { most }),
     ];
     prop::collection::vec(step, 0..80)
 }
@@ -93,6 +95,8 @@ fn run(steps: Vec<Step>) {
     let acl: Arc<[Acl]> = Acl::open().into();
     let (mut hub, mut model) = (Hub::new(zxid(0)), Model::default());
     let mut last = 0;
+    // Who is forgotten never comes back: it is another one who takes the place.
+    let mut places = [0, 1, 2];
     for step in steps {
         match step {
             Step::Fire { path, kind, same_txn } => {
@@ -105,7 +109,7 @@ fn run(steps: Vec<Step>) {
                 assert_eq!(told, model.fire(&event), "at {event:?}");
             }
             Step::Set { watcher, id, path, kind, back, with_value } => {
-                let (watcher, id) = (Watcher(watcher), WatchId(id));
+                let (watcher, id) = (Watcher(places[watcher]), WatchId(id));
                 let path = ZPath::new(PATHS[path]).unwrap();
                 let since = zxid(last.saturating_sub(back));
                 let missed = hub.missed(&path, kind, since).expect("the history is short");
@@ -116,17 +120,29 @@ fn run(steps: Vec<Step>) {
                 hub.set(watcher, watch).expect("there is room");
             }
             Step::Unset { watcher, id } => {
-                let (watcher, id) = (Watcher(watcher), WatchId(id));
+                let (watcher, id) = (Watcher(places[watcher]), WatchId(id));
                 let there = model.watches.remove(&(watcher, id)).is_some();
                 assert_eq!(hub.unset(watcher, id), there);
             }
             Step::Forget { watcher } => {
-                model.watches.retain(|(whose, _), _| *whose != Watcher(watcher));
-                hub.forget(Watcher(watcher));
+                let gone = Watcher(places[watcher]);
+                model.watches.retain(|(whose, _), _| *whose != gone);
+                hub.forget(gone);
+                places[watcher] += 3;
+            }
+            Step::Sweep { most } => {
+                let before = hub.watches();
+                hub.sweep(most);
+                assert!(before - hub.watches() <= most);
             }
         }
-        assert_eq!(hub.watches(), model.watches.len());
+        assert!(hub.watches() >= model.watches.len());
+        assert!(hub.is_sweeping() || hub.watches() == model.watches.len());
     }
+    while hub.is_sweeping() {
+        hub.sweep(2);
+    }
+    assert_eq!(hub.watches(), model.watches.len());
 }
 
 proptest! {
@@ -207,10 +223,34 @@ fn one_node_has_as_many_watches_as_there_may_be() {
     assert_eq!((fire(&mut hub, 1), fire(&mut hub, 2)), (most + 1, 1));
     for _ in 0..10 {
         set_all(&mut hub, WatchKind::Persistent);
-        hub.forget(crowd);
+        assert!((0..most).all(|id| hub.unset(crowd, WatchId(id))));
         assert_eq!(hub.watches(), 1);
     }
     set_all(&mut hub, WatchKind::PersistentRecursive);
-    assert!((0..most).all(|id| hub.unset(crowd, WatchId(id))));
+    hub.forget(crowd);
     assert_eq!(fire(&mut hub, 3), 1);
+    hub.sweep(10);
+    assert_eq!(hub.watches() as u64, most - 9, "they go a few at a time");
+    hub.sweep(conclave::limits::WATCHES_PER_SESSION + 1);
+    assert_eq!((hub.watches(), hub.is_sweeping()), (1, false));
+}
+
+#[test]
+fn long_paths_are_watched_less_often() {
+    let mut hub = Hub::new(zxid(0));
+    let mut set = |watcher: u64, id: u64| {
+        let path = ZPath::new(&format!("/{}/{id}", "x".repeat(4000))).unwrap();
+        let (id, kind) = (WatchId(id), WatchKind::Exists);
+        hub.set(Watcher(watcher), Watch { id, path, kind, since: zxid(0), with_value: false })
+    };
+    let most = (0..).take_while(|id| set(1, *id).is_ok()).count();
+    assert!(most * 4000 <= conclave::limits::WATCHED_BYTES_PER_SESSION, "{most} long paths");
+    assert_eq!(set(1, most as u64), Err(ErrorCode::Throttled));
+    assert_eq!(set(2, 0), Ok(()), "others have a share of their own");
+    // What is removed makes room.
+    assert!(hub.unset(Watcher(1), WatchId(0)));
+    let path = ZPath::new("/short").unwrap();
+    let (id, kind) = (WatchId(0), WatchKind::Data);
+    let short = Watch { id, path, kind, since: zxid(0), with_value: false };
+    assert_eq!(hub.set(Watcher(1), short), Ok(()));
 }

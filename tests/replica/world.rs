@@ -376,7 +376,7 @@ impl World {
         }
         let answers = ready.clients.iter().filter_map(|(_, message)| match message {
             ToClient::Message(ServerMessage::Response(response)) => Some(response.clone()),
-            ToClient::Message(_) | ToClient::Close => None,
+            ToClient::Message(_) | ToClient::Close | ToClient::Drop => None,
         });
         self.turns.push(answers.collect());
         for (conn, message) in ready.clients {
@@ -437,7 +437,7 @@ impl World {
             return;
         };
         match message {
-            ToClient::Close => {
+            ToClient::Close | ToClient::Drop => {
                 client.conn = None;
                 self.log.push(format!("{name}: closed"));
             }

@@ -298,7 +298,7 @@ impl Load<Whole> for Clients {
         }
         let message = match what {
             ToClient::Message(message) => Some(message),
-            ToClient::Close => {
+            ToClient::Close | ToClient::Drop => {
                 conn.accepted = false;
                 None
             }
