@@ -247,10 +247,14 @@ impl Election {
                 Err(error) => return error,
             };
             drop(changes.send_replace(Ok(Some(Arc::clone(&leadership)))));
-            leadership.lost().await;
+            let loss = leadership.lost().await;
             drop(changes.send_replace(Ok(None)));
             // Others may still have it; it is over all the same.
             drop(leadership.hold.owned.release().await);
+            if let Loss::Unwatched(_) = loss {
+                // The next one would end like this.
+                return leadership.hold.owned.lost(loss);
+            }
         }
     }
 }

@@ -187,6 +187,9 @@ pub enum Loss {
     Deleted,
     /// The holder itself released it.
     Released,
+    /// The servers refuse for good to say what becomes of the node, for this reason if they gave one:
+    /// nobody would notice its end. The node is there until it is released.
+    Unwatched(Option<ErrorCode>),
 }
 
 impl fmt::Display for Loss {
@@ -197,6 +200,12 @@ impl fmt::Display for Loss {
             Loss::Closed => "the client is closed",
             Loss::Deleted => "the node was deleted",
             Loss::Released => "it was released",
+            Loss::Unwatched(Some(code)) => {
+                return write!(f, "the servers refuse to watch the node: {code}; release it");
+            }
+            Loss::Unwatched(None) => {
+                "the servers' answer to the watch of the node cannot be understood; release it"
+            }
         })
     }
 }
@@ -208,7 +217,6 @@ pub(super) fn loss_of(error: &crate::Error) -> Loss {
     } else if matches!(error, crate::Error::Closed { .. }) {
         Loss::Closed
     } else {
-        // Without its watch, nobody would notice the node's end.
-        Loss::Suspected
+        Loss::Unwatched(error.code())
     }
 }

@@ -8,7 +8,7 @@ use conclave_proto::request::Test;
 use conclave_proto::{Acl, ErrorCode, SessionId};
 
 use super::body::{Body, NO_BODY};
-use super::error::Error;
+use super::error::{Error, Loss};
 use super::hold::{Hold, within};
 use super::line::Line;
 use super::owned::{Owned, REVOKED};
@@ -55,7 +55,7 @@ pub(super) const LOCK: &str = "lock";
 /// | the process is paused | if it is paused for longer than the session timeout it loses the lock without knowing. Writes through [`Hold::guard`] fail; others must be stopped by the [`Token`] |
 /// | a leader dies | as if the connection was lost; sessions get their whole timeout again |
 /// | two think they hold it | possible only as above, after the end of a session; their tokens differ, and the later one's is greater |
-/// | a node is deleted by hand | its holder loses the lock ([`Loss::Deleted`](super::Loss::Deleted)), who waits is told so |
+/// | a node is deleted by hand | its holder loses the lock ([`Loss::Deleted`]), who waits is told so |
 ///
 /// Fair: whoever asked first gets it first, in the order in which the servers were asked.
 ///
@@ -125,7 +125,7 @@ impl Mutex {
     /// # Errors
     /// If the session ends, the node is deleted by hand, or the directory has other nodes in it.
     pub async fn lock(&mut self) -> Result<Hold, Error> {
-        if let Some(owned) = self.held() {
+        if let Some(owned) = self.held()? {
             return Ok(Hold { owned });
         }
         let body = Body::new("", self.description.clone());
@@ -148,7 +148,7 @@ impl Mutex {
     /// # Errors
     /// As [`lock`](Mutex::lock).
     pub async fn try_lock(&mut self) -> Result<Option<Hold>, Error> {
-        if let Some(owned) = self.held() {
+        if let Some(owned) = self.held()? {
             return Ok(Some(Hold { owned }));
         }
         if !self.line.list().await?.is_empty() {
@@ -221,8 +221,14 @@ impl Mutex {
     }
 
     /// What this handle holds already, unless it is lost.
-    fn held(&self) -> Option<Arc<Owned>> {
-        self.held.upgrade().filter(|owned| !owned.is_over())
+    fn held(&self) -> Result<Option<Arc<Owned>>, Error> {
+        let Some(owned) = self.held.upgrade() else { return Ok(None) };
+        match owned.loss() {
+            None => Ok(Some(owned)),
+            // Its node is there yet: this handle would wait for itself.
+            Some(loss @ Loss::Unwatched(_)) => Err(owned.lost(loss)),
+            Some(_) => Ok(None),
+        }
     }
 
     fn hold(&mut self, owned: Owned) -> Hold {

@@ -1,7 +1,6 @@
 //! Nodes that stand for what this process holds or waits for: watched over, and never left behind.
 
 use std::convert::Infallible;
-use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,7 +18,7 @@ use super::doubt::{certainty, suspicion};
 use super::error::{Error, Loss, loss_of};
 use super::place::Place;
 use super::token::Token;
-use crate::{Client, MultiOutcome, Operation, Pending, WatchItem};
+use crate::{Client, MultiOutcome, Operation, Pending, State, WatchItem};
 
 /// The word in the body of a node whose holder is asked to release it.
 pub(super) const REVOKED: &str = "revoked";
@@ -148,11 +147,6 @@ impl Owned {
             && self.place.client.certain_until() > Instant::now().into_std()
     }
 
-    /// Whether it is lost for good, as far as this process knows.
-    pub(super) fn is_over(&self) -> bool {
-        self.standing.borrow().end().is_some()
-    }
-
     /// How it was lost, if it is for good.
     pub(super) fn loss(&self) -> Option<Loss> {
         self.standing.borrow().end()
@@ -255,6 +249,10 @@ impl Watcher {
         loop {
             match self.watch().await {
                 Ok(loss) => return loss,
+                // Whoever may not read its own node is told nothing of it.
+                Err(error) if error.code() == Some(ErrorCode::NoAuth) => {
+                    return self.session_end().await;
+                }
                 Err(error) => {
                     let what = "a node of a recipe is not watched any more";
                     if let Err(error) = patience(&self.client, error, what).await {
@@ -263,6 +261,17 @@ impl Watcher {
                 }
             }
         }
+    }
+
+    /// Waits for the end of the session, which is all that is known of a node that cannot be read.
+    async fn session_end(&self) -> Loss {
+        let mut states = self.client.states();
+        while let Some(state) = states.next().await {
+            if state == State::Expired {
+                return Loss::Expired;
+            }
+        }
+        Loss::Closed
     }
 
     /// Suspects the session whenever it is not certain to be alive.
@@ -286,8 +295,6 @@ impl Watcher {
                 }
                 Ok(_) => return Ok(Loss::Deleted),
                 Err(error) if error.code() == Some(ErrorCode::NoNode) => return Ok(Loss::Deleted),
-                // Whoever may not read its own node is told nothing of it.
-                Err(error) if error.code() == Some(ErrorCode::NoAuth) => pending().await,
                 Err(error) => return Err(error),
             };
             match watch.next().await.transpose()? {

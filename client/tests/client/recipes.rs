@@ -9,7 +9,7 @@ use conclave_client::proto::{Op, ServerMessage, WatchId, Zxid};
 use conclave_client::recipes::cache::Cache;
 use conclave_client::recipes::config::{Follower, LiveItem, Place, Registry};
 use conclave_client::recipes::queue::Queue;
-use conclave_client::recipes::{Election, Hold, Loss, Mutex};
+use conclave_client::recipes::{Election, Error, Hold, Loss, Mutex};
 use conclave_client::{Client, ErrorCode, EventKind, Reply, Stat};
 
 use crate::fake::{Asked, Fake, LIMITS, Peer, connected, event, path, soon, z};
@@ -31,20 +31,23 @@ async fn locked(fake: &Fake) -> (Client, Peer, Hold) {
     let (client, mut peer) = tokio::join!(soon(connecting), serving);
     let client = client.unwrap();
     let mut mutex = Mutex::new(&client, LOCK).unwrap();
-    let granting = async {
-        let create = peer.request().await;
-        assert!(matches!(create.op, Op::Create { .. }), "{create:?}");
-        let stat = Stat { czxid: CREATED_BY, ..Stat::default() };
-        peer.answer(create.xid, 5, Ok(Reply::Created { path: path(NODE), stat })).await;
-        let list = peer.request().await;
-        assert!(matches!(list.op, Op::Children { .. }), "{list:?}");
-        let name = path(NODE).name().to_owned();
-        let entries = vec![Entry { name, stat: None, data: None }];
-        let stat = Stat::default();
-        peer.answer(list.xid, 5, Ok(Reply::Children { entries, more: false, stat })).await;
-    };
-    let (hold, ()) = tokio::join!(soon(mutex.lock()), granting);
+    let (hold, ()) = tokio::join!(soon(mutex.lock()), granting(&mut peer, &[NODE]));
     (client, peer, hold.unwrap())
+}
+
+/// Gives the last of these places in the lock's line, in which there are these.
+async fn granting(peer: &mut Peer, nodes: &[&str]) {
+    let create = peer.request().await;
+    assert!(matches!(create.op, Op::Create { .. }), "{create:?}");
+    let stat = Stat { czxid: CREATED_BY, ..Stat::default() };
+    let mine = path(nodes.last().unwrap());
+    peer.answer(create.xid, 5, Ok(Reply::Created { path: mine, stat })).await;
+    let list = peer.request().await;
+    assert!(matches!(list.op, Op::Children { .. }), "{list:?}");
+    let entry = |node: &&str| Entry { name: path(node).name().into(), stat: None, data: None };
+    let entries = nodes.iter().map(entry).collect();
+    let stat = Stat::default();
+    peer.answer(list.xid, 5, Ok(Reply::Children { entries, more: false, stat })).await;
 }
 
 /// The request that watches over the lock's node, and the watch's id.
@@ -80,6 +83,77 @@ async fn a_lock_whose_watch_is_refused_for_now_is_watched_later() {
     assert_eq!(soon(hold.lost()).await, Loss::Deleted);
     assert!(!hold.is_held());
     assert_eq!(z(5), hold.token().zxid());
+}
+
+#[tokio::test]
+async fn a_lock_whose_watch_is_refused_for_good_is_lost_and_says_why() {
+    let fake = Fake::start().await;
+    let (client, mut peer) = connected(&fake).await;
+    let mut mutex = Mutex::new(&client, LOCK).unwrap();
+    let (hold, ()) = tokio::join!(soon(mutex.lock()), granting(&mut peer, &[NODE]));
+    let hold = hold.unwrap();
+    let (xid, _) = watching(&mut peer).await;
+    peer.fault(xid, 5, ErrorCode::BadArguments).await;
+    let why = Loss::Unwatched(Some(ErrorCode::BadArguments));
+    assert_eq!(soon(hold.lost()).await, why);
+    assert!(!hold.is_held());
+    // The same handle does not wait for itself, and what it holds can be given back.
+    let again = soon(mutex.lock()).await;
+    assert!(matches!(&again, Err(Error::Lost { loss, .. }) if *loss == why), "{again:?}");
+    let removing = async {
+        let remove = peer.request().await;
+        assert!(matches!(remove.op, Op::Multi { .. }), "{remove:?}");
+        peer.answer(remove.xid, 6, Ok(Reply::Multi { held: true, replies: Vec::new() })).await;
+    };
+    let (released, ()) = tokio::join!(soon(hold.release()), removing);
+    released.unwrap();
+}
+
+#[tokio::test]
+async fn who_waits_and_whose_watch_is_refused_for_good_is_told_why() {
+    let fake = Fake::start().await;
+    let (client, mut peer) = connected(&fake).await;
+    let mut mutex = Mutex::new(&client, LOCK).unwrap();
+    let serving = async {
+        granting(&mut peer, &["/locks/a/lock-0000000000", "/locks/a/lock-0000000001"]).await;
+        for _ in 0..2 {
+            let asked = peer.request().await;
+            if let Op::Get { watch: Some(_), .. } = asked.op {
+                peer.fault(asked.xid, 5, ErrorCode::BadArguments).await;
+            } else {
+                assert!(matches!(asked.op, Op::Watch { .. }), "{asked:?}");
+                peer.answer(asked.xid, 5, Ok(Reply::Done)).await;
+            }
+        }
+    };
+    let (outcome, ()) = tokio::join!(soon(mutex.lock()), serving);
+    let error = outcome.unwrap_err();
+    let why = Loss::Unwatched(Some(ErrorCode::BadArguments));
+    assert!(matches!(&error, Error::Lost { loss, .. } if *loss == why), "{error}");
+}
+
+#[tokio::test]
+async fn a_lock_that_its_holder_may_not_read_ends_with_the_session() {
+    let fake = Fake::start().await;
+    let (client, mut peer, hold) = locked(&fake).await;
+    let (xid, _) = watching(&mut peer).await;
+    peer.fault(xid, 5, ErrorCode::NoAuth).await;
+    let expiring = async {
+        let asked = peer.request().await;
+        peer.fault(asked.xid, 6, ErrorCode::SessionExpired).await;
+    };
+    let (asked, ()) = tokio::join!(soon(client.get("/a").into_future()), expiring);
+    asked.unwrap_err();
+    let loss = soon(async {
+        loop {
+            let loss = hold.lost().await;
+            if loss != Loss::Suspected {
+                break loss;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    assert_eq!(loss.await, Loss::Expired);
 }
 
 #[tokio::test]

@@ -242,11 +242,11 @@ pub(super) fn margin(client: &Client) -> Duration {
 }
 
 /// How long a command may take to stop. Nobody else has what was held before the session can have
-/// expired; if it was lost in any other way, somebody else may have it already.
+/// expired, if its node is there; if that was lost, somebody else may have it already.
 fn patience(client: &Client, loss: Loss) -> Duration {
     let certain_for = client.certain_until().saturating_duration_since(Instant::now().into_std());
-    let is_suspected = loss == Loss::Suspected;
-    if is_suspected { certain_for.saturating_sub(margin(client)) } else { Duration::ZERO }
+    let is_there = matches!(loss, Loss::Suspected | Loss::Unwatched(_));
+    if is_there { certain_for.saturating_sub(margin(client)) } else { Duration::ZERO }
 }
 
 /// A command that runs.
