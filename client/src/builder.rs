@@ -118,7 +118,7 @@ impl Builder {
             read_only: self.read_only,
         };
         let attempt = attempt(self.session_timeout, servers.len());
-        let shared = Arc::new(Shared::new(self.operation_timeout));
+        let shared = Arc::new(Shared::new(self.operation_timeout, runtime.clone()));
         let dialer = Dialer::new(servers, seed()?);
         let connector = self.tls.map(Connector::new).transpose()?;
         let (ready, is_ready) = oneshot::channel();

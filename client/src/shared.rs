@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use conclave_proto::{ServerId, SessionId, WatchId, Zxid};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::mailbox::lock;
@@ -17,6 +18,8 @@ pub(crate) struct Shared {
     pub(crate) queue: Queue,
     pub(crate) states: StateBoard,
     pub(crate) operation_timeout: Duration,
+    /// What drives the client.
+    pub(crate) runtime: Handle,
     next_watch: AtomicU64,
     /// When the client was made: the zero of the driver's clock.
     started: Instant,
@@ -30,11 +33,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(operation_timeout: Duration) -> Shared {
+    pub(crate) fn new(operation_timeout: Duration, runtime: Handle) -> Shared {
         Shared {
             queue: Queue::new(),
             states: StateBoard::new(State::Suspended),
             operation_timeout,
+            runtime,
             next_watch: AtomicU64::new(1),
             started: Instant::now(),
             session: AtomicU64::new(0),

@@ -15,12 +15,12 @@ use conclave_client::recipes::members::{Group, KeptNode, Names};
 use conclave_client::recipes::partition::Partitioner;
 use conclave_client::recipes::queue::{Push, Queue};
 use conclave_client::recipes::ring::LiveRing;
-use conclave_client::recipes::two_phase::{Task, TwoPhase};
+use conclave_client::recipes::two_phase::{Decision, Task, TwoPhase};
 use conclave_client::recipes::{Barrier, DoubleBarrier, Election, Error, Fence, Lease, Loss};
 use conclave_client::recipes::{MultiLease, MultiLock, Mutex, ReadWriteLock, Semaphore, Token};
 
 use crate::chaos::Wire;
-use crate::harness::{Cluster, eventually};
+use crate::harness::{Cluster, DEADLINE, eventually};
 use crate::soon;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -131,6 +131,81 @@ fn what_is_made_outside_of_a_runtime() {
     needs_one(at_once(KeptNode::ttl(&client, "/kept", "", HOUR).create()).err());
     let again = at_once(Client::connect(cluster.addresses()));
     assert!(matches!(again, Err(conclave_client::Error::Config(_))), "{again:?}");
+}
+
+#[test]
+fn what_is_awaited_outside_of_a_runtime() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let cluster = runtime.block_on(Cluster::start(1));
+    let client = runtime.block_on(cluster.client());
+    let c = &client;
+    // What tasks are started for is made in the runtime.
+    let (mut mutex, queue, lease, discovery, transactions) = {
+        let _runtime = runtime.enter();
+        let lease = Lease::new(c, "/lease", Duration::from_millis(1)).unwrap();
+        let (mutex, queue) = (Mutex::new(c, "/mutex").unwrap(), Queue::new(c, "/queue").unwrap());
+        let discovery = Discovery::new(c, "/services").unwrap();
+        (mutex, queue, lease, discovery, TwoPhase::new(c, "/tx").unwrap())
+    };
+    // Both have seen the same; the second one has to wait a little and try again.
+    let counters = [(); 2].map(|()| Counter::new(c, "/counter").unwrap());
+    for counter in &counters {
+        runtime.block_on(counter.add(1)).unwrap();
+    }
+    assert_eq!(elsewhere(&runtime, c, counters[0].add(1)), Ok(3));
+    // Somebody has proposed a change, and has died.
+    let setting = Registry::new(c, "/config").unwrap().setting::<u32>("limit").unwrap();
+    runtime.block_on(setting.set(&Layer::Default, &1)).unwrap();
+    let proposal = format!("/config/history/default/limit/{:020}", 2);
+    runtime.block_on(c.create(proposal, "").into_future()).unwrap();
+    let revision = elsewhere(&runtime, c, setting.set(&Layer::Default, &2)).unwrap();
+    assert_eq!(revision.0, 2);
+    // Nothing of this is to be had in time.
+    let moment = Duration::from_millis(10);
+    let mut other = {
+        let _runtime = runtime.enter();
+        Mutex::new(c, "/mutex").unwrap()
+    };
+    let hold = elsewhere(&runtime, c, mutex.lock_within(HOUR)).unwrap();
+    let late = elsewhere(&runtime, c, other.lock_within(moment));
+    assert!(matches!(late, Err(Error::Deadline { .. })), "{late:?}");
+    let provider = runtime.block_on(discovery.provider("db", Strategy::Random)).unwrap();
+    let late = elsewhere(&runtime, c, provider.wait(moment));
+    assert!(matches!(late, Err(Error::Deadline { .. })), "{late:?}");
+    let decision = elsewhere(&runtime, c, transactions.run("t", &["nobody"], "", moment));
+    assert_eq!(decision, Ok(Decision::Abort));
+    let lease = elsewhere(&runtime, c, lease.acquire("")).unwrap().unwrap();
+    elsewhere(&runtime, c, lease.lost());
+    let mut consumer = queue.consumer();
+    let late = elsewhere(&runtime, c, async {
+        let pushing = async {
+            // The consumer has looked and waits.
+            for _ in 0..20 {
+                c.sync().await?;
+            }
+            queue.push("x").await
+        };
+        tokio::join!(consumer.next(), pushing)
+    });
+    assert_eq!(late.0.unwrap().data(), "x");
+    drop(hold);
+}
+
+/// What comes of it when it is polled outside of the runtime that drives the client.
+fn elsewhere<T>(
+    runtime: &tokio::runtime::Runtime,
+    client: &Client,
+    work: impl Future<Output = T>,
+) -> T {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    let mut work = std::pin::pin!(work);
+    loop {
+        match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => return outcome,
+            Poll::Pending => runtime.block_on(client.sync().into_future()).unwrap(),
+        };
+        assert!(tokio::time::Instant::now() < deadline, "it has no end");
+    }
 }
 
 /// What comes of it without any wait.

@@ -45,10 +45,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use conclave_proto::{ErrorCode, Stat, ZPath};
 use tokio::sync::Mutex;
-use tokio::time::sleep;
 
 use super::Error;
 use super::support::ensure;
+use super::timer::sleep;
 use crate::Client;
 use crate::chroot::IntoPath;
 use crate::dice::Dice;
@@ -167,7 +167,8 @@ impl SharedValue {
                 outcome => return outcome,
             }
             // Many at once get out of each other's way.
-            sleep(Duration::from_millis(dice.up_to(u64::from(attempt.min(20))))).await;
+            let time = Duration::from_millis(dice.up_to(u64::from(attempt.min(20))));
+            sleep(&self.client, time).await;
             seen = self.get().await?;
         }
         Err(Error::Conflict { path: self.path.clone() })

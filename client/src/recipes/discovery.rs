@@ -59,6 +59,7 @@ use super::Error;
 use super::cache::{Cache, CachedNode};
 use super::members::{Joining, KeptNode};
 use super::support::{child, later};
+use super::timer::{sleep_until, timeout};
 use crate::Client;
 use crate::chroot::IntoPath;
 use crate::dice::Dice;
@@ -316,7 +317,7 @@ impl Provider {
             }
         };
         let path = self.cache.path().clone();
-        tokio::time::timeout(time, wait).await.unwrap_or(Err(Error::Deadline { path }))
+        timeout(self.cache.client(), time, wait).await.unwrap_or(Err(Error::Deadline { path }))
     }
 
     /// The cache behind it.
@@ -328,7 +329,7 @@ impl Provider {
     async fn next_up(&self) {
         let until = self.notes().of.values().filter_map(|note| note.down_until).min();
         match until {
-            Some(until) => tokio::time::sleep_until(until).await,
+            Some(until) => sleep_until(self.cache.client(), until).await,
             None => std::future::pending().await,
         }
     }

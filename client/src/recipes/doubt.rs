@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::Instant;
 
+use super::timer::{sleep, sleep_until};
 use crate::Client;
 
 /// How long before the session's certain end it is suspected: time enough to stop.
@@ -19,13 +20,13 @@ pub(super) fn is_suspect(client: &Client) -> bool {
 /// Waits until the session is suspected.
 pub(super) async fn suspicion(client: &Client) {
     while !is_suspect(client) {
-        sleep_until(Instant::from_std(client.certain_until() - margin(client))).await;
+        sleep_until(client, Instant::from_std(client.certain_until() - margin(client))).await;
     }
 }
 
 /// Waits until the session is certain to be alive again, which may never be.
 pub(super) async fn certainty(client: &Client) {
     while is_suspect(client) {
-        sleep(margin(client) / 4).await;
+        sleep(client, margin(client) / 4).await;
     }
 }

@@ -154,7 +154,7 @@ impl Election {
         value: impl Into<Bytes>,
         time: Duration,
     ) -> Result<Leadership, Error> {
-        within(time, &self.line.place.path, self.campaign(value)).await
+        within(time, &self.line.place, self.campaign(value)).await
     }
 
     /// Keeps standing for election in the background until the latch is dropped.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_proto::limits;
-use tokio::time::timeout;
 
 use super::error::{Error, Loss};
 use super::owned::Owned;
+use super::place::Place;
+use super::timer::timeout;
 use super::token::Token;
 use crate::{Multi, MultiOutcome};
 
@@ -141,11 +142,11 @@ impl fmt::Debug for Hold {
 /// Gives up when the time is over.
 pub(super) async fn within<T>(
     time: Duration,
-    path: &conclave_proto::ZPath,
+    place: &Place,
     attempt: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    match timeout(time, attempt).await {
+    match timeout(&place.client, time, attempt).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(Error::Deadline { path: path.clone() }),
+        Err(_) => Err(Error::Deadline { path: place.path.clone() }),
     }
 }

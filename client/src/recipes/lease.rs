@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use conclave_proto::request::Test;
 use conclave_proto::{Acl, CreateMode, ErrorCode, Lifetime, ZPath};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::body::{Body, NO_BODY};
 use super::error::{Error, Loss};
 use super::owned::Stake;
 use super::place::Place;
 use super::support::later;
+use super::timer::sleep_until;
 use super::token::Token;
 use crate::{Client, IntoPath, Multi, MultiOutcome};
 
@@ -170,7 +171,7 @@ impl LeaseHold {
 
     /// Resolves when its time, as it is known when this is called, is over.
     pub async fn lost(&self) {
-        sleep_until(self.until).await;
+        sleep_until(&self.place.client, self.until).await;
     }
 
     /// Lets the time begin anew.

@@ -53,13 +53,14 @@ use bytes::Bytes;
 use conclave_proto::request::Test;
 use conclave_proto::{ErrorCode, SessionId, Stat, WatchKind, ZPath, Zxid};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::Instant;
 
 use super::Error;
 use super::cache::{Cache, CacheChanges, CacheItem, CachedNode, View};
 use super::owned::patience;
 use super::place::runtime;
 use super::support::{child, ensure, later};
+use super::timer::{sleep_until, timeout_at};
 use crate::chroot::IntoPath;
 use crate::{Client, Lifetime, Watch, WatchItem};
 
@@ -326,7 +327,7 @@ impl Keeper {
                         return None;
                     }
                 },
-                () = sleep_until(again), if watch.is_none() => {
+                () = sleep_until(&self.client, again), if watch.is_none() => {
                     let created = self.create_watched(Instant::now()).await;
                     created.map(|created| watch = Some(created))
                 }
@@ -354,7 +355,7 @@ impl Keeper {
         match self.lifetime {
             Lifetime::Ttl(ttl) => {
                 if let Some(written) = self.written {
-                    sleep_until(later(written, Duration::from_millis(ttl / 3))).await;
+                    sleep_until(&self.client, later(written, Duration::from_millis(ttl / 3))).await;
                 }
             }
             Lifetime::Persistent
@@ -428,7 +429,7 @@ impl Keeper {
                 change.next().await.transpose()?;
             }
         };
-        timeout_at(patience, wait).await.unwrap_or_else(|_| Err(taken()))
+        timeout_at(&self.client, patience, wait).await.unwrap_or_else(|_| Err(taken()))
     }
 
     async fn set(&mut self, data: Bytes) -> Result<(), Error> {

@@ -4,7 +4,8 @@
 //! leader, since the client sends again what has no answer and the servers do nothing twice. It
 //! ends when its session expires, with an error that says so, and is made anew on a new client.
 //! There are no callbacks: what goes on is told by futures and streams, and dropping a recipe
-//! releases what it holds.
+//! releases what it holds. What starts tasks is made in a tokio runtime; everything can be awaited
+//! outside of it.
 //!
 //! | to | use |
 //! |---|---|
@@ -67,6 +68,7 @@ pub mod ring;
 mod rwlock;
 mod semaphore;
 mod support;
+mod timer;
 mod token;
 pub mod two_phase;
 

@@ -125,7 +125,7 @@ impl MultiLock {
     /// # Errors
     /// [`Error::Deadline`]; otherwise as [`lock`](MultiLock::lock).
     pub async fn lock_within(&self, time: Duration) -> Result<Hold, Error> {
-        within(time, &self.lines[0].place.path, self.lock()).await
+        within(time, &self.lines[0].place, self.lock()).await
     }
 
     /// Takes all locks if all are free.

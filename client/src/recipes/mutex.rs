@@ -139,8 +139,8 @@ impl Mutex {
     /// # Errors
     /// [`Error::Deadline`]; otherwise as [`lock`](Mutex::lock).
     pub async fn lock_within(&mut self, time: Duration) -> Result<Hold, Error> {
-        let path = self.line.place.path.clone();
-        within(time, &path, self.lock()).await
+        let place = self.line.place.clone();
+        within(time, &place, self.lock()).await
     }
 
     /// Takes the lock if it is free. One read if it is not.

@@ -10,13 +10,14 @@ use conclave_proto::{ErrorCode, EventKind, SessionId, ZPath, Zxid, limits};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::body::Body;
 use super::doubt::{certainty, suspicion};
 use super::error::{Error, Loss, loss_of};
 use super::place::Place;
+use super::timer::sleep;
 use super::token::Token;
 use crate::{Client, MultiOutcome, Operation, Pending, State, WatchItem};
 
@@ -438,7 +439,7 @@ pub(super) async fn patience(
         matches!(error, crate::Error::Timeout { .. } | crate::Error::Overloaded { .. });
     if is_refused_for_now || has_to_wait {
         client.ready().await;
-        sleep(AGAIN).await;
+        sleep(client, AGAIN).await;
         return Ok(());
     }
     if !matches!(error, crate::Error::SessionExpired { .. } | crate::Error::Closed { .. }) {

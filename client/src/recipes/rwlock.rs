@@ -118,7 +118,7 @@ impl ReadWriteLock {
     /// # Errors
     /// [`Error::Deadline`]; otherwise as [`read`](ReadWriteLock::read).
     pub async fn read_within(&self, time: Duration) -> Result<Hold, Error> {
-        within(time, &self.line.place.path, self.read()).await
+        within(time, &self.line.place, self.read()).await
     }
 
     /// As [`write`](ReadWriteLock::write), but not longer than `time`.
@@ -126,7 +126,7 @@ impl ReadWriteLock {
     /// # Errors
     /// [`Error::Deadline`]; otherwise as [`read`](ReadWriteLock::read).
     pub async fn write_within(&self, time: Duration) -> Result<WriteHold, Error> {
-        within(time, &self.line.place.path, self.write()).await
+        within(time, &self.line.place, self.write()).await
     }
 
     /// What one in the queue wants.

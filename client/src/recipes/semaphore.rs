@@ -123,7 +123,7 @@ impl Semaphore {
     /// # Errors
     /// [`Error::Deadline`]; otherwise as [`acquire`](Semaphore::acquire).
     pub async fn acquire_within(&self, time: Duration) -> Result<Hold, Error> {
-        within(time, &self.place.path, self.acquire()).await
+        within(time, &self.place, self.acquire()).await
     }
 
     /// Takes a permit if one is free and nobody waits.

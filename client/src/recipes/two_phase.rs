@@ -72,13 +72,14 @@ use conclave_proto::request::Test;
 use conclave_proto::{Acl, CreateMode, ErrorCode, Stat, WatchKind, ZPath, Zxid};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::Error;
 use super::cache::{Cache, CacheChanges, CachedNode, View};
 use super::owned::delete_in_background;
 use super::place::runtime;
 use super::support::{child, ensure, later};
+use super::timer::timeout_at;
 use crate::chroot::IntoPath;
 use crate::dice::Dice;
 use crate::{Client, Multi, Node};
@@ -207,7 +208,7 @@ impl TwoPhase {
         let mut made_by = made.await?;
         // Votes that are missing at the deadline count against it.
         let votes = self.votes_of(&path, &mut made_by);
-        timeout_at(deadline, votes).await.unwrap_or(Ok(()))?;
+        timeout_at(&self.client, deadline, votes).await.unwrap_or(Ok(()))?;
         let decision = self.decision_of(&path, made_by).await?;
         coordinator.has_decided = true;
         Ok(decision)

@@ -184,6 +184,11 @@ impl Cache {
         &self.inner.shared.root
     }
 
+    /// Whose session it reads with.
+    pub(super) fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
     /// A node, if it exists.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use super::view::{CachedNode, Draft, Told, View, relative};
 use super::{CacheItem, Phase, Scope, Shared};
 use crate::recipes;
 use crate::recipes::support::failed_with;
+use crate::recipes::timer::sleep;
 use crate::{Client, Error, Watch, WatchItem};
 
 /// How long to wait before everything is read again when that failed.
@@ -85,7 +86,7 @@ impl Runner {
                 }
                 Err(error) if will_pass(&error) && is_time(until) => {
                     warn!("cannot read {} now: {error}", self.shared.root);
-                    tokio::time::sleep(RETRY).await;
+                    sleep(&self.client, RETRY).await;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -162,7 +163,7 @@ impl Runner {
                 }
                 Ok(_) => break,
                 Err(error) if will_pass(&error) && is_time(until) => {
-                    tokio::time::sleep(RETRY).await;
+                    sleep(&self.client, RETRY).await;
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -13,6 +13,7 @@ use super::schema::Schema;
 use super::{Layer, Overlay, RECIPE, Registry, STAGED, VALUES};
 use crate::recipes::Error;
 use crate::recipes::support::{child, ensure};
+use crate::recipes::timer::timeout;
 use crate::{Multi, Node};
 
 /// How often a change is tried again because something came in between.
@@ -312,7 +313,7 @@ impl Registry {
         };
         let (live, mut changed) = self.client.exists_and_watch(&nodes.live).await?;
         let has_come =
-            live.is_some() || tokio::time::timeout(PATIENCE, changed.next()).await.is_ok();
+            live.is_some() || timeout(&self.client, PATIENCE, changed.next()).await.is_ok();
         Ok((!has_come).then_some(latest))
     }
 
@@ -340,7 +341,7 @@ impl Registry {
         let Some(other) = self.client.exists(&path).await? else { return Ok(None) };
         let (live, mut changed) = self.client.exists_and_watch(&on.nodes.live).await?;
         let is_as_seen = live.map(|stat| stat.mzxid) == on.current.map(|stat| stat.mzxid);
-        if !is_as_seen || tokio::time::timeout(PATIENCE, changed.next()).await.is_ok() {
+        if !is_as_seen || timeout(&self.client, PATIENCE, changed.next()).await.is_ok() {
             return Ok(None);
         }
         let replace = on

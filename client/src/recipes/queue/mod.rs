@@ -60,12 +60,12 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use conclave_proto::{Acl, CreateMode, ErrorCode, EventKind, WatchKind, ZPath};
 use tokio::runtime::Handle;
-use tokio::time::timeout;
 
 pub use item::Item;
 
 use super::place::runtime;
 use super::support::{child, ensure};
+use super::timer::timeout;
 use super::{Error, NameError};
 use crate::chroot::IntoPath;
 use crate::dice::Dice;
@@ -465,7 +465,7 @@ impl Consumer {
                 (Some(due), Some(now_ms)) => Duration::from_millis(due.saturating_sub(now_ms())),
                 (Some(_) | None, Some(_) | None) => Duration::from_secs(3600),
             };
-            if let Ok(outcome) = timeout(wait, woken(&mut watches)).await {
+            if let Ok(outcome) = timeout(&self.client, wait, woken(&mut watches)).await {
                 outcome?;
             }
         }
