@@ -334,6 +334,69 @@ async fn a_value_edited_by_hand_is_told_and_the_next_one_follows() {
 }
 
 #[tokio::test]
+async fn what_was_missed_is_a_gap_and_what_has_gone_since_is_no_error() {
+    let cluster = Cluster::start(1).await;
+    let near = Registry::new(&cluster.client().await, "/config").unwrap();
+    let near = near.setting::<u32>("limit").unwrap();
+    let wire = Wire::to(&cluster.addresses()).await;
+    let registry = Registry::new(&wire.client(Duration::from_secs(30)).await, "/config").unwrap();
+    let setting = registry.setting::<u32>("limit").unwrap();
+    let canary = Place::new().group("canary").unwrap();
+    let mut live = registry.follow(canary).await.unwrap().live(&setting).unwrap();
+    assert_eq!(value(&mut live).await, None);
+    let layer = Layer::Default;
+
+    // The first values of all, of which the last is shown.
+    wire.cut();
+    near.set(&layer, &1).await.unwrap();
+    near.set(&layer, &2).await.unwrap();
+    wire.mend();
+    assert_eq!(timeout(DEADLINE, live.next()).await.unwrap(), Some(Ok(LiveItem::Gap)));
+    assert_eq!(value(&mut live).await, Some(2));
+
+    // Around one that was deleted by hand.
+    wire.cut();
+    cluster.client().await.delete(LIMIT).await.unwrap();
+    near.set(&layer, &3).await.unwrap();
+    near.set(&layer, &4).await.unwrap();
+    wire.mend();
+    let mut has_gap = false;
+    loop {
+        match timeout(DEADLINE, live.next()).await.unwrap().unwrap().unwrap() {
+            LiveItem::Gap => has_gap = true,
+            LiveItem::Value(now) if now.as_ref().is_some_and(|now| now.value == 4) => break,
+            LiveItem::Value(now) => assert!(now.is_none(), "{now:?}"),
+        }
+    }
+    assert!(has_gap, "3 was not shown");
+
+    // What was staged and is not any more when it is told.
+    wire.cut();
+    near.stage(&layer, &["canary"], &7).await.unwrap();
+    near.abandon(&layer).await.unwrap();
+    near.set(&layer, &5).await.unwrap();
+    wire.mend();
+    assert_eq!(value(&mut live).await, Some(5));
+}
+
+#[tokio::test]
+async fn a_staged_value_edited_by_hand_is_told_to_its_groups_alone() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let (setting, follower, _, _) = limit_of_one(&client).await;
+    let registry = Registry::new(&client, "/config").unwrap();
+    let canary = registry.follow(Place::new().group("canary").unwrap()).await.unwrap();
+    setting.stage(&Layer::Default, &["canary"], &2).await.unwrap();
+    client.set("/config/live/default/staged/limit", "oops").await.unwrap();
+    for follower in [&follower, &canary] {
+        follower.sync().await.unwrap();
+    }
+    let told = canary.get(&setting);
+    assert!(matches!(told, Err(Error::Malformed { .. })), "{told:?}");
+    assert_eq!(follower.get(&setting).unwrap().unwrap().value, 1);
+}
+
+#[tokio::test]
 async fn no_edit_is_lost_and_no_last_value_skipped_while_leaders_die() {
     let mut cluster = Cluster::start(3).await;
     let mut dice = Dice::new();

@@ -178,40 +178,58 @@ struct Source {
 }
 
 /// What is there in one layer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct State {
     live: Option<CachedNode>,
     staged: Option<CachedNode>,
+    /// The number of the latest change that was seen; 0 before the first.
+    revision: u64,
 }
 
 impl State {
     fn of(view: &View, nodes: &Nodes) -> State {
-        State { live: view.get(&nodes.live).cloned(), staged: view.get(&nodes.staged).cloned() }
+        let node = |path| view.get(path).cloned().and_then(there);
+        let (live, staged) = (node(&nodes.live), node(&nodes.staged));
+        let revision = revision_of(nodes, live.as_ref()).unwrap_or_default();
+        State { live, staged, revision }
     }
 
-    /// The number of the change that holds.
-    fn revision(&self, nodes: &Nodes) -> Option<u64> {
-        let record = Record::decode(&nodes.live, self.live.as_ref()?.data.as_ref());
-        record.ok().map(|record| record.head.revision)
-    }
-
-    /// Takes a change. False if it is of another node.
-    fn take(&mut self, nodes: &Nodes, path: &ZPath, after: Option<CachedNode>) -> bool {
-        if *path == nodes.live {
-            self.live = after;
-        } else if *path == nodes.staged {
+    /// Takes a change, and says whether values before it were not seen; `None` if it is of another
+    /// node.
+    fn take(&mut self, nodes: &Nodes, path: &ZPath, after: Option<CachedNode>) -> Option<bool> {
+        let after = after.and_then(there);
+        if *path == nodes.staged {
             self.staged = after;
-        } else {
-            return false;
+            return Some(false);
         }
-        true
+        if *path != nodes.live {
+            return None;
+        }
+        self.live = after;
+        // After a reconnection, events come with the data of now.
+        let Some(now) = revision_of(nodes, self.live.as_ref()) else { return Some(false) };
+        let before = std::mem::replace(&mut self.revision, now);
+        Some(now > before + 1)
     }
+}
+
+/// A node that is there yet. Of one that was deleted before its change was told, that was told
+/// without data.
+fn there(node: CachedNode) -> Option<CachedNode> {
+    node.data.is_some().then_some(node)
+}
+
+/// The number of the change that holds.
+fn revision_of(nodes: &Nodes, live: Option<&CachedNode>) -> Option<u64> {
+    let record = Record::decode(&nodes.live, live?.data.as_ref());
+    record.ok().map(|record| record.head.revision)
 }
 
 /// What a layer says to somebody at that place: what is staged if the place is in its groups, else
 /// what holds.
 fn said(place: &Place, nodes: &Nodes, state: &State) -> Result<Option<(Record, bool)>, Error> {
-    if let Some(staged) = &state.staged {
+    // Who is in no group need not know what is wrong with it.
+    if let Some(staged) = state.staged.as_ref().filter(|_| !place.groups.is_empty()) {
         let record = Record::decode(&nodes.staged, staged.data.as_ref())?;
         if place.is_in(&record.head.groups) {
             return Ok(Some((record, true)));
@@ -305,11 +323,8 @@ impl<T: Serialize + DeserializeOwned> Live<T> {
         match item {
             CacheItem::Changed { path, after, .. } => {
                 let (source, state) = &mut self.shown[layer];
-                let before = state.revision(&source.nodes);
-                if state.take(&source.nodes, &path, after) {
-                    // After a reconnection, events come with the data of now.
-                    let now = state.revision(&source.nodes);
-                    if before.zip(now).is_some_and(|(before, now)| now > before + 1) {
+                if let Some(has_missed) = state.take(&source.nodes, &path, after) {
+                    if has_missed {
                         self.waiting.push_back(Ok(LiveItem::Gap));
                     }
                     self.look();

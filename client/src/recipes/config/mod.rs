@@ -80,8 +80,9 @@
 //! - Each change is made on the revision that its writer saw, or fails with
 //!   [`Error::Conflict`]; each one has a number, and is in the history before it takes effect.
 //! - A follower's stream shows the latest value, sooner or later, whatever happens. It shows every
-//!   value in between, too, or a [`LiveItem::Gap`] in their place. A value edited by hand into
-//!   something that is none is told as an error; the values after it follow.
+//!   value that was set in between, too, or a [`LiveItem::Gap`] in their place; of those that were
+//!   staged in between some may be left out. A value edited by hand into something that is none is
+//!   told as an error, a staged one to who is in a group; the values after it follow.
 //! - Secrets ([`Secret`], `secret` in a schema, [`Setting::secret`]) are in no error, difference or
 //!   `Debug` output. On the servers they are as readable as the nodes' access control lists say.
 //! - *Lost connection, dead leader*: followers show what they know and catch up. A change that got no
