@@ -1,10 +1,13 @@
 //! Operation logs: long ones, and ones that others put something into.
 
+use std::time::Duration;
+
 use conclave_client::Client;
 use conclave_client::recipes::log::{Entry, Follower, Log, Writer};
 use conclave_client::recipes::{Election, Error, Leadership};
 use tokio::time::timeout;
 
+use crate::chaos::Wire;
 use crate::harness::{Cluster, DEADLINE};
 
 async fn lead(client: &Client) -> Leadership {
@@ -131,6 +134,29 @@ async fn a_follower_goes_on_behind_a_deleted_operation_when_a_state_stands_for_i
     assert_eq!(next(&mut follower).await.unwrap(), state);
     let third = Entry::Operation { number: 3, operation: "x".into() };
     assert_eq!(next(&mut follower).await.unwrap(), third);
+}
+
+#[tokio::test]
+async fn a_follower_that_was_away_is_told_the_state_for_operations_that_are_gone() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let leadership = lead(&client).await;
+    let log = Log::new(&client, "/log").unwrap();
+    let mut writer = log.write(leadership.hold()).await.unwrap();
+    append(&mut writer, 1).await;
+    let wire = Wire::to(&cluster.addresses()).await;
+    let far = wire.client(Duration::from_secs(30)).await;
+    let mut follower = Log::new(&far, "/log").unwrap().follow().await.unwrap();
+    let first = Entry::Operation { number: 1, operation: "x".into() };
+    assert_eq!(next(&mut follower).await.unwrap(), first);
+    wire.cut();
+    append(&mut writer, 3).await;
+    writer.compact(3, "three").await.unwrap();
+    wire.mend();
+    let state = Entry::State { number: 3, state: "three".into() };
+    assert_eq!(next(&mut follower).await.unwrap(), state);
+    let last = Entry::Operation { number: 4, operation: "x".into() };
+    assert_eq!(next(&mut follower).await.unwrap(), last);
 }
 
 #[tokio::test]

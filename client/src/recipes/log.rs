@@ -59,7 +59,7 @@
 //! asking, and keep the operations since the last state in memory. A state is one value: 1 MiB at
 //! most. A greater one is kept elsewhere, and its place is the state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use conclave_proto::{ErrorCode, ZPath};
@@ -110,6 +110,7 @@ impl Log {
             next: 1,
             state: None,
             ready: BTreeMap::new(),
+            passed: BTreeSet::new(),
             gone: None,
         };
         follower.read()?;
@@ -187,6 +188,9 @@ pub struct Follower {
     state: Option<(u64, Bytes)>,
     /// Operations that have come.
     ready: BTreeMap<u64, Bytes>,
+    /// Operations that were gone when it was told that they had come. That they are gone, and the
+    /// state that stands for them, is told next.
+    passed: BTreeSet<u64>,
     /// The operation of which it was told last that it was deleted by hand.
     gone: Option<u64>,
 }
@@ -211,7 +215,8 @@ impl Follower {
                 self.ready = self.ready.split_off(&self.next);
                 return Ok(Entry::State { number, state });
             }
-            let is_gone = self.ready.keys().next().is_some_and(|&first| first > self.next);
+            let is_gone = self.ready.keys().next().is_some_and(|&first| first > self.next)
+                && !self.passed.contains(&self.next);
             if is_gone && self.gone != Some(self.next) {
                 // Operations come in order, and a state comes before what it stands for goes.
                 self.gone = Some(self.next);
@@ -221,7 +226,11 @@ impl Follower {
                 Some(Ok(CacheItem::Changed { path, after: Some(node), .. })) => {
                     self.take(&path, &node)?;
                 }
-                Some(Ok(CacheItem::Changed { .. })) => {}
+                Some(Ok(CacheItem::Changed { path, after: None, .. })) => {
+                    if let Some(number) = self.log.number(&path) {
+                        self.passed.remove(&number);
+                    }
+                }
                 Some(Ok(CacheItem::Gap)) => self.read()?,
                 Some(Err(error)) => return Err(error),
                 None => return Err(self.cache.ended().await),
@@ -244,9 +253,10 @@ impl Follower {
                 let why = String::from("it was changed after it had been appended");
                 return Err(Error::Malformed { path: path.clone(), recipe: NAME, why });
             }
-            Some(number) if number >= self.next => {
-                self.ready.insert(number, node.data.clone().unwrap_or_default());
-            }
+            Some(number) if number >= self.next => match node.data.clone() {
+                Some(operation) => drop(self.ready.insert(number, operation)),
+                None => drop(self.passed.insert(number)),
+            },
             Some(_) => {}
             None if *path == child(&self.log.path, STATE)? => {
                 self.state = self.log.state(Some(node))?;
@@ -268,6 +278,7 @@ impl Follower {
             nodes.collect::<Vec<_>>()
         })?;
         self.changes = changes;
+        self.passed.clear();
         let mut outcome = Ok(());
         for (path, node) in nodes {
             outcome = outcome.and(self.take(&path, &node));

@@ -11,7 +11,8 @@ use conclave_proto::{EventKind, Stat, ZPath, Zxid};
 /// A node as a cache knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CachedNode {
-    /// Its data; `None` is ZooKeeper's null, and what a cache without data shows.
+    /// Its data; `None` is ZooKeeper's null, what a cache without data shows, and what is told of a
+    /// node that was gone already when its change was told: its deletion is told next.
     pub data: Option<Bytes>,
     /// The transaction that created it.
     pub czxid: Zxid,
