@@ -74,6 +74,11 @@ impl Backlog {
         self.answered += ANSWER_BYTES + tree::payload(reply);
     }
 
+    /// A watch that is set was told so many bytes of what it has missed.
+    pub(super) fn count_missed(&mut self, bytes: usize) {
+        self.answered += bytes;
+    }
+
     /// A transaction has changed or counted so many nodes.
     pub(super) fn count_nodes(&mut self, nodes: usize) {
         self.nodes += nodes;

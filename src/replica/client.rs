@@ -32,6 +32,8 @@ pub(super) struct Client {
     pub(super) seen_ms: u64,
     /// Whether its first request is a read that was left to the next turn.
     pub(super) is_put_off: bool,
+    /// Whether its requests are being answered.
+    pub(super) is_draining: bool,
     /// What it has been told in the latest turn in which it was told anything.
     pub(super) told: Cell<Told>,
     /// How often it has pinged since the last tick.

@@ -41,6 +41,7 @@ impl<N: Nodes> Replica<N> {
             waits_for: None,
             seen_ms: self.now_ms(),
             is_put_off: false,
+            is_draining: false,
             told: Cell::default(),
             pings: 0,
             unreported: false,

@@ -12,7 +12,7 @@
 //! A client that numbers its requests resumes no session as a guest. It relies on more than reads:
 //! that its ephemeral nodes are there, and that a refused write was not carried out before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use conclave_proto::message::{Connect, Connected};
 use conclave_proto::{ErrorCode, Op, Reply, Secret, ServerMessage, SessionId};
@@ -21,7 +21,7 @@ use crate::limits;
 use crate::tree::Nodes;
 
 use super::ConnId;
-use super::client::{Answer, State};
+use super::client::{Answer, Client, State};
 use super::connect::limits_of_a_connection;
 use super::machine::{Part, Replica};
 
@@ -75,6 +75,12 @@ impl<N: Nodes> Replica<N> {
             let (_, timeout_ms) = record.or(own).filter(|&(right, _)| right == secret)?;
             Some((session, secret, timeout_ms))
         });
+        if asked.is_none() && known.len() >= limits::CONNECTIONS {
+            // Who has gone without a word may come back as another guest.
+            let here = self.clients.values().filter_map(Client::session);
+            let here: BTreeSet<SessionId> = here.collect();
+            known.retain(|session, _| here.contains(session));
+        }
         let why = if !connect.read_only {
             Some("this server reaches no quorum, so that one can only read here")
         } else if connect.last_zxid > self.applied {

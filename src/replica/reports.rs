@@ -12,7 +12,7 @@ use crate::limits;
 use crate::session::Claim;
 use crate::tree::Nodes;
 
-use super::client::{Client, Open};
+use super::client::{Client, Open, State};
 use super::machine::Replica;
 use super::pending::mix;
 use super::{ConnId, Touched};
@@ -107,7 +107,9 @@ impl<N: Nodes> Replica<N> {
         let now_ms = self.now_ms();
         let client = self.clients.get_mut(&conn).expect("who gives a sign of life is there");
         client.seen_ms = now_ms;
-        if !std::mem::replace(&mut client.unreported, true) {
+        // Of guests no leader is ever told.
+        let is_guest = matches!(client.state, State::Guest(_));
+        if !is_guest && !std::mem::replace(&mut client.unreported, true) {
             self.unreported.push(conn);
         }
         client

@@ -275,6 +275,18 @@ impl<N: Nodes> Replica<N> {
 
     /// Answer whatever can be answered of a connection's requests, from the first on.
     pub(super) fn drain(&mut self, conn: ConnId) {
+        // A write that is let go may have its answer at once, and what waited for that goes on below.
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        if std::mem::replace(&mut client.is_draining, true) {
+            return;
+        }
+        self.drain_queue(conn);
+        if let Some(client) = self.clients.get_mut(&conn) {
+            client.is_draining = false;
+        }
+    }
+
+    fn drain_queue(&mut self, conn: ConnId) {
         while let Some(client) = self.clients.get_mut(&conn)
             && let Some(first) = client.queue.front()
         {
@@ -477,6 +489,7 @@ impl<N: Nodes> Replica<N> {
             }
             told_bytes += self.tell_event(conn, id, past.event, with_value);
         }
+        self.backlog.count_missed(told_bytes);
         if told_bytes > 0 {
             return true;
         }

@@ -14,8 +14,8 @@ mod world;
 
 use bytes::Bytes;
 use conclave::limits::{
-    CATCH_UP_BYTES, MULTI_OPS, PENDING_BYTES, PENDING_SMALL_BYTES, QUOTA_NODES, TURN_ANSWERS_BYTES,
-    VALUE_BYTES,
+    CATCH_UP_BYTES, CONNECTIONS, IN_FLIGHT, MULTI_OPS, PENDING_BYTES, PENDING_SMALL_BYTES,
+    QUOTA_NODES, TURN_ANSWERS_BYTES, VALUE_BYTES,
 };
 use conclave::replica::{Forward, Input, PeerMessage};
 use conclave_proto::request::ReadLevel;
@@ -192,6 +192,83 @@ fn a_watch_from_the_past_is_told_no_more_than_an_outbox_holds() {
         let next = usize::from(kind != WatchKind::Data);
         assert_eq!(events_and_gaps(&mut world), (next, 0), "{kind:?}");
     }
+}
+
+#[test]
+fn watches_from_the_past_are_told_no_more_in_a_turn_than_its_answers_may_take() {
+    let mut world = World::new(1);
+    world.elect();
+    let names: Vec<String> = (0..10).map(|number| format!("client {number}")).collect();
+    for name in &names {
+        world.dial(name, server(1), 60_000);
+        world.settle();
+    }
+    let since = Some(world.clients[&names[9]].last_zxid);
+    for _ in 0..10 {
+        let data = Some(Bytes::from(vec![b'x'; VALUE_BYTES]));
+        let set = Op::SetData { path: ZPath::root(), data, version: None };
+        world.ask(&names[0], ReadLevel::Local, set);
+        world.settle();
+    }
+    world.turns.clear();
+    for name in &names {
+        let (id, path, kind) = (WatchId(1), ZPath::root(), WatchKind::Persistent);
+        let op = Op::Watch { id, path, kind, since, with_value: true };
+        world.ask(name, ReadLevel::Local, op);
+    }
+    world.settle();
+    let answered: Vec<usize> = world.turns.iter().map(Vec::len).collect();
+    assert_eq!(answered.iter().sum::<usize>(), names.len());
+    let most = TURN_ANSWERS_BYTES.div_ceil(CATCH_UP_BYTES);
+    assert!(answered.iter().all(|&count| count <= most), "{answered:?}");
+}
+
+/// A leader that is short of space refuses each write as soon as it is let go, and goes on with the
+/// read behind it.
+#[test]
+fn a_queue_of_any_length_is_answered_on_a_small_stack() {
+    let world = || {
+        let mut world = World::new(1);
+        world.elect();
+        world.dial("a", server(1), 60_000);
+        world.settle();
+        world.step(server(1), Input::LowSpace(true));
+        let later = Zxid::from_bits(world.clients["a"].last_zxid.bits() + 1);
+        world.dial("b", server(1), 60_000);
+        for _ in 0..IN_FLIGHT / 2 {
+            let get = Op::Get { path: ZPath::root(), watch: None };
+            world.ask("a", ReadLevel::AtLeast(later), get);
+            let set = Op::SetData { path: ZPath::root(), data: None, version: None };
+            world.ask("a", ReadLevel::Local, set);
+        }
+        world.settle();
+        let answers = &world.client("a").received;
+        assert_eq!(answers.len(), 1 + IN_FLIGHT);
+    };
+    let thread = std::thread::Builder::new().stack_size(512 << 10).spawn(world).unwrap();
+    thread.join().unwrap();
+}
+
+#[test]
+fn guests_that_have_gone_without_a_word_leave_room_for_others() {
+    let mut world = World::with(3, "read-only");
+    world.elect();
+    world.cut(server(1), server(2));
+    world.cut(server(1), server(3));
+    world.pass(5_000);
+    for number in 0..=CONNECTIONS {
+        let name = if number == 0 { "first" } else { "guest" };
+        world.client(name).accepts_read_only = true;
+        world.client(name).session = None;
+        world.dial(name, server(1), 60_000);
+        world.settle();
+        assert!(world.client(name).conn.is_some(), "{number}: {:?}", world.log);
+        world.log.clear();
+    }
+    // Who is there is still known.
+    world.dial("first", server(1), 60_000);
+    world.settle();
+    assert!(world.client("first").conn.is_some(), "{:?}", world.log);
 }
 
 #[test]
