@@ -11,7 +11,8 @@ use crate::tree::Nodes;
 use super::audit::public;
 use super::client::{Answer, SlotState};
 use super::machine::Replica;
-use super::{Authentication, ConnId, Notice};
+use super::pending::identities_bytes;
+use super::{Authentication, ConnId, Notice, ToClient};
 
 impl<N: Nodes> Replica<N> {
     /// Add an identity to a connection. It holds for the requests that come after this one.
@@ -82,6 +83,8 @@ impl<N: Nodes> Replica<N> {
             if identities.len() > limits::IDENTITIES {
                 return Err(ErrorCode::AuthFailed.into());
             }
+            let weight = ToClient::Identities(identities_bytes(&identities));
+            self.out.clients.push((conn, weight));
             client.identities = identities.into();
             Ok(Reply::Done)
         });

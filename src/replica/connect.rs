@@ -14,7 +14,7 @@ use crate::tree::Nodes;
 use super::client::{Answer, Client, Grant, Open, Queue, Resuming, State};
 use super::local::Kept;
 use super::machine::{Part, Replica};
-use super::pending::{Waiter, Work};
+use super::pending::{Waiter, Work, identities_bytes};
 use super::{ConnId, PeerMessage, ToClient};
 
 /// What clients are told that they may send.
@@ -31,6 +31,7 @@ impl<N: Nodes> Replica<N> {
         fresh: (SessionId, Secret),
         numbered: bool,
     ) {
+        self.out.clients.push((conn, ToClient::Identities(identities_bytes(&identities))));
         let client = Client {
             identities: identities.into(),
             fresh,

@@ -147,6 +147,8 @@ pub struct Ready {
 pub enum ToClient {
     /// Send this.
     Message(ServerMessage),
+    /// Its identities take so many bytes: as many as each of its writes takes more than it shows.
+    Identities(usize),
     /// Close once everything before is sent.
     Close,
     /// Close at once: there is more for it than a client that reads would let pile up.

@@ -66,8 +66,12 @@ impl Work {
 
 /// About how many bytes a write in these names takes.
 pub(super) fn bytes_of(identities: &[Identity], op: &Op) -> usize {
-    let identity_bytes = |one: &Identity| 8 + one.scheme.len() + one.id.len();
-    64 + identities.iter().map(identity_bytes).sum::<usize>() + op_bytes(op)
+    64 + identities_bytes(identities) + op_bytes(op)
+}
+
+/// About how many bytes these names take in a write.
+pub(super) fn identities_bytes(identities: &[Identity]) -> usize {
+    identities.iter().map(|one| 8 + one.scheme.len() + one.id.len()).sum()
 }
 
 /// The session that the answer to a request is for.

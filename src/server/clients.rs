@@ -186,6 +186,10 @@ impl Clients {
                     return;
                 }
             }
+            ToClient::Identities(bytes) => {
+                state.weigh_identities(*bytes);
+                return;
+            }
             ToClient::Close => state.end(),
             ToClient::Drop => {
                 drop(state);

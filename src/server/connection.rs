@@ -101,6 +101,8 @@ pub(super) struct State {
     asked: VecDeque<Asked>,
     /// Their bytes.
     asked_bytes: usize,
+    /// The bytes of the client's identities, which go with each of its writes.
+    identity_bytes: usize,
     /// Pings without an answer.
     pings: usize,
     /// How many may be without an answer.
@@ -117,9 +119,10 @@ pub(super) struct State {
 struct Asked {
     kind: Option<Kind>,
     at_us: u64,
-    /// Its bytes, as far as they came with it.
-    bytes: u32,
-    /// It may cost far more than its answer shows: nothing more is read until it has its answer.
+    /// Its bytes, and those of the identities that go with it.
+    bytes: usize,
+    /// It may cost far more than its answer shows, or make others cost more: nothing more is read
+    /// until it has its answer.
     is_heavy: bool,
 }
 
@@ -149,6 +152,7 @@ impl Client {
             paused: false,
             asked: VecDeque::new(),
             asked_bytes: 0,
+            identity_bytes: 0,
             pings: 0,
             allowance: FIRST_ALLOWANCE,
             held_back: false,
@@ -237,8 +241,13 @@ impl State {
         self.waiting.len() > CLIENT_OUTBOX_BYTES + self.answers.min(CLIENT_ANSWERS_BYTES)
     }
 
+    /// From now on so many bytes go with each write.
+    pub(super) fn weigh_identities(&mut self, bytes: usize) {
+        self.identity_bytes = bytes;
+    }
+
     fn ask(&mut self, clients: &Clients, asked: Asked) {
-        self.asked_bytes += asked.bytes as usize;
+        self.asked_bytes += asked.bytes;
         self.asked.push_back(asked);
         clients.recount(self);
     }
@@ -246,7 +255,7 @@ impl State {
     /// Counts the oldest request in flight as answered.
     fn answered(&mut self, clients: &Clients, error: Option<ErrorCode>) {
         let Some(asked) = self.asked.pop_front() else { return };
-        self.asked_bytes -= asked.bytes as usize;
+        self.asked_bytes -= asked.bytes;
         let took_us = clients.clock.micros().saturating_sub(asked.at_us);
         if let Wire::ZooKeeper(wire) = &mut self.wire {
             wire.traffic.answered(took_us);
@@ -492,7 +501,7 @@ async fn listen(
         }
         let before = reader.received.len();
         let said = client.state.borrow_mut().next(&mut reader.received)?;
-        let bytes = u32::try_from(before - reader.received.len()).unwrap_or(u32::MAX);
+        let bytes = before - reader.received.len();
         match said {
             Some(inbound) => match credentials(&inbound) {
                 Some((xid, credentials)) => check(clients, client, xid, &credentials, bytes).await,
@@ -525,12 +534,12 @@ async fn check(
     client: &Rc<Client>,
     xid: Xid,
     credentials: &Bytes,
-    bytes: u32,
+    bytes: usize,
 ) {
     let kind =
         Kind::of(&Op::Authenticate { scheme: String::new(), credentials: Credentials::default() });
     let at_us = clients.clock.micros();
-    let asked = Asked { kind: Some(kind), at_us, bytes, is_heavy: false };
+    let asked = Asked { kind: Some(kind), at_us, bytes, is_heavy: true };
     client.state.borrow_mut().ask(clients, asked);
     let (id, result) = clients.passwords.check(client.address, credentials).await;
     if result == Err(ErrorCode::Throttled) {
@@ -542,12 +551,13 @@ async fn check(
     clients.inbox.push(Input::Checked { conn: client.id, xid, claimed, result });
 }
 
-/// Whether a request may have to look at thousands of nodes or events for a small answer.
+/// Whether a request may have to look at thousands of nodes or events for a small answer, or makes
+/// those behind it cost more.
 fn is_heavy(op: &Op) -> bool {
     let lists = |ops: &[Op]| ops.iter().any(|op| matches!(op, Op::Children { .. }));
     // Of a directory's names alone, what is looked at is answered, or remembered to be too much.
     let looks_at_each = |page: &Page| page.is_whole() && *page != Page::WHOLE;
-    matches!(op, Op::CountDescendants { .. } | Op::Ephemerals { .. })
+    matches!(op, Op::CountDescendants { .. } | Op::Ephemerals { .. } | Op::Authenticate { .. })
         || matches!(op, Op::MultiRead(ops) if lists(ops))
         || matches!(op, Op::Children { page, .. } if looks_at_each(page))
         // A watch that fires once is told one event.
@@ -559,11 +569,12 @@ fn admit(
     clients: &Clients,
     client: &Client,
     inbound: Inbound,
-    bytes: u32,
+    bytes: usize,
 ) -> Result<(), Malformed> {
     let conn = client.id;
     let mut state = client.state.borrow_mut();
-    let mut ask = |kind, is_heavy| {
+    let identity_bytes = state.identity_bytes;
+    let mut ask = |kind, bytes, is_heavy| {
         let at_us = clients.clock.micros();
         state.ask(clients, Asked { kind, at_us, bytes, is_heavy });
     };
@@ -573,19 +584,22 @@ fn admit(
         }
         Inbound::Message(message) => {
             match &message {
-                ClientMessage::Request { op, .. } => ask(Some(Kind::of(op)), is_heavy(op)),
+                ClientMessage::Request { op, .. } => {
+                    let with_it = if op.is_write() { identity_bytes } else { 0 };
+                    ask(Some(Kind::of(op)), bytes + with_it, is_heavy(op));
+                }
                 ClientMessage::Ping | ClientMessage::Connect(_) => state.pings += 1,
             }
             clients.inbox.push(Input::Client { conn, message });
         }
         Inbound::Invalid { xid, code, detail } => {
-            ask(None, false);
+            ask(None, bytes, false);
             tracing::debug!(xid = xid.0, detail, "a request is refused");
             clients.metrics.invalid.inc();
             clients.inbox.push(Input::Invalid { conn, xid, fault: code.into() });
         }
         Inbound::Known => {
-            ask(None, false);
+            ask(None, bytes, false);
             let fault = ErrorCode::BadArguments.into();
             clients.inbox.push(Input::Invalid { conn, xid: Xid(0), fault });
         }

@@ -2,9 +2,10 @@
 
 use std::thread;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use conclave::limits::{
-    COUNT_NODES, IN_FLIGHT, MULTI_OPS, PENDING_BYTES, SESSION_TIMEOUT_MIN_MS, WATCHES_PER_SESSION,
+    ASKED_ALWAYS_BYTES, COUNT_NODES, IDENTITY_BYTES, IN_FLIGHT, MULTI_OPS, PENDING_BYTES,
+    SESSION_TIMEOUT_MIN_MS, WATCHES_PER_SESSION,
 };
 use conclave_proto::convert::encode_client;
 use conclave_proto::limits::{FRAME_BYTES, HANDSHAKE_FRAME_BYTES, VALUE_BYTES};
@@ -387,6 +388,40 @@ fn clients_that_write_much_at_once_share_the_room_for_it() {
         let answers = asked.into_iter().map(|xid| loader.answer(xid).map(drop));
         let answers: Vec<_> = answers.map(|answer| answer.map_err(|fault| fault.code)).collect();
         assert_eq!(answers, [&[Err(ErrorCode::Unavailable)][..], &[Ok(()); 4]].concat());
+    }
+}
+
+/// Each write goes with all identities of who asks for it.
+#[test]
+fn clients_of_many_identities_leave_room_for_others() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    let set = || Op::SetData { path: path("/witness"), data: None, version: None };
+    let loaders: Vec<_> = (0..8)
+        .map(|_| {
+            let mut loader = Client::open(server.client);
+            for number in 0..ASKED_ALWAYS_BYTES / IDENTITY_BYTES - 1 {
+                let user = format!("{number}{}", "n".repeat(IDENTITY_BYTES - 50));
+                let credentials = Bytes::from(format!("{user}:secret")).into();
+                let op = Op::Authenticate { scheme: "digest".into(), credentials };
+                assert_eq!(loader.call(op), Ok(Reply::Done));
+            }
+            // Whoever asks for little may have much in flight.
+            let little: Vec<Xid> = (0..20 * IN_FLIGHT).map(|_| loader.ask(get("/none"))).collect();
+            little.into_iter().for_each(|xid| _ = loader.answer(xid));
+            let mut asked = vec![loader.ask_at(ReadLevel::AtLeast(Zxid::MAX), get("/witness"))];
+            asked.extend((1..IN_FLIGHT).map(|_| loader.ask(set())));
+            (loader, asked)
+        })
+        .collect();
+    for _ in 0..100 {
+        witness.is_undisturbed();
+    }
+    for (mut loader, asked) in loaders {
+        let answers = asked.into_iter().map(|xid| loader.answer(xid).map(drop));
+        let answers: Vec<_> = answers.map(|answer| answer.map_err(|fault| fault.code)).collect();
+        let expected = [&[Err(ErrorCode::Unavailable)][..], &[Ok(()); IN_FLIGHT - 1]].concat();
+        assert_eq!(answers, expected);
     }
 }
 

@@ -376,7 +376,9 @@ impl World {
         }
         let answers = ready.clients.iter().filter_map(|(_, message)| match message {
             ToClient::Message(ServerMessage::Response(response)) => Some(response.clone()),
-            ToClient::Message(_) | ToClient::Close | ToClient::Drop => None,
+            ToClient::Message(_) | ToClient::Identities(_) | ToClient::Close | ToClient::Drop => {
+                None
+            }
         });
         self.turns.push(answers.collect());
         for (conn, message) in ready.clients {
@@ -441,6 +443,7 @@ impl World {
                 client.conn = None;
                 self.log.push(format!("{name}: closed"));
             }
+            ToClient::Identities(_) => {}
             ToClient::Message(ServerMessage::Pong { .. }) if client.stays => {}
             ToClient::Message(message) => {
                 client.take(&message);

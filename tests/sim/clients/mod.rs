@@ -298,6 +298,7 @@ impl Load<Whole> for Clients {
         }
         let message = match what {
             ToClient::Message(message) => Some(message),
+            ToClient::Identities(_) => return,
             ToClient::Close | ToClient::Drop => {
                 conn.accepted = false;
                 None
