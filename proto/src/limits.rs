@@ -35,6 +35,8 @@ pub const RESPONSE_ELEMENTS: usize = 1 << 16;
 pub const PAGE_ENTRIES: usize = 10_000;
 /// The bytes of entries after which a page ends.
 pub const PAGE_BYTES: usize = 512 << 10;
+/// The longest time to live of a node, in ms: ZooKeeper's 40 bits, some 34 years.
+pub const TTL_MS: u64 = (1 << 40) - 1;
 /// The most nodes one transaction deletes recursively.
 pub const DELETE_MANY: u32 = 1000;
 

@@ -33,9 +33,6 @@ pub const CONFIG: &str = "/zookeeper/config";
 /// What it says before there was a leader.
 const CONFIG_TEXT: &[u8] = b"version=0";
 
-/// The longest time to live, in ms: ZooKeeper's 40 bits, some 34 years.
-const TTL_MAX_MS: u64 = (1 << 40) - 1;
-
 /// Numbers of sequential nodes are below it.
 const TEN_DIGITS: u64 = 10_000_000_000;
 
@@ -565,9 +562,9 @@ impl<N: Nodes> Work<'_, N> {
             // A session that asks exists: this is why none leaves an ephemeral node behind.
             Lifetime::Ephemeral => self.session != SessionId::NONE,
             Lifetime::Lingering(ms) => {
-                self.session != SessionId::NONE && ms > 0 && ms <= TTL_MAX_MS
+                self.session != SessionId::NONE && ms > 0 && ms <= limits::TTL_MS
             }
-            Lifetime::Ttl(ms) => ms > 0 && ms <= TTL_MAX_MS,
+            Lifetime::Ttl(ms) => ms > 0 && ms <= limits::TTL_MS,
         };
         if valid { Ok(()) } else { Err(ErrorCode::BadArguments) }
     }

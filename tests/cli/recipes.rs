@@ -164,6 +164,17 @@ fn a_setting_has_layers_a_history_and_a_way_back() {
     assert!(lines[0].ends_with("as it was at 1"), "{history}");
     dev.ask(&["config", "remove", "pool", "--service", "billing"]);
     assert_eq!(watch.line(), r#"{"size":10}"#);
+
+    // One that was edited by hand hides none of the others, and a value that was deleted can be had back.
+    let edited = format!("/config/history/default/pool/{:020}", 2);
+    dev.ask(&["set", &edited, "oops"]);
+    dev.ask(&["delete", "/config/live/default/values/pool"]);
+    assert_eq!(watch.line(), "(no value)");
+    let history = dev.run(&["config", "history", "pool"]);
+    assert_eq!((history.status.code(), text(&history.stdout).lines().count()), (Some(1), 2));
+    assert!(text(&history.stderr).contains(&edited), "{}", text(&history.stderr));
+    assert_eq!(dev.ask(&["config", "rollback", "pool", "1"]), "pool is at revision 4\n");
+    assert_eq!(watch.line(), r#"{"size":10}"#);
 }
 
 #[test]

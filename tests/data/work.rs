@@ -65,6 +65,23 @@ async fn items_come_in_order_and_go_when_they_are_done() {
     assert!(matches!(slash, Err(Error::Name { .. })));
 }
 
+#[tokio::test]
+async fn items_where_a_consumer_does_not_look_are_told_of() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    for (path, pushed, looked) in [("/a", 1, 4), ("/b", 2, 1)] {
+        Queue::sharded(&client, path, pushed).unwrap().push("x").await.unwrap();
+        let mut consumer = Queue::sharded(&client, path, looked).unwrap().consumer();
+        let error = timeout(DEADLINE, consumer.next()).await.unwrap().unwrap_err();
+        assert!(matches!(&error, Error::Config(why) if why.contains("shards")), "{error}");
+        let mut right = Queue::sharded(&client, path, pushed).unwrap().consumer();
+        right.next().await.unwrap().done().await.unwrap();
+        // Nothing is left there, and so nothing is wrong any more.
+        Queue::sharded(&client, path, looked).unwrap().push("y").await.unwrap();
+        assert_eq!(consumer.next().await.unwrap().data(), "y");
+    }
+}
+
 #[allow(clippy::disallowed_methods, reason = "a delayed queue goes by the clock of its users")]
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();

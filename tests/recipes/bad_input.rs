@@ -111,6 +111,10 @@ async fn what_is_not_possible() {
             "nobody takes part" => TwoPhase::new(c, "/tx")?.begin("t", &[], "").await,
             "no partitions" => Partitioner::join(c, "/parts", "a", none()).await,
             "blocks of no ids" => IdBlocks::new(c, "/ids", 0),
+            "ids at the root" => IdBlocks::new(c, "/", 1),
+            "a counter at the root" => Counter::new(c, "/"),
+            "a value at the root" => SharedValue::new(c, "/"),
+            "no leases at all" => MultiLease::new(c, "/leases", 0, HOUR),
     });
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use conclave_client::recipes::{Error, Lease, MultiLease};
+use conclave_client::recipes::members::KeptNode;
+use conclave_client::recipes::{Error, Lease, MultiLease, Mutex};
 
 use crate::harness::{Cluster, eventually};
 use crate::soon;
@@ -24,6 +25,19 @@ async fn one_has_it_whatever_becomes_of_its_session() {
     other.create("/data", "").await.unwrap();
     let multi = other.multi().set("/data", "1", None);
     multi.guard(held.path(), held.token().zxid()).await.unwrap();
+}
+
+#[tokio::test]
+async fn for_ever_is_a_time_like_any_other() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let lease = Lease::new(&client, "/leases/a", Duration::MAX).unwrap();
+    let mut held = lease.acquire("").await.unwrap().unwrap();
+    held.renew().await.unwrap();
+    assert!(held.is_held());
+    KeptNode::ttl(&client, "/kept", "", Duration::MAX).create().await.unwrap();
+    let mut mutex = Mutex::new(&client, "/locks/a").unwrap().lock_delay(Duration::MAX);
+    soon(mutex.lock()).await.unwrap().release().await.unwrap();
 }
 
 #[tokio::test]

@@ -78,9 +78,13 @@ impl SharedValue {
     /// The value at that node, which need not exist.
     ///
     /// # Errors
-    /// If it is not a path.
+    /// If it is not a path, or is the root.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<SharedValue, Error> {
-        Ok(SharedValue { client: client.clone(), path: path.into_path()? })
+        let path = path.into_path()?;
+        if path.is_root() {
+            return Err(Error::Config("a shared value needs a node of its own, not /".into()));
+        }
+        Ok(SharedValue { client: client.clone(), path })
     }
 
     /// The latest value that was acknowledged to anybody.
@@ -187,7 +191,7 @@ impl Counter {
     /// The counter at that node, which need not exist: then it is at 0.
     ///
     /// # Errors
-    /// If it is not a path.
+    /// If it is not a path, or is the root.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<Counter, Error> {
         Ok(Counter { value: SharedValue::new(client, path)?, seen: Arc::default() })
     }
@@ -279,7 +283,7 @@ impl IdBlocks {
     /// The ids counted at that node, from 0 on, in blocks of that size.
     ///
     /// # Errors
-    /// If it is not a path, or the size is 0.
+    /// If it is not a path, or is the root, or the size is 0.
     pub fn new(client: &Client, path: impl IntoPath, size: u32) -> Result<IdBlocks, Error> {
         if size == 0 {
             return Err(Error::Config("a block of 0 ids is none".into()));

@@ -25,7 +25,10 @@ pub enum Error {
     },
     /// In the recipe's directory is a node that the recipe has not made. It is not touched: remove
     /// it, or give the recipe a directory of its own.
-    #[error("{path} is none of the nodes of {recipe}, which needs a directory of its own")]
+    #[error(
+        "{path} is none of the nodes of {recipe}, which needs a directory of its own: remove it, or use \
+         another directory"
+    )]
     Foreign {
         /// The node.
         path: ZPath,
@@ -33,7 +36,9 @@ pub enum Error {
         recipe: &'static str,
     },
     /// A node of the recipe holds something that the recipe does not write: somebody edited it.
-    #[error("{path} does not hold what {recipe} writes there: {why}")]
+    #[error(
+        "{path} does not hold what {recipe} writes there: {why}; put back what it held, or delete it"
+    )]
     Malformed {
         /// The node.
         path: ZPath,
@@ -80,13 +85,13 @@ pub enum Error {
         path: ZPath,
     },
     /// Somebody else made a change in the meantime. Nothing was changed: read and decide again.
-    #[error("{path} was changed by somebody else in the meantime")]
+    #[error("{path} was changed by somebody else in the meantime: read it and decide again")]
     Conflict {
         /// The node.
         path: ZPath,
     },
     /// What was asked for belongs to somebody else.
-    #[error("{path} is taken by session {owner}")]
+    #[error("{path} is taken by {}", taker(*owner))]
     Taken {
         /// The node.
         path: ZPath,
@@ -208,6 +213,14 @@ impl fmt::Display for Loss {
             }
         })
     }
+}
+
+/// Who has taken something.
+fn taker(owner: SessionId) -> String {
+    if owner == SessionId::NONE {
+        return "a node that is no session's".into();
+    }
+    format!("session {owner}")
 }
 
 /// How a hold ends when its watch ends with this.

@@ -13,7 +13,7 @@ use super::body::{Body, NO_BODY};
 use super::error::{Error, Loss};
 use super::owned::Stake;
 use super::place::Place;
-use super::support::later;
+use super::support::{kept_ms, later};
 use super::timer::sleep_until;
 use super::token::Token;
 use crate::{Client, IntoPath, Multi, MultiOutcome};
@@ -97,8 +97,8 @@ impl Lease {
     /// unknown](Error::outcome_unknown), too, the lease may be taken.
     pub async fn acquire(&self, holder: impl Into<Bytes>) -> Result<Option<LeaseHold>, Error> {
         let data = Body::new("", holder.into()).encode();
-        let ms = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX);
-        let mode = CreateMode { lifetime: Lifetime::Ttl(ms), sequential: false };
+        let lifetime = Lifetime::Ttl(kept_ms(self.time));
+        let mode = CreateMode { lifetime, sequential: false };
         loop {
             let asked = Instant::now();
             let create = self.place.client.create(&self.path, data.clone());
@@ -182,7 +182,7 @@ impl LeaseHold {
         let asked = Instant::now();
         let multi = self.place.client.multi().set(&self.stake.path, self.data.clone(), None);
         self.guard(multi).await?;
-        self.until = asked + self.time;
+        self.until = later(asked, self.time);
         Ok(())
     }
 
@@ -254,7 +254,7 @@ impl MultiLease {
     /// So many leases, whose nodes are in the directory `path`.
     ///
     /// # Errors
-    /// As [`Lease::new`].
+    /// As [`Lease::new`], and if there are to be none.
     pub fn new(
         client: &Client,
         path: impl IntoPath,
@@ -262,6 +262,9 @@ impl MultiLease {
         time: Duration,
     ) -> Result<MultiLease, Error> {
         let place = Place::new(client, path, "a multi-lease")?;
+        if limit == 0 {
+            return Err(Error::Config("a multi-lease of 0 leases is never to be had".into()));
+        }
         let slots = (0..limit)
             .map(|slot| Lease::new(client, place.child(&format!("slot-{slot}"))?, time))
             .collect::<Result<_, _>>()?;

@@ -59,7 +59,7 @@ use super::Error;
 use super::cache::{Cache, CacheChanges, CacheItem, CachedNode, View};
 use super::owned::patience;
 use super::place::runtime;
-use super::support::{child, ensure, later};
+use super::support::{child, ensure, kept_ms, later};
 use super::timer::{sleep_until, timeout_at};
 use crate::chroot::IntoPath;
 use crate::{Client, Lifetime, Watch, WatchItem};
@@ -114,8 +114,7 @@ impl KeptNode {
         ttl: Duration,
     ) -> Joining {
         let path = path.into_path().map_err(Error::from);
-        let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        Joining::new(client, path, data.into(), Lifetime::Ttl(ttl))
+        Joining::new(client, path, data.into(), Lifetime::Ttl(kept_ms(ttl)))
     }
 
     /// Where it is.
@@ -298,7 +297,7 @@ impl Keeper {
     ) -> Option<Error> {
         // Without a watch it is not known whether the node is there.
         let mut watch = Some(watch);
-        let mut again = Instant::now();
+        let (mut again, mut told) = (Instant::now(), None);
         loop {
             let outcome = tokio::select! {
                 order = orders.recv() => match order {
@@ -343,10 +342,14 @@ impl Keeper {
                     return Some(error);
                 }
                 Err(error) => {
-                    tracing::warn!("{} is not kept at the moment: {error}", self.path);
+                    // Once for each reason, however often it is tried.
+                    if told.as_ref() != Some(&error) {
+                        tracing::warn!("{} is not kept at the moment: {error}", self.path);
+                    }
+                    told = Some(error);
                     (watch, again) = (None, Instant::now() + AGAIN);
                 }
-                Ok(()) => {}
+                Ok(()) => told = None,
             }
         }
     }

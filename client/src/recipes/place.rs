@@ -6,7 +6,7 @@ use conclave_proto::{Acl, CreateMode, Lifetime, PathError, ZPath};
 use tokio::runtime::Handle;
 
 use super::error::{Error, NameError};
-use super::support::create_missing;
+use super::support::{create_missing, kept_ms};
 use crate::{Client, IntoPath};
 
 /// The path of the node called `name` below `area`. Programs that let their users choose a name go
@@ -115,10 +115,9 @@ impl Place {
 
     /// How nodes are made that stand for what a session holds or waits for.
     pub(super) fn mode(&self, sequential: bool) -> CreateMode {
-        let lifetime = match u64::try_from(self.lock_delay.as_millis()) {
-            Ok(0) => Lifetime::Ephemeral,
-            Ok(ms) => Lifetime::Lingering(ms),
-            Err(_) => Lifetime::Lingering(u64::MAX),
+        let lifetime = match kept_ms(self.lock_delay) {
+            0 => Lifetime::Ephemeral,
+            ms => Lifetime::Lingering(ms),
         };
         CreateMode { lifetime, sequential }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use conclave_proto::limits::TTL_MS;
 use conclave_proto::{Acl, CreateMode, ErrorCode, ZPath};
 use tokio::time::Instant;
 
@@ -62,6 +63,11 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// That much later; [`Duration::MAX`] and the like are for ever.
 pub(crate) fn later(from: Instant, time: Duration) -> Instant {
     from + time.min(FOR_EVER)
+}
+
+/// A time as the servers keep it, in ms: for ever is as long as they can.
+pub(crate) fn kept_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(TTL_MS)
 }
 
 /// Whether an operation failed for this reason.

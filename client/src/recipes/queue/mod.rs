@@ -58,6 +58,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use conclave_proto::request::Entry;
 use conclave_proto::{Acl, CreateMode, ErrorCode, EventKind, WatchKind, ZPath};
 use tokio::runtime::Handle;
 
@@ -70,7 +71,7 @@ use super::{Error, NameError};
 use crate::chroot::IntoPath;
 use crate::dice::Dice;
 use crate::request::Pending;
-use crate::{Client, MultiOutcome, Reply, Test, Watch, WatchItem};
+use crate::{Client, MultiOutcome, Page, Reply, Test, Watch, WatchItem};
 
 const RECIPE: &str = "a queue";
 
@@ -96,6 +97,9 @@ const FROM_THE_FRONT: usize = 4;
 const ITEMS: &str = "items";
 const TAKEN: &str = "taken";
 const IDS: &str = "ids";
+
+/// What the directories of shards are called, before their numbers.
+const SHARD: &str = "shard-";
 
 /// What stands before the key in the name of an item.
 const PREFIX: &str = "i";
@@ -143,6 +147,7 @@ pub struct Queue {
     client: Client,
     /// What drives the tasks that outlive their callers: those that give items back.
     runtime: Handle,
+    root: ZPath,
     shards: Vec<Shard>,
 }
 
@@ -194,13 +199,14 @@ impl Queue {
         if !(1..=1000).contains(&shards) {
             return Err(Error::Config(format!("{shards} shards: 1 to 1000 are possible")));
         }
+        let runtime = runtime(RECIPE)?;
         let shards = if shards == 1 {
-            vec![Shard::at(path)?]
+            vec![Shard::at(path.clone())?]
         } else {
-            let shard = |number| Shard::at(child(&path, &format!("shard-{number:03}"))?);
+            let shard = |number| Shard::at(child(&path, &format!("{SHARD}{number:03}"))?);
             (0..shards).map(shard).collect::<Result<_, Error>>()?
         };
-        Ok(Queue { client: client.clone(), runtime: runtime(RECIPE)?, shards })
+        Ok(Queue { client: client.clone(), runtime, root: path, shards })
     }
 
     /// Puts an item behind all others.
@@ -292,6 +298,7 @@ impl Queue {
         Consumer {
             client: self.client.clone(),
             runtime: self.runtime.clone(),
+            root: self.root.clone(),
             shelves,
             next: first,
             ahead: AHEAD,
@@ -392,6 +399,7 @@ impl Shelf {
 pub struct Consumer {
     client: Client,
     runtime: Handle,
+    root: ZPath,
     shelves: Vec<Shelf>,
     /// The shelf to look at first, so that none waits for ever.
     next: usize,
@@ -441,12 +449,14 @@ impl Consumer {
     ///
     /// # Errors
     /// If the session is over or no server answers; [`Error::Foreign`] or [`Error::Malformed`] for a
-    /// node that is no item, once for each, after which it can be asked again.
+    /// node that is no item, once for each, after which it can be asked again. [`Error::Config`] if
+    /// there are items in shards of which this consumer does not know, and nothing else to do.
     pub async fn next(&mut self) -> Result<Item, Error> {
         loop {
             if let Some(item) = self.try_next().await? {
                 return Ok(item);
             }
+            let names = self.client.list(&self.root).send();
             // First the watches, then another look: what comes in between is seen or told.
             let mut watches = Vec::new();
             for shelf in &self.shelves {
@@ -461,6 +471,7 @@ impl Consumer {
                 Look::Item(item) => return Ok(item),
                 Look::Nothing(due) => due,
             };
+            self.check_shards(names).await?;
             let wait = match (due, self.now_ms) {
                 (Some(due), Some(now_ms)) => Duration::from_millis(due.saturating_sub(now_ms())),
                 (Some(_) | None, Some(_) | None) => Duration::from_secs(3600),
@@ -480,6 +491,38 @@ impl Consumer {
             Look::Item(item) => Ok(Some(item)),
             Look::Nothing(_) => Ok(None),
         }
+    }
+
+    /// Makes sure that no items are where this consumer does not look, as far as it may know: then
+    /// others have said another number of shards, and nobody would miss the items.
+    async fn check_shards(&self, names: Pending<Page>) -> Result<(), Error> {
+        let Ok(page) = names.await else { return Ok(()) };
+        let roots: BTreeSet<&ZPath> = self.shelves.iter().map(|shelf| &shelf.shard.root).collect();
+        let mut others = Vec::new();
+        for Entry { name, .. } in page.entries {
+            if name == ITEMS {
+                others.push(Shard::at(self.root.clone())?);
+            } else if name.starts_with(SHARD) {
+                others.push(Shard::at(child(&self.root, &name)?)?);
+            }
+        }
+        for Shard { root, items, .. } in others {
+            if roots.contains(&root) {
+                continue;
+            }
+            let has_items = matches!(
+                self.client.exists(&items).await,
+                Ok(Some(stat)) if stat.num_children > 0
+            );
+            if has_items {
+                let count = self.shelves.len();
+                return Err(Error::Config(format!(
+                    "{items} has items, and a queue of {count} shards does not look there: say as many \
+                     shards as who pushes, and take all items before their number is changed"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Looks at every shelf, from the front of each if nothing was left of the last page.

@@ -422,6 +422,8 @@ impl Remove {
 }
 
 /// Print every change of one layer that is kept, the newest first
+///
+/// One that was edited by hand into something that is none is named, and the exit code is 1.
 #[derive(Debug, clap::Args)]
 struct History {
     #[command(flatten)]
@@ -434,10 +436,15 @@ impl History {
     async fn work(&self, client: &Client) -> anyhow::Result<ExitCode> {
         let setting = self.of.setting(client)?;
         let schema = self.secrets.schema(&setting).await?;
+        let mut code = ExitCode::SUCCESS;
         for versioned in setting.history(&self.of.layer()?).await? {
-            self.print(versioned?, schema.as_ref());
+            match versioned {
+                Ok(versioned) => self.print(versioned, schema.as_ref()),
+                // Somebody edited it; those before it may be what is looked for.
+                Err(error) => code = none(&error.to_string()),
+            }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(code)
     }
 
     fn print(&self, versioned: Versioned<Json>, schema: Option<&Schema>) {
