@@ -22,21 +22,33 @@ const FIRST_PAUSE_MS: u64 = 20;
 /// The longest pause between two dials, in ms.
 const LONGEST_PAUSE_MS: u64 = 1000;
 
+/// After so many dials in vain it is worth a line that a server cannot be reached: some seconds,
+/// for servers are often started one after the other.
+const TELLING_FAILURES: u32 = 10;
+
 /// Keeps the link to one server up.
 pub(super) async fn keep(inner: Rc<Inner>, peer: Rc<Peer>) {
     let mut pauses = Pauses::new(inner.settings.seed ^ u64::from(peer.id.get()));
     let mut complaint = String::new();
+    let mut failures = 0_u32;
     loop {
         let dialled = timeout(DIAL_DEADLINE, dial(&inner, &peer)).await;
         match dialled.unwrap_or_else(|_| Err(Failure::Unreachable("it does not answer".into()))) {
             Ok((reading, writing)) => {
                 complaint.clear();
+                failures = 0;
                 pauses.restart();
                 hold(&inner, &peer, reading, writing).await;
                 tracing::info!(peer = %peer.id, "lost the link to server {}", peer.id);
             }
             Err(Failure::Unreachable(why)) => {
                 tracing::debug!(peer = %peer.id, address = peer.address, why, "cannot dial");
+                failures = failures.saturating_add(1);
+                if failures == TELLING_FAILURES {
+                    tracing::warn!(peer = %peer.id, address = peer.address,
+                        "cannot reach server {} at {}: {why}; it is dialled until it answers",
+                        peer.id, peer.address);
+                }
             }
             Err(Failure::Refused(why)) => {
                 if complaint != why {
@@ -72,7 +84,8 @@ async fn dial(inner: &Inner, peer: &Peer) -> Result<(ReadHalf, WriteHalf), Failu
             net::dial(socket, config).await.map_err(not_accepted)?
         }
     };
-    let hello = Hello::new(settings.me, peer.id, &settings.cluster);
+    let hello =
+        Hello::new(settings.me, peer.id, &settings.cluster, &settings.voters, settings.instance);
     writing.send_all(hello.encode()).await.map_err(unreachable)?;
     Welcome::read(&mut reading, &hello).await.map_err(Failure::Refused)?;
     Ok((reading, writing))

@@ -33,6 +33,10 @@ pub struct Hello {
     pub to: ServerId,
     /// Of which ensemble.
     pub cluster: String,
+    /// Which members vote, as it was told, in the order of their numbers.
+    pub voters: Vec<ServerId>,
+    /// A number that this process has drawn: another process has another one.
+    pub instance: u64,
 }
 
 /// What the one who was dialled answers.
@@ -61,11 +65,22 @@ pub enum Refusal {
     Stranger,
     /// The one who dials has not the certificate of the member it says it is.
     Unproven,
+    /// They were told of other voters: a majority of the ones need not know of one of the others.
+    Voters,
+    /// Another process is linked as the server that the one who dials says it is.
+    Twin,
 }
 
 impl Refusal {
-    const ALL: [Refusal; 5] =
-        [Refusal::Version, Refusal::Cluster, Refusal::NotMe, Refusal::Stranger, Refusal::Unproven];
+    const ALL: [Refusal; 7] = [
+        Refusal::Version,
+        Refusal::Cluster,
+        Refusal::NotMe,
+        Refusal::Stranger,
+        Refusal::Unproven,
+        Refusal::Voters,
+        Refusal::Twin,
+    ];
 
     fn code(self) -> u8 {
         match self {
@@ -74,6 +89,8 @@ impl Refusal {
             Refusal::NotMe => 3,
             Refusal::Stranger => 4,
             Refusal::Unproven => 5,
+            Refusal::Voters => 6,
+            Refusal::Twin => 7,
         }
     }
 }
@@ -95,14 +112,27 @@ impl fmt::Display for Refusal {
                 "the certificate of the server that dials is not that of the member it says it is; \
                  its alternative names must have URI:conclave://CLUSTER/ID"
             }
+            Refusal::Voters => {
+                "the two have different voters among their `members`; make the lists equal"
+            }
+            Refusal::Twin => {
+                "another process is linked as the server that dials; give each server its own `id`"
+            }
         })
     }
 }
 
 impl Hello {
-    /// What this server says to that one.
-    pub fn new(from: ServerId, to: ServerId, cluster: &str) -> Hello {
-        Hello { version: VERSION, oldest: OLDEST, from, to, cluster: cluster.into() }
+    /// What this process, which is the server `from`, says to that one.
+    pub fn new(
+        from: ServerId,
+        to: ServerId,
+        cluster: &str,
+        voters: &[ServerId],
+        instance: u64,
+    ) -> Hello {
+        let (cluster, voters) = (cluster.into(), voters.into());
+        Hello { version: VERSION, oldest: OLDEST, from, to, cluster, voters, instance }
     }
 
     /// Its frame.
@@ -115,6 +145,9 @@ impl Hello {
             out.put_u8(self.from.get());
             out.put_u8(self.to.get());
             put_name(out, &self.cluster);
+            out.put_u8(u8::try_from(self.voters.len()).expect("a server has a number of 8 bits"));
+            self.voters.iter().for_each(|voter| out.put_u8(voter.get()));
+            out.put_u64(self.instance);
         });
         out
     }
@@ -127,6 +160,8 @@ impl Hello {
             from: ServerId::new(frame.try_get_u8().ok()?)?,
             to: ServerId::new(frame.try_get_u8().ok()?)?,
             cluster: take_name(&mut frame)?,
+            voters: take_servers(&mut frame)?,
+            instance: frame.try_get_u64().ok()?,
         };
         frame.is_empty().then_some(hello)
     }
@@ -142,11 +177,13 @@ impl Hello {
 }
 
 impl Welcome {
-    /// The answer of `me`, of the ensemble `cluster`, which knows the members `known`.
+    /// The answer of `me`, of the ensemble `cluster` with these `voters`, which knows the members
+    /// `known`.
     pub fn to(
         hello: &Hello,
         me: ServerId,
         cluster: &str,
+        voters: &[ServerId],
         known: impl Fn(ServerId) -> bool,
     ) -> Welcome {
         let verdict = if hello.version < OLDEST || hello.oldest > VERSION {
@@ -157,6 +194,8 @@ impl Welcome {
             Err(Refusal::NotMe)
         } else if !known(hello.from) {
             Err(Refusal::Stranger)
+        } else if hello.voters != voters {
+            Err(Refusal::Voters)
         } else {
             Ok(())
         };
@@ -223,6 +262,11 @@ fn take_name(frame: &mut Bytes) -> Option<String> {
     let length = usize::from(frame.try_get_u8().ok()?);
     let name = (frame.len() >= length).then(|| frame.split_to(length))?;
     String::from_utf8(name.into()).ok()
+}
+
+fn take_servers(frame: &mut Bytes) -> Option<Vec<ServerId>> {
+    let count = frame.try_get_u8().ok()?;
+    (0..count).map(|_| ServerId::new(frame.try_get_u8().ok()?)).collect()
 }
 
 fn take_magic(frame: &mut Bytes) -> Option<()> {

@@ -56,6 +56,10 @@ pub struct Settings {
     pub me: ServerId,
     /// The other servers and where to dial them, `host:port`.
     pub others: Vec<(ServerId, String)>,
+    /// Those who vote, in the order of their numbers; two servers with other voters do not link.
+    pub voters: Vec<ServerId>,
+    /// A number that only this process has: two that say they are the same server are found out.
+    pub instance: u64,
     /// Where the dice for back-off start.
     pub seed: u64,
     /// What this server shows the others, and checks them by; `None`: links are plaintext, and a
@@ -143,6 +147,8 @@ struct Link {
 /// The link on which we hear.
 struct Inbound {
     number: u64,
+    /// The process that dialled.
+    instance: u64,
     task: AbortHandle,
 }
 

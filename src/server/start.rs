@@ -340,10 +340,13 @@ fn link(
     audit: Audit,
 ) -> Links {
     let others = settings.members.iter().filter(|member| member.id != settings.id);
+    let voters = settings.members.iter().filter(|member| !member.observer);
     let settings = peers::Settings {
         cluster: settings.cluster.clone(),
         me: settings.id,
         others: others.map(|member| (member.id, member.peer.clone())).collect(),
+        voters: voters.map(|member| member.id).collect(),
+        instance: clock::seed(),
         seed: clock::seed(),
         keys,
     };

@@ -217,6 +217,14 @@ impl StateFile {
     /// Open the file and repair a copy that is damaged.
     pub(super) fn open(disk: &Disk, dir: &Path) -> Result<StateFile, StoreError> {
         let path = dir.join(Self::NAME);
+        if !path.try_exists().at("look for", &path)? {
+            return Err(StoreError::unusable(
+                dir,
+                "its file `state` is missing, and with it the promises this server made; start \
+                 with an empty directory and --lost-data: the server then fetches everything from \
+                 the other members before it counts",
+            ));
+        }
         let file = disk.open(&path)?;
         let slots =
             [read_slot(&file, 0).at("read", &path)?, read_slot(&file, 1).at("read", &path)?];

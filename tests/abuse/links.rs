@@ -24,6 +24,9 @@ fn on_one_thread(test: impl Future<Output = ()>) {
     runtime.block_on(async { timeout(DEADLINE, test).await.expect("it took too long") });
 }
 
+/// The voters of all ensembles here.
+const VOTERS: [u8; 2] = [1, 2];
+
 fn id(number: u8) -> ServerId {
     ServerId::new(number).unwrap()
 }
@@ -34,12 +37,24 @@ async fn port() -> (TcpListener, String) {
     (listener, address)
 }
 
+/// What a process of this number, which is server 2, says to server 1.
+fn dials(instance: u64) -> Hello {
+    Hello::new(id(2), id(1), "links", &VOTERS.map(id), instance)
+}
+
+/// What server 2 answers.
+fn welcome(hello: &Hello) -> Welcome {
+    Welcome::to(hello, id(2), "links", &VOTERS.map(id), |_| true)
+}
+
 /// The links of server `me`, and what happens on them.
 fn start(me: u8, listener: TcpListener, other: (u8, &str)) -> (Links, UnboundedReceiver<Event>) {
     let settings = Settings {
         cluster: "links".into(),
         me: id(me),
         others: vec![(id(other.0), other.1.to_owned())],
+        voters: VOTERS.map(id).into(),
+        instance: me.into(),
         seed: me.into(),
         keys: None,
     };
@@ -95,10 +110,10 @@ fn a_server_that_comes_back_is_linked_again() {
         for number in 0..3 {
             let (mut dialled, _) = second.accept().await.unwrap();
             let hello = Hello::read(&mut dialled).await.unwrap();
-            let welcome = Welcome::to(&hello, id(2), "links", |_| true);
+            let welcome = welcome(&hello);
             dialled.write_all(&welcome.encode()).await.unwrap();
             let mut dialling = tokio::net::TcpStream::connect(&one).await.unwrap();
-            let hello = Hello::new(id(2), id(1), "links");
+            let hello = dials(2);
             dialling.write_all(&hello.encode()).await.unwrap();
             Welcome::read(&mut dialling, &hello).await.unwrap();
             hears(&mut events, "Up").await;
@@ -123,9 +138,9 @@ fn a_server_that_takes_nothing_is_cut_off() {
         let (links, mut events) = start(1, first, (2, &two));
         let (mut deaf, _) = second.accept().await.unwrap();
         let hello = Hello::read(&mut deaf).await.unwrap();
-        deaf.write_all(&Welcome::to(&hello, id(2), "links", |_| true).encode()).await.unwrap();
+        deaf.write_all(&welcome(&hello).encode()).await.unwrap();
         let mut dialling = tokio::net::TcpStream::connect(&one).await.unwrap();
-        let hello = Hello::new(id(2), id(1), "links");
+        let hello = dials(2);
         dialling.write_all(&hello.encode()).await.unwrap();
         hears(&mut events, "Up").await;
         let bytes = Bytes::from(vec![7; SNAPSHOT_CHUNK_BYTES]);
@@ -152,10 +167,10 @@ fn two_links_from_the_same_server_are_one() {
         let mut kept = Vec::new();
         let (mut dialled, _) = second.accept().await.unwrap();
         let hello = Hello::read(&mut dialled).await.unwrap();
-        dialled.write_all(&Welcome::to(&hello, id(2), "links", |_| true).encode()).await.unwrap();
+        dialled.write_all(&welcome(&hello).encode()).await.unwrap();
         for round in 0..3 {
             let mut dialling = tokio::net::TcpStream::connect(&one).await.unwrap();
-            let hello = Hello::new(id(2), id(1), "links");
+            let hello = dials(2);
             dialling.write_all(&hello.encode()).await.unwrap();
             Welcome::read(&mut dialling, &hello).await.unwrap();
             if round > 0 {
@@ -164,6 +179,33 @@ fn two_links_from_the_same_server_are_one() {
             }
             hears(&mut events, "Up").await;
             kept.push(dialling);
+        }
+    });
+}
+
+/// Two servers were given one id, by a configuration that was copied, say.
+#[test]
+fn another_process_that_says_it_is_a_linked_server_is_refused() {
+    on_one_thread(async {
+        let (first, one) = port().await;
+        let (_links, mut events) = start(1, first, (2, "127.0.0.1:1"));
+        let dial = async |instance| {
+            let mut dialling = tokio::net::TcpStream::connect(&one).await.unwrap();
+            let hello = dials(instance);
+            dialling.write_all(&hello.encode()).await.unwrap();
+            let said = Welcome::read(&mut dialling, &hello).await;
+            said.map(|_| dialling)
+        };
+        let linked = dial(7).await.unwrap();
+        let said = dial(8).await.unwrap_err();
+        assert!(said.contains("give each server its own `id`"), "{said}");
+        hears(&mut events, "Refused").await;
+        // The same process may dial again before its link is known to be broken.
+        drop(dial(7).await.unwrap());
+        drop(linked);
+        // Once nobody is linked, it is somebody who was started anew.
+        while dial(8).await.is_err() {
+            tokio::task::yield_now().await;
         }
     });
 }

@@ -28,6 +28,10 @@ fn server(id: u8) -> ServerId {
     ServerId::new(id).unwrap()
 }
 
+fn hello(from: ServerId, to: ServerId, cluster: &str) -> Hello {
+    Hello::new(from, to, cluster, &[1, 2, 3].map(server), 7)
+}
+
 /// Sends bytes to the port and returns what comes back until it is closed.
 fn say(port: u16, bytes: &[u8]) -> Bytes {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -49,14 +53,19 @@ fn strangers_are_refused() {
     let (lonely, ports) = lonely();
     let port = ports.first();
     for (count, (hello, code, words)) in (1..).zip([
-        (Hello::new(server(2), server(1), "another"), 2, "different names"),
-        (Hello::new(server(2), server(3), "conclave"), 3, "another server is at this address"),
-        (Hello::new(server(9), server(1), "conclave"), 4, "not among `members`"),
+        (hello(server(2), server(1), "another"), 2, "different names"),
+        (hello(server(2), server(3), "conclave"), 3, "another server is at this address"),
+        (hello(server(9), server(1), "conclave"), 4, "not among `members`"),
         // Even this server itself is none of the others.
-        (Hello::new(server(1), server(1), "conclave"), 4, "not among `members`"),
-        (Hello { version: 0, ..Hello::new(server(2), server(1), "conclave") }, 1, "too far apart"),
+        (hello(server(1), server(1), "conclave"), 4, "not among `members`"),
+        (Hello { version: 0, ..hello(server(2), server(1), "conclave") }, 1, "too far apart"),
         (
-            Hello { version: 9, oldest: 9, ..Hello::new(server(2), server(1), "conclave") },
+            Hello { voters: vec![server(1), server(2)], ..hello(server(2), server(1), "conclave") },
+            6,
+            "different voters",
+        ),
+        (
+            Hello { version: 9, oldest: 9, ..hello(server(2), server(1), "conclave") },
             1,
             "too far apart",
         ),
@@ -71,7 +80,7 @@ fn strangers_are_refused() {
 fn garbage_is_refused() {
     let (lonely, ports) = lonely();
     let port = ports.first();
-    let whole = Hello::new(server(2), server(1), "conclave").encode();
+    let whole = hello(server(2), server(1), "conclave").encode();
     let mut twice = whole.to_vec();
     twice.extend_from_slice(&whole);
     let openings: [&[u8]; 5] =
@@ -96,7 +105,7 @@ fn a_peer_that_sends_garbage_is_cut_off() {
     ]) {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        let hello = Hello::new(server(2), server(1), "conclave").encode();
+        let hello = hello(server(2), server(1), "conclave").encode();
         socket.write_all(&hello).unwrap();
         let mut welcome = vec![0; 4 + 8 + 1 + 2 + 1 + 1 + "conclave".len()];
         socket.read_exact(&mut welcome).unwrap();
@@ -108,4 +117,23 @@ fn a_peer_that_sends_garbage_is_cut_off() {
         lonely.wait_for_metric("conclave_links_malformed_total", count);
     }
     assert_eq!(lonely.get("/health"), "ok\n");
+}
+
+#[test]
+fn a_member_that_cannot_be_reached_is_named() {
+    let (lonely, ports) = lonely();
+    let address = format!("127.0.0.1:{}", ports.first() + 1);
+    let said = format!("cannot reach server 2 at {address}: ");
+    crate::server::wait_for("a line about it", || lonely.log().contains(&said).then_some(()));
+}
+
+#[test]
+fn who_is_refused_again_and_again_does_not_fill_the_log() {
+    let (lonely, ports) = lonely();
+    for count in 1..=50 {
+        let stranger = hello(server(9), server(1), "conclave").encode();
+        assert_eq!(verdict(say(ports.first(), &stranger)), 4);
+        lonely.wait_for_metric("conclave_links_refused_total", count);
+    }
+    assert_eq!(lonely.log().matches("not among `members`").count(), 1, "{}", lonely.log());
 }

@@ -82,6 +82,8 @@ fn start(me: u8, listener: TcpListener, keys: Option<WatchedKeys>, other: (u8, &
         cluster: CLUSTER.into(),
         me: id(me),
         others: vec![(id(other.0), other.1.to_owned())],
+        voters: vec![id(1), id(2)],
+        instance: me.into(),
         seed: me.into(),
         keys,
     };
@@ -177,7 +179,7 @@ fn a_member_cannot_say_it_is_another() {
             let config = keys.dialler(CLUSTER, id(1)).unwrap();
             let socket = TcpStream::connect(&one).await.unwrap();
             let (mut reading, writing) = net::dial(socket, config).await.unwrap();
-            let hello = Hello::new(id(says), id(1), CLUSTER);
+            let hello = Hello::new(id(says), id(1), CLUSTER, &[id(1), id(2)], 7);
             writing.send_all(hello.encode()).await.unwrap();
             let said = Welcome::read(&mut reading, &hello).await.unwrap_err();
             assert!(said.contains("certificate"), "{said}");
@@ -188,7 +190,7 @@ fn a_member_cannot_say_it_is_another() {
         let config = config.unwrap().dialler(CLUSTER, id(1)).unwrap();
         let socket = TcpStream::connect(&one).await.unwrap();
         let (mut reading, writing) = net::dial(socket, config).await.unwrap();
-        let hello = Hello::new(id(2), id(1), CLUSTER);
+        let hello = Hello::new(id(2), id(1), CLUSTER, &[id(1), id(2)], 7);
         writing.send_all(hello.encode()).await.unwrap();
         Welcome::read(&mut reading, &hello).await.unwrap();
     });

@@ -215,6 +215,17 @@ fn damage_that_nobody_can_repair_is_refused_and_left_as_it_is() {
 }
 
 #[test]
+fn promises_that_are_gone_are_not_made_up() {
+    let dir = tempdir().unwrap();
+    drop(open(dir.path()));
+    fs::remove_file(dir.path().join("state")).unwrap();
+    let error = store::open(dir.path(), &identity(), options()).map(drop).unwrap_err();
+    assert!(matches!(error, StoreError::Unusable { .. }), "{error:?}");
+    assert!(error.to_string().contains("`state` is missing"), "{error}");
+    assert!(!dir.path().join("state").exists());
+}
+
+#[test]
 fn a_server_that_lost_its_data_does_not_count_until_it_is_repaired() {
     let dir = tempdir().unwrap();
     let lost = || Options { lost: true, ..options() };
