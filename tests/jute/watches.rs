@@ -6,7 +6,7 @@ use conclave_proto::{
     ClientMessage, ErrorCode, EventKind, Op, Reply, Stat, WatchId, WatchKind, Zxid,
 };
 
-use crate::speech::{Body, Talk, path};
+use crate::speech::{Body, Talk};
 
 const CHECK_WATCHES: i32 = 17;
 const REMOVE_WATCHES: i32 = 18;
@@ -118,7 +118,7 @@ fn watches_of_any_kind_are_removed_with_one_answer() {
             came = talk.more();
         }
         assert!(came.is_none());
-        assert_eq!((parts, answers.len()), (3, 1));
+        assert_eq!((parts, answers.len()), (4, 1));
         let code = answers[0].clone().split_off(12).get_i32();
         assert_eq!(code, if found { 0 } else { -121 });
         assert!(!has(&mut talk, 3));
@@ -126,7 +126,7 @@ fn watches_of_any_kind_are_removed_with_one_answer() {
 }
 
 #[test]
-fn a_persistent_watch_replaces_the_one_before_it() {
+fn persistent_watches_of_both_modes_stand_beside_each_other() {
     let mut talk = Talk::open();
     let mut ids = Vec::new();
     for mode in [0, 1] {
@@ -139,7 +139,18 @@ fn a_persistent_watch_replaces_the_one_before_it() {
         let (_, _, code, mut body) = talk.answer(Ok(Reply::Done));
         assert_eq!((code, body.get_i32(), body.len()), (0, 0, 0));
     }
-    assert_eq!(ids[0], ids[1]);
-    assert!(has(&mut talk, 5) && !has(&mut talk, 4));
-    assert_eq!(path("/a").as_str(), "/a");
+    assert!(ids[0] != ids[1] && has(&mut talk, 4) && has(&mut talk, 5) && !has(&mut talk, 2));
+    // What both see is told once.
+    assert_eq!(talk.event(ids[0], 80, EventKind::DataChanged, "/a"), 1);
+    assert_eq!(talk.event(ids[1], 80, EventKind::DataChanged, "/a"), 0);
+    assert_eq!(talk.event(ids[1], 81, EventKind::Created, "/a/b"), 1);
+    assert_eq!(talk.event(ids[0], 81, EventKind::ChildrenChanged, "/a"), 1);
+    // Each is removed by itself.
+    for (kind, id) in [(4, ids[0]), (5, ids[1])] {
+        assert!(has(&mut talk, kind));
+        let op = talk.op(REMOVE_WATCHES, Body::new().text("/a").int(kind));
+        assert_eq!(op, Op::Unwatch { id });
+        assert_eq!(talk.answer(Ok(Reply::Done)).2, 0);
+        assert!(!has(&mut talk, kind));
+    }
 }

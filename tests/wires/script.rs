@@ -206,7 +206,8 @@ fn id(path: &ZPath, kind: WatchKind) -> WatchId {
     let slot = match kind {
         WatchKind::Data | WatchKind::Exists => 0,
         WatchKind::Children => 1,
-        WatchKind::Persistent | WatchKind::PersistentRecursive => 2,
+        WatchKind::Persistent => 2,
+        WatchKind::PersistentRecursive => 3,
     };
     let sum = |sum: u64, byte: u8| sum.wrapping_mul(31).wrapping_add(byte.into());
     WatchId(path.as_str().bytes().fold(7, sum) << 2 | slot)

@@ -128,8 +128,8 @@ pub(super) fn understand(
         opcode::CLOSE_SESSION => Asked::Op(Op::CloseSession, Answer::Nothing),
         opcode::PING => Asked::Ping,
         opcode::ADD_WATCH => add_watch(body, watches)?,
-        opcode::REMOVE_WATCHES => unwatch(body, watches)?,
-        opcode::CHECK_WATCHES => has_watch(body, watches)?,
+        opcode::REMOVE_WATCHES => unwatch(body)?,
+        opcode::CHECK_WATCHES => has_watch(body)?,
         // The rest of the body is read as the watches are set.
         opcode::SET_WATCHES => return Ok(Asked::Rearm(Rearm::new(&REARMED, body)?)),
         opcode::SET_WATCHES2 => return Ok(Asked::Rearm(Rearm::new(&REARMED2, body)?)),
@@ -447,39 +447,33 @@ fn add_watch(body: &mut Body, watches: &Watches) -> Result<Asked, Code> {
         _ => return Err(Code::MARSHALLING_ERROR),
     };
     let path = changed(&path)?;
-    let id = watches.id(&path, Slot::Persistent);
+    let id = watches.id(&path, Slot::of(kind));
     let op = Op::Watch { id, path: path.clone(), kind, since: None, with_value: false };
     Ok(Asked::Op(op, Answer::Watching(Wanted { path, kind })))
 }
 
 /// A path, and the slots of the watches that are meant.
-fn watches_meant(body: &mut Body, watches: &Watches) -> Result<(ZPath, Vec<Slot>), Code> {
+fn watches_meant(body: &mut Body) -> Result<(ZPath, Vec<Slot>), Code> {
     let (path, kind) = (body.text()?, body.int()?);
     let path = ZPath::new(path.as_str()).map_err(|_| Code::NO_WATCHER)?;
     let slots = match kind {
         1 => vec![Slot::Children],
         2 => vec![Slot::Data],
         3 => Slot::ALL.to_vec(),
-        4 | 5 => {
-            let wanted =
-                if kind == 4 { WatchKind::Persistent } else { WatchKind::PersistentRecursive };
-            if watches.persistent(&path).is_some_and(|kind| kind != wanted) {
-                return Err(Code::NO_WATCHER);
-            }
-            vec![Slot::Persistent]
-        }
+        4 => vec![Slot::Persistent],
+        5 => vec![Slot::Recursive],
         _ => return Err(Code::MARSHALLING_ERROR),
     };
     Ok((path, slots))
 }
 
-fn unwatch(body: &mut Body, watches: &Watches) -> Result<Asked, Code> {
-    let (path, slots) = watches_meant(body, watches)?;
+fn unwatch(body: &mut Body) -> Result<Asked, Code> {
+    let (path, slots) = watches_meant(body)?;
     Ok(Asked::Unwatch(path, slots))
 }
 
-fn has_watch(body: &mut Body, watches: &Watches) -> Result<Asked, Code> {
-    let (path, slots) = watches_meant(body, watches)?;
+fn has_watch(body: &mut Body) -> Result<Asked, Code> {
+    let (path, slots) = watches_meant(body)?;
     Ok(Asked::Known(Answer::HasWatch(path, slots)))
 }
 

@@ -17,18 +17,22 @@ pub(super) enum Slot {
     Data,
     /// Set by getChildren.
     Children,
-    /// Set by addWatch.
+    /// Set by addWatch, for a node and its children's coming and going.
     Persistent,
+    /// Set by addWatch, for a node and everything below it.
+    Recursive,
 }
 
 impl Slot {
-    pub(super) const ALL: [Slot; 3] = [Slot::Data, Slot::Children, Slot::Persistent];
+    pub(super) const ALL: [Slot; 4] =
+        [Slot::Data, Slot::Children, Slot::Persistent, Slot::Recursive];
 
     pub(super) fn of(kind: WatchKind) -> Slot {
         match kind {
             WatchKind::Data | WatchKind::Exists => Slot::Data,
             WatchKind::Children => Slot::Children,
-            WatchKind::Persistent | WatchKind::PersistentRecursive => Slot::Persistent,
+            WatchKind::Persistent => Slot::Persistent,
+            WatchKind::PersistentRecursive => Slot::Recursive,
         }
     }
 
@@ -42,7 +46,12 @@ impl Slot {
             Slot::Data => 0,
             Slot::Children => 1,
             Slot::Persistent => 2,
+            Slot::Recursive => 3,
         }
+    }
+
+    fn bit(self) -> u8 {
+        1 << self.number()
     }
 }
 
@@ -60,15 +69,8 @@ pub(super) struct Wanted {
 #[derive(Debug)]
 pub(super) struct Watches {
     key: (u64, u64),
-    set: BTreeMap<ZPath, Set>,
-}
-
-/// Those on one path.
-#[derive(Clone, Copy, Debug, Default)]
-struct Set {
-    data: bool,
-    children: bool,
-    persistent: Option<WatchKind>,
+    /// One bit for each slot of a path; there are none without.
+    set: BTreeMap<ZPath, u8>,
 }
 
 impl Watches {
@@ -85,23 +87,14 @@ impl Watches {
 
     /// A watch is set now.
     pub(super) fn add(&mut self, Wanted { path, kind }: Wanted) {
-        let set = self.set.entry(path).or_default();
-        match Slot::of(kind) {
-            Slot::Data => set.data = true,
-            Slot::Children => set.children = true,
-            Slot::Persistent => set.persistent = Some(kind),
-        }
+        *self.set.entry(path).or_default() |= Slot::of(kind).bit();
     }
 
     /// A watch is gone.
     pub(super) fn remove(&mut self, path: &ZPath, slot: Slot) {
         let Some(set) = self.set.get_mut(path) else { return };
-        match slot {
-            Slot::Data => set.data = false,
-            Slot::Children => set.children = false,
-            Slot::Persistent => set.persistent = None,
-        }
-        if !set.data && !set.children && set.persistent.is_none() {
+        *set &= !slot.bit();
+        if *set == 0 {
             self.set.remove(path);
         }
     }
@@ -110,26 +103,17 @@ impl Watches {
     pub(super) fn fired(&mut self, id: WatchId, path: &ZPath) {
         match Slot::in_number(id) {
             Some(slot @ (Slot::Data | Slot::Children)) => self.remove(path, slot),
-            Some(Slot::Persistent) | None => {}
+            Some(Slot::Persistent | Slot::Recursive) | None => {}
         }
     }
 
     /// Whether there is a watch in that slot.
     pub(super) fn has(&self, path: &ZPath, slot: Slot) -> bool {
-        self.set.get(path).is_some_and(|set| match slot {
-            Slot::Data => set.data,
-            Slot::Children => set.children,
-            Slot::Persistent => set.persistent.is_some(),
-        })
+        self.set.get(path).is_some_and(|set| set & slot.bit() != 0)
     }
 
     /// The paths that are watched, in order.
     pub(super) fn paths(&self) -> impl Iterator<Item = &ZPath> {
         self.set.keys()
-    }
-
-    /// The persistent watch there.
-    pub(super) fn persistent(&self, path: &ZPath) -> Option<WatchKind> {
-        self.set.get(path)?.persistent
     }
 }
