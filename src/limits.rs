@@ -23,6 +23,8 @@ pub const UNCOMMITTED_BYTES: usize = 64 << 20;
 pub const UNCOMMITTED_ENTRIES: usize = 100_000;
 /// The bytes of proposals that a leader sends to one follower ahead of its acknowledgements.
 pub const FOLLOWER_WINDOW_BYTES: usize = 16 << 20;
+/// The proposals that a leader holds back for a follower whose answer nobody waits for.
+pub const HELD_BACK_ENTRIES: usize = 64;
 /// The bytes of entries that a leader keeps for a follower while it gets a snapshot; if they do not
 /// suffice, the transfer begins again.
 pub const SNAPSHOT_WINDOW_BYTES: usize = 512 << 20;

@@ -44,7 +44,7 @@ impl<N: Nodes> Replica<N> {
             return;
         }
         lead.set_low_space(from, touch.low_space);
-        self.zab.defer_commits(from, !touch.has_clients);
+        self.zab.set_idle(from, !touch.has_clients);
         let epoch = touch.epoch;
         let anybody = !touch.sessions.is_empty();
         let refused = lead.touch(from, &touch.sessions);

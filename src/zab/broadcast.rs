@@ -5,6 +5,8 @@
 //! how far its log goes. What a majority has durably, the leader included only once its own disk
 //! has it, is committed; followers learn so from whatever the leader says next.
 
+use std::cmp::Reverse;
+
 use bytes::Bytes;
 use conclave_proto::{ServerId, Zxid};
 
@@ -15,7 +17,9 @@ use super::log::{Entry, Position};
 use super::message::{FromFollower, FromLeader, Notice};
 use super::peer::{FollowerView, ProposeError};
 use super::role::Next;
-use crate::limits::{FOLLOWER_WINDOW_BYTES, UNCOMMITTED_BYTES, UNCOMMITTED_ENTRIES};
+use crate::limits::{
+    FOLLOWER_WINDOW_BYTES, HELD_BACK_ENTRIES, UNCOMMITTED_BYTES, UNCOMMITTED_ENTRIES,
+};
 
 impl Leading {
     /// Appends a proposal to the log; [`Leading::stream`] sends it.
@@ -195,13 +199,33 @@ impl Leading {
     /// Sends each follower what it has not been sent yet, as far as its window allows.
     pub(super) fn stream(&mut self, core: &mut Core) {
         let mut lost = Vec::new();
+        self.choose_spared(core);
+        let all = std::mem::take(&mut self.spares_nobody) || self.hand_over_by.is_some();
         for (server, follower) in &mut self.followers {
+            if follower.spared && !all && follower.can_wait(core) {
+                continue;
+            }
             if !follower.stream(core, *server) {
                 lost.push(*server);
             }
         }
         for server in lost {
             self.restart(core, server);
+        }
+    }
+
+    /// Chooses whom the broadcast can do without for a tick: idle followers that are in sync while
+    /// others are a majority with the leader. A majority takes those who are ahead, so that who has
+    /// become slow is replaced; then those who are not idle, then those it took before.
+    fn choose_spared(&mut self, core: &Core) {
+        let needed = core.quorum.voters().count() / 2;
+        let mut ranked: Vec<_> = self.followers.iter_mut().collect();
+        ranked.sort_by_key(|(id, follower)| {
+            let counts = follower.keeps_up() && core.quorum.votes(**id);
+            (!counts, Reverse(follower.acked), follower.idle, follower.spared)
+        });
+        for (rank, (_, follower)) in ranked.into_iter().enumerate() {
+            follower.spared = rank >= needed && follower.idle && follower.keeps_up();
         }
     }
 
@@ -273,6 +297,17 @@ impl Follower {
         }
     }
 
+    /// Whether it is in sync, and has been sent the log's end.
+    fn keeps_up(&self) -> bool {
+        self.synced && self.active && !self.catching_up
+    }
+
+    /// Whether what it has yet to be sent is little enough to be held back.
+    fn can_wait(&self, core: &Core) -> bool {
+        let Progress::Streaming { sent, .. } = &self.state else { return false };
+        core.log.count_after(sent.zxid) <= HELD_BACK_ENTRIES
+    }
+
     /// False if the log no longer holds what it has to be sent.
     fn stream(&mut self, core: &mut Core, server: ServerId) -> bool {
         let Progress::Streaming { sent, .. } = &mut self.state else { return true };
@@ -290,7 +325,7 @@ impl Follower {
             core.send_as_leader(server, self.sync, body);
         }
         self.catching_up &= sent.zxid < last.zxid;
-        if commit > self.told_commit && !self.defer_commits {
+        if commit > self.told_commit && !self.idle {
             self.told_commit = commit;
             core.send_as_leader(server, self.sync, FromLeader::Commit { commit });
         }

@@ -38,6 +38,8 @@ pub(super) struct Leading {
     pub(super) hand_over_by: Option<u64>,
     /// Since when its own disk has been behind what is committed.
     pub(super) behind_since: Option<u64>,
+    /// The spared followers are to be sent what was held back for them.
+    pub(super) spares_nobody: bool,
 }
 
 /// How far a leader has come.
@@ -99,8 +101,11 @@ pub(super) struct Follower {
     pub(super) catching_up: bool,
     /// What it was told is committed.
     pub(super) told_commit: Zxid,
-    /// See [`super::Peer::defer_commits`].
-    pub(super) defer_commits: bool,
+    /// See [`super::Peer::set_idle`].
+    pub(super) idle: bool,
+    /// Whether it is idle, and the others are a majority without it: it is sent what is new a tick
+    /// later.
+    pub(super) spared: bool,
     /// Messages not acknowledged: where they end, and their bytes.
     pub(super) in_flight: VecDeque<(Zxid, usize)>,
     pub(super) in_flight_bytes: usize,
@@ -182,7 +187,8 @@ impl Follower {
             probe: None,
             catching_up: true,
             told_commit: Zxid::ZERO,
-            defer_commits: false,
+            idle: false,
+            spared: false,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
         }
@@ -205,6 +211,7 @@ impl Follower {
             Progress::Streaming { start, .. } if self.catching_up => {
                 Some(start.zxid.max(self.acked))
             }
+            Progress::Streaming { sent, .. } if self.spared => Some(sent.zxid),
             Progress::Streaming { .. }
             | Progress::Joined
             | Progress::Asked
@@ -232,6 +239,7 @@ impl Leading {
             reads: VecDeque::new(),
             hand_over_by: None,
             behind_since: None,
+            spares_nobody: false,
         };
         leading.announce(core);
         leading
@@ -315,6 +323,7 @@ impl Leading {
     }
 
     pub(super) fn on_tick(&mut self, core: &mut Core) -> Next {
+        self.spares_nobody = true;
         if core.now >= self.heartbeat_at {
             self.heartbeat_at = core.now + core.heartbeat();
             self.heartbeat_due = true;

@@ -134,14 +134,15 @@ impl Peer {
         leading.propose(&mut self.core, body)
     }
 
-    /// Whether this follower, for as long as it follows, learns what is committed only from what it
-    /// is told anyway, which is the next proposal or heartbeat: nobody there waits for it. Saves both
-    /// ends a message and a wake-up for each commit.
-    pub fn defer_commits(&mut self, follower: ServerId, defer: bool) {
+    /// Whether nobody waits for anything at this follower, for as long as it follows. Then it learns
+    /// what is committed only from what it is told anyway, which is the next proposal or heartbeat;
+    /// and if the others are a majority without it, it is sent proposals only with the next tick,
+    /// all that there have been. Saves both ends messages and wake-ups, and a disk syncs.
+    pub fn set_idle(&mut self, follower: ServerId, idle: bool) {
         if let Role::Leading(leading) = &mut self.role
             && let Some(follower) = leading.followers.get_mut(&follower)
         {
-            follower.defer_commits = defer;
+            follower.idle = idle;
         }
     }
 

@@ -568,7 +568,8 @@ impl Leading {
         if core.log.kept_bytes() <= SNAPSHOT_WINDOW_BYTES {
             return;
         }
-        let slow = self.followers.iter().filter(|(_, f)| f.needs_log_after().is_some());
+        let slow =
+            self.followers.iter().filter(|(_, f)| !f.spared && f.needs_log_after().is_some());
         let slow: Vec<ServerId> = slow.map(|(id, _)| *id).collect();
         for server in slow {
             self.restart(core, server);

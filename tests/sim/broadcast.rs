@@ -35,8 +35,8 @@ pub(crate) enum Ask {
     Propose(Vec<Bytes>),
     /// Does it still lead, and what is committed?
     Confirm(u64),
-    /// Does that server learn of commits only with what it is told anyway?
-    Defer(ServerId, bool),
+    /// Does nobody wait for anything at that server?
+    Idle(ServerId, bool),
 }
 
 /// What a server answers at once.
@@ -130,7 +130,7 @@ impl Broadcast {
                 let round = self.peer.confirm_leadership();
                 self.told.push(Told::Confirming(question, round));
             }
-            Ask::Defer(server, defer) => self.peer.defer_commits(server, defer),
+            Ask::Idle(server, idle) => self.peer.set_idle(server, idle),
         }
     }
 }
@@ -148,7 +148,7 @@ impl Tally {
 pub(crate) struct Proposals {
     gap: u64,
     confirm: u64,
-    defer: u64,
+    idle: u64,
     next: u64,
     /// Which proposals are committed, by number.
     committed: Vec<Option<Zxid>>,
@@ -177,9 +177,9 @@ impl Proposals {
                 self.questions.insert(question, stage.committed.zxid);
                 stage.requests.push((server, Ask::Confirm(question)));
             }
-            if stage.random.chance(self.defer) {
+            if stage.random.chance(self.idle) {
                 let follower = id(stage.random.index(self.leads.len()));
-                stage.requests.push((server, Ask::Defer(follower, stage.random.chance(700))));
+                stage.requests.push((server, Ask::Idle(follower, stage.random.chance(700))));
             }
         }
     }
@@ -208,7 +208,7 @@ impl Load<Broadcast> for Proposals {
         Proposals {
             gap: knobs.work,
             confirm: random.below(300),
-            defer: random.below(100),
+            idle: random.below(100),
             next: 0,
             committed: Vec::new(),
             leads: Vec::new(),

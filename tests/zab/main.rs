@@ -46,6 +46,7 @@ scripts! {
     election,
     epoch_roll,
     hand_over,
+    idle,
     leader_death,
     observer,
     partial_partition,

@@ -74,6 +74,7 @@ impl World {
             "propose" => self.propose(id(rest[0]), &rest[1..]),
             "load" => self.load(id(rest[0]), rest[1].parse().unwrap(), rest[2].parse().unwrap()),
             "read" => self.read(id(rest[0])),
+            "idle" => self.set_idle(id(rest[0]), id(rest[2])),
             "hand-over" => self.step(id(rest[0]), Input::HandOver),
             "break" => self.break_link(id(rest[0]), id(rest[1])),
             "cut" => self.cut(rest, true),
@@ -203,6 +204,12 @@ impl World {
             self.perform(id);
             self.settle();
         }
+    }
+
+    fn set_idle(&mut self, id: ServerId, follower: ServerId) {
+        let peer = self.servers.get_mut(&id).unwrap().peer.as_mut().unwrap();
+        peer.set_idle(follower, true);
+        self.perform(id);
     }
 
     fn read(&mut self, id: ServerId) {
