@@ -25,6 +25,13 @@ pub const UNCOMMITTED_ENTRIES: usize = 100_000;
 pub const FOLLOWER_WINDOW_BYTES: usize = 16 << 20;
 /// The proposals that a leader holds back for a follower whose answer nobody waits for.
 pub const HELD_BACK_ENTRIES: usize = 64;
+/// So often within [`SPARED_AND_MISSED_TICKS`] a follower that is spared may turn out to be needed;
+/// then none is spared for [`SPARE_NOBODY_TICKS`].
+pub const SPARED_AND_MISSED: usize = 4;
+/// See [`SPARED_AND_MISSED`].
+pub const SPARED_AND_MISSED_TICKS: u64 = 100;
+/// See [`SPARED_AND_MISSED`].
+pub const SPARE_NOBODY_TICKS: u64 = 500;
 /// The bytes of entries that a leader keeps for a follower while it gets a snapshot; if they do not
 /// suffice, the transfer begins again.
 pub const SNAPSHOT_WINDOW_BYTES: usize = 512 << 20;

@@ -18,7 +18,8 @@ use super::message::{FromFollower, FromLeader, Notice};
 use super::peer::{FollowerView, ProposeError};
 use super::role::Next;
 use crate::limits::{
-    FOLLOWER_WINDOW_BYTES, HELD_BACK_ENTRIES, UNCOMMITTED_BYTES, UNCOMMITTED_ENTRIES,
+    FOLLOWER_WINDOW_BYTES, HELD_BACK_ENTRIES, SPARE_NOBODY_TICKS, SPARED_AND_MISSED,
+    SPARED_AND_MISSED_TICKS, UNCOMMITTED_BYTES, UNCOMMITTED_ENTRIES,
 };
 
 impl Leading {
@@ -200,7 +201,7 @@ impl Leading {
     pub(super) fn stream(&mut self, core: &mut Core) {
         let mut lost = Vec::new();
         self.choose_spared(core);
-        let all = std::mem::take(&mut self.spares_nobody) || self.hand_over_by.is_some();
+        let all = std::mem::take(&mut self.ticked) || self.hand_over_by.is_some();
         for (server, follower) in &mut self.followers {
             if follower.spared && !all && follower.can_wait(core) {
                 continue;
@@ -219,13 +220,33 @@ impl Leading {
     /// become slow is replaced; then those who are not idle, then those it took before.
     fn choose_spared(&mut self, core: &Core) {
         let needed = core.quorum.voters().count() / 2;
+        let spares = core.now >= self.spares_from;
         let mut ranked: Vec<_> = self.followers.iter_mut().collect();
         ranked.sort_by_key(|(id, follower)| {
             let counts = follower.keeps_up() && core.quorum.votes(**id);
             (!counts, Reverse(follower.acked), follower.idle, follower.spared)
         });
+        let mut missed = false;
         for (rank, (_, follower)) in ranked.into_iter().enumerate() {
-            follower.spared = rank >= needed && follower.idle && follower.keeps_up();
+            let spared = spares && rank >= needed && follower.idle && follower.keeps_up();
+            missed |= follower.spared && !spared && follower.idle;
+            follower.spared = spared;
+        }
+        if missed {
+            self.on_missed(core.now);
+        }
+    }
+
+    /// One that was spared was needed. Where that happens often, disks or processors are so unsteady
+    /// that the quickest majority is another one each time.
+    fn on_missed(&mut self, now: u64) {
+        self.missed.push_back(now);
+        if self.missed.len() == SPARED_AND_MISSED {
+            let first = self.missed.pop_front().expect("it is not empty");
+            if now - first < SPARED_AND_MISSED_TICKS {
+                self.missed.clear();
+                self.spares_from = now + SPARE_NOBODY_TICKS;
+            }
         }
     }
 

@@ -38,8 +38,12 @@ pub(super) struct Leading {
     pub(super) hand_over_by: Option<u64>,
     /// Since when its own disk has been behind what is committed.
     pub(super) behind_since: Option<u64>,
-    /// The spared followers are to be sent what was held back for them.
-    pub(super) spares_nobody: bool,
+    /// A tick has passed: followers that are spared are sent what was held back for them.
+    pub(super) ticked: bool,
+    /// When followers that were spared were needed, lately.
+    pub(super) missed: VecDeque<u64>,
+    /// No follower is spared before.
+    pub(super) spares_from: u64,
 }
 
 /// How far a leader has come.
@@ -239,7 +243,9 @@ impl Leading {
             reads: VecDeque::new(),
             hand_over_by: None,
             behind_since: None,
-            spares_nobody: false,
+            ticked: false,
+            missed: VecDeque::new(),
+            spares_from: 0,
         };
         leading.announce(core);
         leading
@@ -323,7 +329,7 @@ impl Leading {
     }
 
     pub(super) fn on_tick(&mut self, core: &mut Core) -> Next {
-        self.spares_nobody = true;
+        self.ticked = true;
         if core.now >= self.heartbeat_at {
             self.heartbeat_at = core.now + core.heartbeat();
             self.heartbeat_due = true;
