@@ -12,7 +12,7 @@ use conclave_proto::{ServerId, Zxid};
 
 use super::core::Core;
 use super::following::{Following, Phase};
-use super::leading::{Follower, Leading, Progress, Stage};
+use super::leading::{Follower, Leading, Progress, Sparing, Stage};
 use super::log::{Entry, Position};
 use super::message::{FromFollower, FromLeader, Notice};
 use super::peer::{FollowerView, ProposeError};
@@ -201,7 +201,7 @@ impl Leading {
     pub(super) fn stream(&mut self, core: &mut Core) {
         let mut lost = Vec::new();
         self.choose_spared(core);
-        let all = std::mem::take(&mut self.ticked) || self.hand_over_by.is_some();
+        let all = std::mem::take(&mut self.sparing.ticked) || self.hand_over_by.is_some();
         for (server, follower) in &mut self.followers {
             if follower.spared && !all && follower.can_wait(core) {
                 continue;
@@ -219,34 +219,20 @@ impl Leading {
     /// others are a majority with the leader. A majority takes those who are ahead, so that who has
     /// become slow is replaced; then those who are not idle, then those it took before.
     fn choose_spared(&mut self, core: &Core) {
-        let needed = core.quorum.voters().count() / 2;
-        let spares = core.now >= self.spares_from;
         let mut ranked: Vec<_> = self.followers.iter_mut().collect();
         ranked.sort_by_key(|(id, follower)| {
             let counts = follower.keeps_up() && core.quorum.votes(**id);
             (!counts, Reverse(follower.acked), follower.idle, follower.spared)
         });
-        let mut missed = false;
-        for (rank, (_, follower)) in ranked.into_iter().enumerate() {
-            let spared = spares && rank >= needed && follower.idle && follower.keeps_up();
-            missed |= follower.spared && !spared && follower.idle;
-            follower.spared = spared;
+        let needed = ranked.len().min(core.quorum.voters().count() / 2);
+        let (needed, others) = ranked.split_at_mut(needed);
+        if needed.iter().any(|(_, follower)| follower.idle && follower.spared) {
+            self.sparing.missed(core.now);
         }
-        if missed {
-            self.on_missed(core.now);
-        }
-    }
-
-    /// One that was spared was needed. Where that happens often, disks or processors are so unsteady
-    /// that the quickest majority is another one each time.
-    fn on_missed(&mut self, now: u64) {
-        self.missed.push_back(now);
-        if self.missed.len() == SPARED_AND_MISSED {
-            let first = self.missed.pop_front().expect("it is not empty");
-            if now - first < SPARED_AND_MISSED_TICKS {
-                self.missed.clear();
-                self.spares_from = now + SPARE_NOBODY_TICKS;
-            }
+        let spares = core.now >= self.sparing.from;
+        needed.iter_mut().for_each(|(_, follower)| follower.spared = false);
+        for (_, follower) in others {
+            follower.spared = spares && follower.idle && follower.keeps_up();
         }
     }
 
@@ -304,6 +290,21 @@ impl Leading {
         let last = core.log.last().zxid;
         let Stage::Broadcasting { epoch } = self.stage else { return false };
         last.epoch() == epoch && last.counter() >= core.config.counter_limit
+    }
+}
+
+impl Sparing {
+    /// One that was spared was needed. Where that happens often, disks or processors are so unsteady
+    /// that the quickest majority is another one each time.
+    fn missed(&mut self, now: u64) {
+        self.missed.push_back(now);
+        if self.missed.len() == SPARED_AND_MISSED {
+            let first = self.missed.pop_front().expect("it is not empty");
+            if now - first < SPARED_AND_MISSED_TICKS {
+                self.missed.clear();
+                self.from = now + SPARE_NOBODY_TICKS;
+            }
+        }
     }
 }
 

@@ -38,12 +38,7 @@ pub(super) struct Leading {
     pub(super) hand_over_by: Option<u64>,
     /// Since when its own disk has been behind what is committed.
     pub(super) behind_since: Option<u64>,
-    /// A tick has passed: followers that are spared are sent what was held back for them.
-    pub(super) ticked: bool,
-    /// When followers that were spared were needed, lately.
-    pub(super) missed: VecDeque<u64>,
-    /// No follower is spared before.
-    pub(super) spares_from: u64,
+    pub(super) sparing: Sparing,
 }
 
 /// How far a leader has come.
@@ -79,6 +74,17 @@ pub(super) enum Stage {
         /// The epoch.
         epoch: Epoch,
     },
+}
+
+/// When a leader spares followers that nobody waits for.
+#[derive(Debug, Default)]
+pub(super) struct Sparing {
+    /// A tick has passed: they are sent what was held back for them.
+    pub(super) ticked: bool,
+    /// When one that was spared was needed, lately.
+    pub(super) missed: VecDeque<u64>,
+    /// None is spared before.
+    pub(super) from: u64,
 }
 
 /// A server that joined this leader.
@@ -243,9 +249,7 @@ impl Leading {
             reads: VecDeque::new(),
             hand_over_by: None,
             behind_since: None,
-            ticked: false,
-            missed: VecDeque::new(),
-            spares_from: 0,
+            sparing: Sparing::default(),
         };
         leading.announce(core);
         leading
@@ -329,7 +333,7 @@ impl Leading {
     }
 
     pub(super) fn on_tick(&mut self, core: &mut Core) -> Next {
-        self.ticked = true;
+        self.sparing.ticked = true;
         if core.now >= self.heartbeat_at {
             self.heartbeat_at = core.now + core.heartbeat();
             self.heartbeat_due = true;
