@@ -34,11 +34,11 @@ pub(super) async fn keep(inner: Rc<Inner>, peer: Rc<Peer>) {
     loop {
         let dialled = timeout(DIAL_DEADLINE, dial(&inner, &peer)).await;
         match dialled.unwrap_or_else(|_| Err(Failure::Unreachable("it does not answer".into()))) {
-            Ok((reading, writing)) => {
+            Ok((reading, writing, instance)) => {
                 complaint.clear();
                 failures = 0;
                 pauses.restart();
-                hold(&inner, &peer, reading, writing).await;
+                hold(&inner, &peer, (reading, writing), instance).await;
                 tracing::info!(peer = %peer.id, "lost the link to server {}", peer.id);
             }
             Err(Failure::Unreachable(why)) => {
@@ -71,7 +71,7 @@ enum Failure {
     Refused(String),
 }
 
-async fn dial(inner: &Inner, peer: &Peer) -> Result<(ReadHalf, WriteHalf), Failure> {
+async fn dial(inner: &Inner, peer: &Peer) -> Result<(ReadHalf, WriteHalf, u64), Failure> {
     let settings = &inner.settings;
     let unreachable = |error: io::Error| Failure::Unreachable(error.to_string());
     // The name is resolved anew at every dial.
@@ -87,8 +87,8 @@ async fn dial(inner: &Inner, peer: &Peer) -> Result<(ReadHalf, WriteHalf), Failu
     let hello =
         Hello::new(settings.me, peer.id, &settings.cluster, &settings.voters, settings.instance);
     writing.send_all(hello.encode()).await.map_err(unreachable)?;
-    Welcome::read(&mut reading, &hello).await.map_err(Failure::Refused)?;
-    Ok((reading, writing))
+    let welcome = Welcome::read(&mut reading, &hello).await.map_err(Failure::Refused)?;
+    Ok((reading, writing, welcome.instance))
 }
 
 /// What a failed TLS handshake means.
@@ -100,10 +100,22 @@ fn not_accepted(error: io::Error) -> Failure {
     Failure::Unreachable(error.to_string())
 }
 
-/// Has the link until it breaks.
-async fn hold(inner: &Inner, peer: &Peer, mut reading: ReadHalf, writing: WriteHalf) {
+/// Has the link with that process until it breaks.
+async fn hold(
+    inner: &Inner,
+    peer: &Peer,
+    (mut reading, writing): (ReadHalf, WriteHalf),
+    instance: u64,
+) {
     let cut = Rc::new(Notify::new());
-    let link = Link { number: inner.next_number(), socket: Rc::new(writing), cut: cut.clone() };
+    let (number, socket) = (inner.next_number(), Rc::new(writing));
+    let link = Link { number, instance, socket, cut: cut.clone() };
+    // Whoever is at the address that the server has in the list of members is that server.
+    let twin = peer.inbound.borrow_mut().take_if(|linked| linked.instance != instance);
+    if let Some(twin) = twin {
+        twin.task.abort();
+        inner.report(peer);
+    }
     *peer.outbound.borrow_mut() =
         Outbound { link: Some(link), waiting: BytesMut::new(), draining: false };
     tracing::debug!(peer = %peer.id, "linked with server {}", peer.id);

@@ -50,6 +50,8 @@ pub struct Welcome {
     pub me: ServerId,
     /// Of which ensemble.
     pub cluster: String,
+    /// The number that this process has drawn.
+    pub instance: u64,
 }
 
 /// Why two servers do not talk.
@@ -116,7 +118,8 @@ impl fmt::Display for Refusal {
                 "the two have different voters among their `members`; make the lists equal"
             }
             Refusal::Twin => {
-                "another process is linked as the server that dials; give each server its own `id`"
+                "another process is linked as the server that dials; give each server its own `id`, \
+                 and in `members` its own address"
             }
         })
     }
@@ -177,11 +180,11 @@ impl Hello {
 }
 
 impl Welcome {
-    /// The answer of `me`, of the ensemble `cluster` with these `voters`, which knows the members
-    /// `known`.
+    /// The answer of this process, which is `me`, of the ensemble `cluster` with these `voters`, and
+    /// knows the members `known`.
     pub fn to(
         hello: &Hello,
-        me: ServerId,
+        (me, instance): (ServerId, u64),
         cluster: &str,
         voters: &[ServerId],
         known: impl Fn(ServerId) -> bool,
@@ -199,7 +202,7 @@ impl Welcome {
         } else {
             Ok(())
         };
-        Welcome { verdict, version: VERSION, me, cluster: cluster.into() }
+        Welcome { verdict, version: VERSION, me, cluster: cluster.into(), instance }
     }
 
     /// Its frame.
@@ -211,6 +214,7 @@ impl Welcome {
             out.put_u16(self.version);
             out.put_u8(self.me.get());
             put_name(out, &self.cluster);
+            out.put_u64(self.instance);
         });
         out
     }
@@ -226,6 +230,7 @@ impl Welcome {
             version: frame.try_get_u16().ok()?,
             me: ServerId::new(frame.try_get_u8().ok()?)?,
             cluster: take_name(&mut frame)?,
+            instance: frame.try_get_u64().ok()?,
         };
         frame.is_empty().then_some(welcome)
     }

@@ -53,11 +53,14 @@ impl Complaints {
 }
 
 impl Inner {
-    /// Whether another process than the one that dials is linked as that server. Which of them is
-    /// the right one nobody knows, and if each took the place of the other, neither would get on.
+    /// Whether another process than the one that dials is linked as that server: the one at the
+    /// server's address, or else the one that came first. If each took the place of the other,
+    /// neither would get on.
     fn has_twin(&self, hello: &Hello) -> bool {
-        let inbound = self.peers[&hello.from].inbound.borrow();
-        inbound.as_ref().is_some_and(|linked| linked.instance != hello.instance)
+        let peer = &self.peers[&hello.from];
+        let dialled = peer.outbound.borrow().link.as_ref().map(|link| link.instance);
+        let heard = peer.inbound.borrow().as_ref().map(|linked| linked.instance);
+        dialled.or(heard).is_some_and(|instance| instance != hello.instance)
     }
 }
 
@@ -106,7 +109,8 @@ async fn greet(inner: &Inner, incoming: &mut Incoming) -> Result<Hello, String> 
     let hello = Hello::read(reading).await?;
     let settings = &inner.settings;
     let known = |id| inner.peers.contains_key(&id);
-    let mut welcome = Welcome::to(&hello, settings.me, &settings.cluster, &settings.voters, known);
+    let me = (settings.me, settings.instance);
+    let mut welcome = Welcome::to(&hello, me, &settings.cluster, &settings.voters, known);
     // With keys, who has shown no certificate is nobody.
     let is_proven = settings.keys.is_none()
         || certificate.as_ref().is_some_and(|shown| shown.is_of(&settings.cluster, hello.from));

@@ -139,6 +139,8 @@ struct Outbound {
 #[derive(Clone)]
 struct Link {
     number: u64,
+    /// The process that was dialled.
+    instance: u64,
     socket: Rc<WriteHalf>,
     /// Told when the link is to be given up.
     cut: Rc<Notify>,

@@ -10,7 +10,7 @@ use conclave::peers::handshake::{Hello, Welcome};
 use conclave::peers::{Chunk, Event, Frame, Links, Settings};
 use conclave::replica::PeerMessage;
 use conclave_proto::{Epoch, ServerId};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -42,9 +42,9 @@ fn dials(instance: u64) -> Hello {
     Hello::new(id(2), id(1), "links", &VOTERS.map(id), instance)
 }
 
-/// What server 2 answers.
+/// What the process of number 2, which is server 2, answers.
 fn welcome(hello: &Hello) -> Welcome {
-    Welcome::to(hello, id(2), "links", &VOTERS.map(id), |_| true)
+    Welcome::to(hello, (id(2), 2), "links", &VOTERS.map(id), |_| true)
 }
 
 /// The links of server `me`, and what happens on them.
@@ -207,5 +207,29 @@ fn another_process_that_says_it_is_a_linked_server_is_refused() {
         while dial(8).await.is_err() {
             tokio::task::yield_now().await;
         }
+    });
+}
+
+/// Who is reached at the address in the list of members is believed, and not who came first.
+#[test]
+fn the_process_at_the_address_of_a_server_is_that_server() {
+    on_one_thread(async {
+        let ((first, one), (second, two)) = (port().await, port().await);
+        let (_links, mut events) = start(1, first, (2, &two));
+        let dial = async |instance| {
+            let mut dialling = tokio::net::TcpStream::connect(&one).await.unwrap();
+            let hello = dials(instance);
+            dialling.write_all(&hello.encode()).await.unwrap();
+            let said = Welcome::read(&mut dialling, &hello).await;
+            said.map(|_| dialling)
+        };
+        let mut twin = dial(7).await.unwrap();
+        let (mut dialled, _) = second.accept().await.unwrap();
+        let hello = Hello::read(&mut dialled).await.unwrap();
+        dialled.write_all(&welcome(&hello).encode()).await.unwrap();
+        assert_eq!(twin.read(&mut [0]).await.unwrap_or(0), 0, "it is cut off");
+        assert!(dial(7).await.is_err());
+        let _linked = dial(2).await.unwrap();
+        hears(&mut events, "Up").await;
     });
 }

@@ -107,7 +107,7 @@ fn a_peer_that_sends_garbage_is_cut_off() {
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         let hello = hello(server(2), server(1), "conclave").encode();
         socket.write_all(&hello).unwrap();
-        let mut welcome = vec![0; 4 + 8 + 1 + 2 + 1 + 1 + "conclave".len()];
+        let mut welcome = vec![0; 4 + 8 + 1 + 2 + 1 + 1 + "conclave".len() + 8];
         socket.read_exact(&mut welcome).unwrap();
         assert_eq!(verdict(welcome.into()), 0);
         socket.write_all(garbage).unwrap();
