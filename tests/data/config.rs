@@ -272,6 +272,10 @@ async fn what_is_staged_fits_the_schema_of_the_moment_when_it_is_shown() {
     assert!(matches!(staging.await, Err(Error::Invalid { .. })));
     let staged = setting.staged(&layer).await.unwrap().unwrap();
     assert_eq!(staged.value.value, Some(json!("one")));
+    // It is shown to nobody else if it does not fit any more.
+    let refused = setting.widen(&layer, &["eu"]).await.unwrap_err();
+    assert!(matches!(refused, Error::Invalid { .. }), "{refused}");
+    assert_eq!(setting.staged(&layer).await.unwrap().unwrap().groups, ["canary"]);
     setting.set_schema(&Schema::default()).await.unwrap();
     let overlay = Overlay::new(&json!({"name": 1})).unwrap();
     let mut staging = Box::pin(setting.stage_overlay(&service, &["canary"], &overlay));
@@ -302,6 +306,13 @@ async fn the_history_of_a_value_deleted_by_hand_stays_and_brings_it_back() {
     assert_eq!(setting.revision(&layer, second).await.unwrap().value, Some(2));
     assert_eq!(setting.diff(&layer, Revision(1), second).await.unwrap().len(), 1);
     assert!(matches!(setting.revision(&layer, Revision(3)).await, Err(Error::Gone { .. })));
+    // One that was edited by hand is named.
+    let first = format!("/config/history/default/limit/{:020}", 1);
+    let good = client.get(first.as_str()).await.unwrap().data.unwrap();
+    client.set(first.as_str(), "{\"revision\":1,\"change\":\"set\"}\noops").await.unwrap();
+    let error = setting.diff(&layer, Revision(1), second).await.unwrap_err();
+    assert!(error.to_string().starts_with(&first), "{error}");
+    client.set(first, good).await.unwrap();
     let back = setting.rollback(&layer, second).await.unwrap();
     assert_eq!(back, Revision(3));
     assert_eq!(value(&mut live).await, Some(2));

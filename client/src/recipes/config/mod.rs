@@ -76,7 +76,7 @@
 //! - A value is written only if it is of the setting's type, passes its validation, and fits the
 //!   [`Schema`] that is stored for the setting at that very moment, if one is; an overlay only if
 //!   what it makes of the default of that very moment does. So it is when a value is staged, and
-//!   again when it is promoted.
+//!   again when it is widened or promoted.
 //! - Each change is made on the revision that its writer saw, or fails with
 //!   [`Error::Conflict`]; each one has a number, and is in the history before it takes effect.
 //! - A follower's stream shows the latest value, sooner or later, whatever happens. It shows every

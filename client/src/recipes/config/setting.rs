@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::diff::{Difference, diff};
 use super::record::{Change, Head, Record};
 use super::schema::Schema;
-use super::write::{Check, Draft, Nodes, Revision, Seen, unchanged};
+use super::write::{Check, Draft, Nodes, Revision, Seen};
 use super::{Layer, Overlay, Registry};
 use crate::recipes::Error;
 use crate::recipes::support::{child, ensure};
@@ -254,8 +254,8 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
     /// The revisions of a layer that are kept, the latest first. Values that are not of type `T`
     /// any more are errors of their own.
     ///
-    /// They stay if the value itself was deleted by hand, and the latest can be
-    /// [set again](Setting::rollback).
+    /// They stay if the value itself was deleted by hand, and can be [set again](Setting::rollback);
+    /// the latest may then be one whose writer died before it took effect.
     ///
     /// # Errors
     /// If they cannot be read.
@@ -303,11 +303,12 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
         after: Revision,
     ) -> Result<Vec<Difference>, Error> {
         let nodes = self.nodes(layer)?;
-        let json = |Seen { record, .. }: Seen| {
-            if record.is_removal() { Ok(None) } else { record.json(&nodes.history).map(Some) }
+        let json = async |revision| {
+            let Seen { record, .. } = self.past(layer, revision).await?;
+            let path = nodes.revision(revision.0)?;
+            if record.is_removal() { Ok(None) } else { record.json(&path).map(Some) }
         };
-        let before = json(self.past(layer, before).await?)?;
-        let after = json(self.past(layer, after).await?)?;
+        let (before, after) = (json(before).await?, json(after).await?);
         let schema = self.registry.schema(&nodes.schema).await?.map(|(schema, _)| schema);
         let secret = Schema { secret: true, ..Schema::default() };
         let schema = if self.secret { Some(&secret) } else { schema.as_ref() };
@@ -393,7 +394,8 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
     /// Shows the staged value of a layer to the instances of these groups, too.
     ///
     /// # Errors
-    /// [`Error::Gone`] if none is staged; [`Error::Conflict`] if it changes meanwhile.
+    /// [`Error::Gone`] if none is staged; [`Error::Conflict`] if it changes meanwhile;
+    /// [`Error::Invalid`] if it does not fit the schema of today.
     pub async fn widen(&self, layer: &Layer, groups: &[&str]) -> Result<(), Error> {
         let nodes = self.nodes(layer)?;
         let Seen { mut record, stat } = self.staged_record(&nodes).await?;
@@ -402,9 +404,7 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
                 record.head.groups.push(group);
             }
         }
-        let multi = unchanged(self.registry.client.multi(), &nodes.staged, Some(&stat));
-        let outcome = multi.set(&nodes.staged, record.encode()?, None).await?;
-        outcome.held.then_some(()).ok_or(Error::Conflict { path: nodes.staged })
+        self.registry.restage(&nodes, &record, &stat, &self.checks(&nodes)).await
     }
 
     /// The value of a layer that is staged, if one is.

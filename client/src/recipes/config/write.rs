@@ -174,6 +174,22 @@ impl Registry {
         Err(Error::Conflict { path: nodes.staged.clone() })
     }
 
+    /// Shows a staged value in another way, unless it, or what it is checked against, changes meanwhile.
+    pub(super) async fn restage(
+        &self,
+        nodes: &Nodes,
+        record: &Record,
+        seen: &Stat,
+        check: &Check<'_>,
+    ) -> Result<(), Error> {
+        let overlay = record.head.overlay.then_some(check);
+        let checked = self.check(nodes, &record.value, overlay).await?;
+        let multi = checked.conditions(nodes, self.client.multi());
+        let multi = unchanged(multi, &nodes.staged, Some(seen));
+        let outcome = multi.set(&nodes.staged, record.encode()?, None).await?;
+        outcome.held.then_some(()).ok_or_else(|| Error::Conflict { path: nodes.staged.clone() })
+    }
+
     fn record(&self, draft: &Draft<'_>, revision: u64, groups: Vec<String>) -> Record {
         let head = Head {
             revision,
@@ -406,6 +422,16 @@ struct Checked {
     default: Option<Option<Stat>>,
 }
 
+impl Checked {
+    fn conditions<'m>(&self, nodes: &Nodes, multi: Multi<'m>) -> Multi<'m> {
+        let multi = unchanged(multi, &nodes.schema, self.schema.as_ref());
+        match &self.default {
+            Some(default) => unchanged(multi, &nodes.default, default.as_ref()),
+            None => multi,
+        }
+    }
+}
+
 /// What a change is made on.
 struct On<'a> {
     nodes: &'a Nodes,
@@ -416,16 +442,12 @@ struct On<'a> {
 impl On<'_> {
     fn conditions<'m>(&self, multi: Multi<'m>) -> Multi<'m> {
         let multi = unchanged(multi, &self.nodes.live, self.current.as_ref());
-        let multi = unchanged(multi, &self.nodes.schema, self.checked.schema.as_ref());
-        match &self.checked.default {
-            Some(default) => unchanged(multi, &self.nodes.default, default.as_ref()),
-            None => multi,
-        }
+        self.checked.conditions(self.nodes, multi)
     }
 }
 
 /// On the condition that a node is still in the state in which it was seen.
-pub(super) fn unchanged<'m>(multi: Multi<'m>, path: &ZPath, seen: Option<&Stat>) -> Multi<'m> {
+fn unchanged<'m>(multi: Multi<'m>, path: &ZPath, seen: Option<&Stat>) -> Multi<'m> {
     match seen {
         Some(stat) => {
             multi.when(path, Test::CreatedBy(stat.czxid)).when(path, Test::Version(stat.version))
