@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use conclave_client::recipes::Error;
-use conclave_client::recipes::members::{Group, KeptNode};
+use conclave_client::recipes::members::{Group, KeptNode, MemberChange};
 use conclave_client::{Acl, Client, CreateMode, Lifetime, SessionId};
 
 use crate::chaos::Wire;
@@ -20,6 +20,24 @@ async fn who_joins_again_has_the_new_data() {
     let _first = group.join("a", "old").await.unwrap();
     let _second = group.join("a", "new").await.unwrap();
     assert_eq!(client.get("/group/a").await.unwrap().text(), Ok("new"));
+}
+
+#[tokio::test]
+async fn who_came_and_went_while_nobody_looked_is_not_told_of() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let group = Group::new(&client, "/group").unwrap();
+    let _first = group.join("a", "1").await.unwrap();
+    let wire = Wire::to(&cluster.addresses()).await;
+    let far = wire.client(MINUTE).await;
+    let members = Group::new(&far, "/group").unwrap().members().await.unwrap();
+    let (_, mut changes) = members.follow().unwrap();
+    wire.cut();
+    group.join("b", "2").await.unwrap().leave().await.unwrap();
+    let _last = group.join("c", "3").await.unwrap();
+    wire.mend();
+    let here = MemberChange::Here { name: "c".into(), data: "3".into() };
+    assert_eq!(soon(changes.next()).await.unwrap(), Ok(here));
 }
 
 #[tokio::test]

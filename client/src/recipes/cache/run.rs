@@ -137,10 +137,10 @@ impl Runner {
         match item {
             Some(Ok(WatchItem::Event { zxid, path, kind, value })) => {
                 if let Some(told) = self.in_scope(Told { zxid, path, kind, value }) {
-                    if told.kind == EventKind::Created {
-                        self.check(&told.path, None).await?;
+                    // One that has gone meanwhile was told without data, and is not shown at all.
+                    if told.kind != EventKind::Created || self.check(&told.path, None).await? {
+                        self.apply(told);
                     }
-                    self.apply(told);
                 }
                 Ok(())
             }
@@ -154,21 +154,22 @@ impl Runner {
         }
     }
 
-    /// Makes sure that a node that came is a session's, where all have to be: no event says so.
-    async fn check(&self, path: &ZPath, until: Option<Instant>) -> Result<(), recipes::Error> {
+    /// Makes sure that a node that came is a session's, where all have to be: no event says so. False
+    /// if it has gone.
+    async fn check(&self, path: &ZPath, until: Option<Instant>) -> Result<bool, recipes::Error> {
         while self.sessions_of.is_some() {
             match self.client.exists(path).await {
                 Ok(Some(stat)) if stat.ephemeral_owner == SessionId::NONE => {
                     return Err(self.foreign(path));
                 }
-                Ok(_) => break,
+                Ok(stat) => return Ok(stat.is_some()),
                 Err(error) if will_pass(&error) && is_time(until) => {
                     sleep(&self.client, RETRY).await;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn foreign(&self, path: &ZPath) -> recipes::Error {
