@@ -124,6 +124,9 @@ pub const AUDIT_FILES: usize = 4;
 pub const COUNT_NODES: u64 = 10_000;
 /// The most nodes that are counted for the quotas that one transaction sets: it stops all servers.
 pub const QUOTA_NODES: usize = 10_000;
+/// The most nodes that one transaction looks at to delete them with their trees, those that it has
+/// deleted already included: it stops all servers.
+pub const TREE_NODES: usize = 10_000;
 /// The ephemeral nodes of one session: all of them are deleted at once when it ends, and that stops
 /// all servers.
 pub const EPHEMERALS_PER_SESSION: usize = 50_000;

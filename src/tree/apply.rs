@@ -51,8 +51,8 @@ pub struct Applied {
     pub duplicate: bool,
     /// A quota that it exceeded, or that it would have exceeded and was refused for.
     pub excess: Option<Excess>,
-    /// How many nodes were changed, or counted for a quota, whether or not it succeeded: what it has
-    /// cost. An estimate.
+    /// How many nodes were changed, looked at to be deleted, or counted for a quota, whether or not it
+    /// succeeded: what it has cost. An estimate.
     pub nodes: usize,
 }
 
@@ -174,13 +174,14 @@ fn carry_out(nodes: &mut impl Nodes, zxid: Zxid, txn: &Txn) -> Applied {
         draft: Draft::new(nodes),
         ledger: Ledger::new(),
         trees_left: limits::DELETE_MANY as usize,
+        looked_at: 0,
         ephemerals_made: 0,
         ephemerals_gone: 0,
         changes: Vec::new(),
     };
     let result = work.carry_out(&txn.request.op);
     let mut applied = Applied::new(zxid, result);
-    applied.nodes = work.changes.len() + work.ledger.counted();
+    applied.nodes = work.changes.len() + work.looked_at + work.ledger.counted();
     applied.excess = work.ledger.excess.filter(|excess| excess.hard || applied.result.is_ok());
     if applied.result.is_ok() {
         work.draft.commit();
@@ -199,6 +200,8 @@ struct Work<'a, N> {
     ledger: Ledger,
     /// How many nodes it may still delete with their trees.
     trees_left: usize,
+    /// How many it has looked at for that.
+    looked_at: usize,
     /// How many ephemeral nodes of the session it has created and deleted so far.
     ephemerals_made: usize,
     ephemerals_gone: usize,
@@ -425,6 +428,10 @@ impl<N: Nodes> Work<'_, N> {
         // Those that the transaction has deleted already may stand in the way of others.
         let enough = limit + 1 + self.draft.edits().count();
         let mut doomed = walk::deepest_first(self.draft.base(), path, enough);
+        self.looked_at += doomed.len();
+        if self.looked_at > limits::TREE_NODES {
+            return Err(ErrorCode::TooLarge);
+        }
         let known: BTreeSet<ZPath> = doomed.iter().cloned().collect();
         let edited = self.draft.edits().map(|(path, _)| path);
         doomed.extend(edited.filter(|at| at.is_within(path) && !known.contains(*at)).cloned());

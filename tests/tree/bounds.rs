@@ -66,6 +66,24 @@ fn get(at: &str) -> Op {
     Op::Get { path: path(at), watch: None }
 }
 
+/// To look for what is left of a tree costs as much as the tree had nodes.
+#[test]
+fn a_transaction_does_not_delete_the_same_tree_for_ever() {
+    let mut large = Large::new();
+    large.create("/a", 0);
+    (1..500).for_each(|child| large.create(&format!("/a/{child}"), 0));
+    let tree = |times: usize| {
+        let again = [create("/a", 0), Op::DeleteTree { path: path("/a"), limit: 0 }];
+        let then = again.into_iter().cycle().skip(1).take(2 * times).collect();
+        Op::Multi { conditions: vec![], then, otherwise: vec![] }
+    };
+    let times = limits::TREE_NODES / 500;
+    assert_eq!(large.fails(tree(times + 1)), ErrorCode::TooLarge);
+    let applied = large.apply(0, tree(times));
+    assert!(applied.result.is_ok(), "{:?}", applied.result);
+    assert!(applied.nodes >= limits::TREE_NODES);
+}
+
 #[test]
 fn a_value_has_a_largest_size() {
     let mut tree = Large::new();
