@@ -311,6 +311,8 @@ struct History {
     events: VecDeque<Kept>,
     /// The paths of the events, one after another.
     paths: VecDeque<u8>,
+    /// The bytes of their ACLs.
+    acl_bytes: usize,
     /// How many events were dropped before the first of `events`.
     dropped: u64,
     /// The numbers of a path's events of a kind, some of which may have been dropped. It is made only
@@ -330,6 +332,8 @@ struct Kept {
     /// Where its path begins, counting all bytes there ever were, and how long it is.
     path: (u64, usize),
     acl: Arc<[Acl]>,
+    /// The bytes of the ACL, if the event before has another one.
+    acl_bytes: usize,
 }
 
 impl History {
@@ -338,6 +342,7 @@ impl History {
             from,
             events: VecDeque::new(),
             paths: VecDeque::new(),
+            acl_bytes: 0,
             dropped: 0,
             index: BTreeMap::new(),
             indexed: 0..0,
@@ -347,12 +352,17 @@ impl History {
 
     fn add(&mut self, event: &Event, acl: &Arc<[Acl]>) {
         let text = event.path.as_str().as_bytes();
+        // Nearly always an ACL is that of the event before, and the same piece of memory.
+        let is_same = self.events.back().is_some_and(|last| Arc::ptr_eq(&last.acl, acl));
+        let acl_bytes = if is_same { 0 } else { Acl::bytes_of(acl) };
         while self.events.len() == limits::EVENT_WINDOW
-            || self.paths.len() + text.len() > limits::EVENT_WINDOW_BYTES
+            || self.paths.len() + self.acl_bytes + text.len() + acl_bytes
+                > limits::EVENT_WINDOW_BYTES
         {
             let oldest = self.events.pop_front().expect("the window has room for one event");
             self.paths.drain(..oldest.path.1);
             self.start += oldest.path.1 as u64;
+            self.acl_bytes -= oldest.acl_bytes;
             // Other events of the same transaction may be left: they do not help, since the
             // history is complete only after it.
             self.from = oldest.zxid;
@@ -360,7 +370,9 @@ impl History {
         }
         let path = (self.start + self.paths.len() as u64, text.len());
         self.paths.extend(text);
-        self.events.push_back(Kept { zxid: event.zxid, kind: event.kind, path, acl: acl.clone() });
+        self.acl_bytes += acl_bytes;
+        let (zxid, kind, acl) = (event.zxid, event.kind, acl.clone());
+        self.events.push_back(Kept { zxid, kind, path, acl, acl_bytes });
     }
 
     fn path(&self, kept: &Kept) -> ZPath {

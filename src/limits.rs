@@ -88,7 +88,7 @@ pub const ALL_EVENTS_AT_ONCE: usize = 1_000_000;
 pub const EVENTS_ALWAYS: usize = 256;
 /// The events remembered for watches that resume.
 pub const EVENT_WINDOW: usize = 100_000;
-/// The bytes of the paths of these events.
+/// The bytes of the paths and the ACLs of these events.
 pub const EVENT_WINDOW_BYTES: usize = 32 << 20;
 /// The connections of clients to one server.
 pub const CONNECTIONS: usize = 20_000;

@@ -78,6 +78,11 @@ impl Acl {
         let anyone = Identity { scheme: "world".into(), id: "anyone".into() };
         vec![Acl { perms: Perms::ALL, identity: anyone }]
     }
+
+    /// About how many bytes these lines take: no more than in a request.
+    pub fn bytes_of(lines: &[Acl]) -> usize {
+        lines.iter().map(|line| 8 + line.identity.scheme.len() + line.identity.id.len()).sum()
+    }
 }
 
 /// How long a new node lives.

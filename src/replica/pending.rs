@@ -81,10 +81,6 @@ pub(super) fn session_of(request: &Request) -> SessionId {
 
 fn op_bytes(op: &Op) -> usize {
     let data_bytes = |data: &Option<Bytes>| data.as_ref().map_or(0, Bytes::len);
-    let acl_bytes = |acl: &[Acl]| {
-        let line = |line: &Acl| 8 + line.identity.scheme.len() + line.identity.id.len();
-        acl.iter().map(line).sum::<usize>()
-    };
     let condition_bytes = |condition: &Condition| {
         let test = match &condition.test {
             Test::Data(data) => data.len(),
@@ -98,13 +94,13 @@ fn op_bytes(op: &Op) -> usize {
         condition.path.as_str().len() + test
     };
     if let Op::Create { path, data, acl, .. } | Op::CreateIfMissing { path, data, acl, .. } = op {
-        path.as_str().len() + data_bytes(data) + acl_bytes(acl)
+        path.as_str().len() + data_bytes(data) + Acl::bytes_of(acl)
     } else if let Op::Require(condition) = op {
         condition_bytes(condition)
     } else if let Op::SetData { path, data, .. } = op {
         path.as_str().len() + data_bytes(data)
     } else if let Op::SetAcl { path, acl, .. } = op {
-        path.as_str().len() + acl_bytes(acl)
+        path.as_str().len() + Acl::bytes_of(acl)
     } else if let Op::Multi { conditions, then, otherwise } = op {
         conditions.iter().map(condition_bytes).sum::<usize>()
             + then.iter().chain(otherwise).map(|op| 16 + op_bytes(op)).sum::<usize>()

@@ -168,7 +168,7 @@ impl Layer {
 
     pub(super) fn put(&mut self, path: &ZPath, node: Node) {
         let (owner, lifetime) = (node.owner, node.lifetime);
-        self.bytes += data_len(&node);
+        self.bytes += size(&node);
         let hash = self.hash(path.as_str());
         let Some(place) = self.place(hash, path) else {
             let place = self.insert(hash, path, Some(node));
@@ -182,7 +182,7 @@ impl Layer {
         // A node that changes keeps its index, or else is removed and comes back.
         let same = (old.owner, old.lifetime) == (owner, lifetime);
         assert!(same, "{path} changes, but not its owner and its lifetime");
-        self.bytes -= data_len(old);
+        self.bytes -= size(old);
         *old = node;
     }
 
@@ -192,7 +192,7 @@ impl Layer {
         let place = match self.place(hash, path) {
             Some(place) => {
                 let old = self.changes.get_mut(place).node.take();
-                self.bytes -= old.as_ref().map_or(0, data_len);
+                self.bytes -= old.as_ref().map_or(0, size);
                 place
             }
             None => self.insert(hash, path, None),
@@ -272,8 +272,9 @@ fn note(names: &mut Names, path: &ZPath, there: Option<bool>) {
     }
 }
 
-fn data_len(node: &Node) -> usize {
-    node.data.as_ref().map_or(0, bytes::Bytes::len)
+/// What a node's data and ACL take, in bytes.
+fn size(node: &Node) -> usize {
+    node.data.as_ref().map_or(0, bytes::Bytes::len) + Acl::bytes_of(&node.acl)
 }
 
 /// Texts that changed, in order.

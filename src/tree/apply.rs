@@ -177,6 +177,7 @@ fn carry_out(nodes: &mut impl Nodes, zxid: Zxid, txn: &Txn) -> Applied {
         looked_at: 0,
         ephemerals_made: 0,
         ephemerals_gone: 0,
+        acl_bytes: 0,
         changes: Vec::new(),
     };
     let result = work.carry_out(&txn.request.op);
@@ -205,6 +206,8 @@ struct Work<'a, N> {
     /// How many ephemeral nodes of the session it has created and deleted so far.
     ephemerals_made: usize,
     ephemerals_gone: usize,
+    /// The bytes of the ACLs that it has written so far.
+    acl_bytes: usize,
     changes: Vec<Change>,
 }
 
@@ -258,7 +261,7 @@ impl<N: Nodes> Work<'_, N> {
     ) -> Result<Reply, ErrorCode> {
         check_size(data)?;
         self.check_lifetime(mode.lifetime)?;
-        let acl = self.asker.resolve(acl)?;
+        let acl = self.resolve(acl)?;
         // A sequential node that is asked for as `/` becomes a child of the root.
         let above = path.parent().unwrap_or_else(ZPath::root);
         let parent = self.existing(&above)?;
@@ -363,7 +366,7 @@ impl<N: Nodes> Work<'_, N> {
         acl: &[Acl],
         version: Option<i32>,
     ) -> Result<Reply, ErrorCode> {
-        let acl = self.asker.resolve(acl)?;
+        let acl = self.resolve(acl)?;
         let node = self.existing(path)?;
         self.asker.check(&node.acl, Perms::ADMIN)?;
         self.check_quota(path)?;
@@ -561,6 +564,17 @@ impl<N: Nodes> Work<'_, N> {
         let before = self.draft.base().ephemeral_count(self.session);
         let most = limits::EPHEMERALS_PER_SESSION + self.ephemerals_gone;
         if before + self.ephemerals_made < most { Ok(()) } else { Err(ErrorCode::TooLarge) }
+    }
+
+    /// The ACL to be written when this one is asked for. All those of one transaction together are no
+    /// larger than a request that says them in full.
+    fn resolve(&mut self, acl: &[Acl]) -> Result<Arc<[Acl]>, ErrorCode> {
+        let acl = self.asker.resolve(acl)?;
+        self.acl_bytes += Acl::bytes_of(&acl);
+        if self.acl_bytes > limits::FRAME_BYTES {
+            return Err(ErrorCode::TooLarge);
+        }
+        Ok(acl)
     }
 
     fn check_lifetime(&self, lifetime: Lifetime) -> Result<(), ErrorCode> {

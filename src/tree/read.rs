@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use conclave_proto::request::{Entry, Page};
-use conclave_proto::{ErrorCode, Fault, Identity, Op, Perms, Reply, SessionId, ZPath};
+use conclave_proto::{Acl, ErrorCode, Fault, Identity, Op, Perms, Reply, SessionId, ZPath};
 
 use super::acl::{self, Asker};
 use super::nodes::{Node, Nodes};
@@ -270,6 +270,10 @@ pub(crate) fn payload(reply: &Reply) -> usize {
         paths.iter().map(|path| ENTRY_BYTES + path.as_str().len()).sum()
     } else if let Reply::MultiRead(replies) = reply {
         replies.iter().flatten().map(payload).sum()
+    } else if let Reply::Acl { acl, .. } = reply {
+        Acl::bytes_of(acl)
+    } else if let Reply::Identities(identities) = reply {
+        identities.iter().map(|one| ENTRY_BYTES + one.scheme.len() + one.id.len()).sum()
     } else {
         0
     }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use conclave::hub::{Hub, Told, Watch, Watcher};
-use conclave_proto::{Acl, Epoch, ErrorCode, Event, EventKind, WatchId, WatchKind, ZPath, Zxid};
+use conclave_proto::{
+    Acl, Epoch, ErrorCode, Event, EventKind, Identity, Perms, WatchId, WatchKind, ZPath, Zxid,
+};
 use proptest::prelude::*;
 
 const PATHS: [&str; 7] = ["/", "/a", "/a-b", "/a/b", "/a/b/c", "/ab", "/a/bc"];
@@ -196,6 +198,27 @@ fn history_of_long_paths_is_shorter() {
 
 /// As many watches of one node as one watcher may have, set in the least convenient order, beside
 /// those of somebody else: they go without being searched for one by one.
+#[test]
+fn history_of_long_acls_is_shorter() {
+    let mut hub = Hub::new(zxid(0));
+    let path = ZPath::new("/a").unwrap();
+    let identity = Identity { scheme: "digest".into(), id: format!("u:{}", "x".repeat(1 << 20)) };
+    let long = || Arc::from([Acl { perms: Perms::ALL, identity: identity.clone() }]);
+    let window = conclave::limits::EVENT_WINDOW_BYTES as u64 >> 20;
+    let fire = |hub: &mut Hub, at: u64, acl: &Arc<[Acl]>| {
+        let (path, kind) = (path.clone(), EventKind::DataChanged);
+        hub.fire(&Event { zxid: zxid(at), path, kind }, acl, &mut Vec::new());
+    };
+    (1..=window).for_each(|at| fire(&mut hub, at, &long()));
+    assert_eq!(hub.missed(&path, WatchKind::Persistent, zxid(0)), None);
+    let from = zxid(window / 2);
+    assert!(hub.missed(&path, WatchKind::Persistent, from).is_some());
+    // One that several events share is kept once.
+    let one = long();
+    (1..=2 * window).for_each(|at| fire(&mut hub, window + at, &one));
+    assert!(hub.missed(&path, WatchKind::Persistent, from).is_some());
+}
+
 #[test]
 fn one_node_has_as_many_watches_as_there_may_be() {
     let acl: Arc<[Acl]> = Acl::open().into();

@@ -14,13 +14,13 @@ mod world;
 
 use bytes::Bytes;
 use conclave::limits::{
-    CATCH_UP_BYTES, CONNECTIONS, IN_FLIGHT, MULTI_OPS, PENDING_BYTES, PENDING_SMALL_BYTES,
-    QUOTA_NODES, TURN_ANSWERS_BYTES, VALUE_BYTES,
+    ACL_LINES, CATCH_UP_BYTES, CONNECTIONS, IDENTITY_BYTES, IN_FLIGHT, MULTI_OPS, PENDING_BYTES,
+    PENDING_SMALL_BYTES, QUOTA_NODES, TURN_ANSWERS_BYTES, VALUE_BYTES,
 };
 use conclave::replica::{Forward, Input, PeerMessage};
 use conclave_proto::request::ReadLevel;
 use conclave_proto::{
-    Acl, CreateMode, Epoch, Identity, Lifetime, Op, Reply, Response, ServerMessage, WatchId,
+    Acl, CreateMode, Epoch, Identity, Lifetime, Op, Perms, Reply, Response, ServerMessage, WatchId,
     WatchKind, ZPath, Zxid,
 };
 
@@ -431,6 +431,38 @@ fn a_turn_makes_no_more_answers_than_memory_is_meant_for() {
         let answered: Vec<u64> = answered.filter(|&xid| xid >= first).collect();
         assert_eq!(answered, asked, "{name}");
     }
+}
+
+#[test]
+fn long_acls_and_identities_are_answers_like_others() {
+    let mut world = World::new(1);
+    world.elect();
+    let names: Vec<String> = (0..10).map(|number| format!("client {number}")).collect();
+    let id = |number: usize| format!("{number}{}", "n".repeat(IDENTITY_BYTES - 10));
+    let identity = |number| Identity { scheme: "x509".into(), id: id(number) };
+    let identities: Vec<Identity> = (0..ACL_LINES).map(identity).collect();
+    for name in &names {
+        world.client(name).identities = identities.clone();
+        world.dial(name, server(1), 60_000);
+        world.settle();
+    }
+    let acl =
+        identities.iter().map(|identity| Acl { perms: Perms::ALL, identity: identity.clone() });
+    let op = Op::SetAcl { path: ZPath::root(), acl: acl.collect(), version: None };
+    world.ask(&names[0], ReadLevel::Local, op);
+    world.settle();
+    world.turns.clear();
+    for name in &names {
+        for _ in 0..100 {
+            world.ask(name, ReadLevel::Local, Op::GetAcl { path: ZPath::root() });
+            world.ask(name, ReadLevel::Local, Op::WhoAmI);
+        }
+    }
+    world.settle();
+    let answered: Vec<usize> = world.turns.iter().map(Vec::len).collect();
+    assert_eq!(answered.iter().sum::<usize>(), 2_000);
+    let most = TURN_ANSWERS_BYTES / (ACL_LINES * (IDENTITY_BYTES - 10)) + 1;
+    assert!(answered.iter().all(|&count| count <= most), "{answered:?}");
 }
 
 #[test]

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use conclave::store::{self, Identity, Opened, Options, Probe, Step, StoreError};
-use conclave::tree::{Nodes, Outcomes, SessionRecord};
+use conclave::tree::{self, Nodes, Outcomes, SessionRecord};
 use conclave::zab::{Position, Write};
-use conclave_proto::{Secret, ServerId, SessionId, Xid, ZPath};
+use conclave_proto::{Acl, CreateMode, Op, Perms, Secret, ServerId, SessionId, Xid, ZPath, Zxid};
 use tempfile::tempdir;
 
-use crate::common::{FOUNDED, entries, epoch, identity, open, options, try_open};
+use crate::common::{FOUNDED, entries, epoch, identity, open, options, try_open, txn};
 
 #[test]
 fn a_new_directory_holds_what_is_there_by_itself() {
@@ -98,6 +98,26 @@ fn a_checkpoint_holds_nodes_sessions_and_position() {
     assert!(opened.durable.base.zxid > log[0].zxid, "the log was trimmed");
     let first = log.iter().position(|entry| entry.position() == opened.durable.base).unwrap() + 1;
     assert_eq!(opened.durable.entries, log[first..]);
+}
+
+#[test]
+fn an_acl_counts_among_what_is_to_be_written() {
+    let dir = tempdir().unwrap();
+    let mut opened = open(dir.path());
+    let before = opened.nodes.dirty_bytes();
+    let line = |number| {
+        let id = format!("{number}{}:x", "u".repeat(1000));
+        Acl {
+            perms: Perms::ALL,
+            identity: conclave_proto::Identity { scheme: "digest".into(), id },
+        }
+    };
+    let acl: Vec<Acl> = (0..64).map(line).collect();
+    let path = ZPath::new("/a").unwrap();
+    let create = Op::Create { path, data: None, acl, mode: CreateMode::PERSISTENT };
+    let zxid = Zxid::new(epoch(1), 1);
+    tree::apply(&mut opened.nodes, zxid, 0, &txn(create)).result.unwrap();
+    assert!(opened.nodes.dirty_bytes() > before + 64_000);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use conclave::limits;
 use conclave::tree::{self, Applied, MemoryNodes, Nodes};
 use conclave_proto::request::{Entry, Page};
 use conclave_proto::{
-    Acl, CreateMode, ErrorCode, Fault, Lifetime, Op, Perms, Reply, Secret, SessionId, WatchId,
-    WatchKind, Xid, ZPath, convert,
+    Acl, CreateMode, ErrorCode, Fault, Identity, Lifetime, Op, Perms, Reply, Secret, SessionId,
+    WatchId, WatchKind, Xid, ZPath, convert,
 };
 
 use crate::world::{World, path, txn, zxid};
@@ -92,6 +92,32 @@ fn a_value_has_a_largest_size() {
     let data = Some(Bytes::from(vec![0; limits::VALUE_BYTES + 1]));
     let set = Op::SetData { path: path("/a"), data, version: None };
     assert_eq!(tree.fails(set), ErrorCode::TooLarge);
+}
+
+#[test]
+fn the_acls_of_a_transaction_are_no_larger_than_a_request_that_says_them() {
+    let mut tree = Large::new();
+    let identity = |number| {
+        let user = format!("{number}{}", "u".repeat(limits::IDENTITY_BYTES - 10));
+        Identity { scheme: "digest".into(), id: format!("{user}:x") }
+    };
+    let auth = Identity { scheme: "auth".into(), id: String::new() };
+    let acl = vec![Acl { perms: Perms::ALL, identity: auth }];
+    let create = |number| {
+        let (path, acl, mode) = (path(&format!("/{number}")), acl.clone(), CreateMode::PERSISTENT);
+        Op::Create { path, data: None, acl, mode }
+    };
+    let mut make = |nodes: std::ops::Range<usize>| {
+        let then = nodes.map(create).collect();
+        let op = Op::Multi { conditions: vec![], then, otherwise: vec![] };
+        let mut txn = txn(CLIENT, op);
+        txn.identities = (0..limits::ACL_LINES).map(identity).collect();
+        let next = zxid(tree.0.meta().applied_zxid.counter() + 1);
+        tree::apply(&mut tree.0, next, 0, &txn).result.map(drop).map_err(|fault| fault.code)
+    };
+    let fitting = limits::FRAME_BYTES / limits::ACL_LINES / (limits::IDENTITY_BYTES + 20);
+    assert_eq!(make(0..fitting), Ok(()));
+    assert_eq!(make(100..200), Err(ErrorCode::TooLarge));
 }
 
 #[test]
