@@ -1,13 +1,14 @@
 //! The configuration file and the flags that override it: docs/OPERATING.md explains each key.
 
-use std::collections::BTreeSet;
+mod text;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use conclave_proto::ServerId;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use crate::limits::{IDENTITY_BYTES, SESSION_TIMEOUT_MAX_MS, SESSION_TIMEOUT_MIN_MS, USERS};
 use crate::net::{ClientAuth, Files};
@@ -16,6 +17,8 @@ use crate::server::{
     is_password_hash,
 };
 use crate::wire::Word;
+
+use text::{address, merge, parse, parse_error, server_id};
 
 /// A smaller map for the tree would not hold what a checkpoint and a snapshot need beside it.
 const SMALLEST_MAP_GB: u32 = 4;
@@ -315,6 +318,8 @@ impl Config {
                           file, or --data-dir DIR";
             return Err(invalid("data_dir", "is missing", remedy));
         };
+        self.check_directories(&data_dir)?;
+        self.check_ports()?;
         let members = self.members(id)?;
         let exposed = self.exposed(members.len() > 1)?;
         Ok(Settings {
@@ -344,6 +349,41 @@ impl Config {
         })
     }
 
+    fn check_directories(&self, data_dir: &Path) -> Result<(), ConfigError> {
+        let log_dir = self.log_dir.as_deref();
+        for (key, dir) in [("data_dir", Some(data_dir)), ("log_dir", log_dir)] {
+            if dir.is_some_and(|dir| dir.as_os_str().is_empty()) {
+                return Err(invalid(key, "is empty", "name a directory, or leave the key out"));
+            }
+        }
+        if log_dir == Some(data_dir) {
+            let remedy = "name another directory, or leave it out: the log is then in `log` in \
+                          `data_dir`";
+            return Err(invalid("log_dir", "is the same as `data_dir`", remedy));
+        }
+        Ok(())
+    }
+
+    /// No two of this server's own addresses may be one.
+    fn check_ports(&self) -> Result<(), ConfigError> {
+        let addresses = [
+            Some(("client", self.client)),
+            self.zookeeper_enabled.then_some(("zookeeper", self.zookeeper)),
+            self.zookeeper_secure.map(|address| ("zookeeper_secure", address)),
+            (!self.members.is_empty()).then_some(("peer", self.peer)),
+            self.admin_enabled.then_some(("admin", self.admin)),
+        ];
+        let mut seen = BTreeMap::new();
+        // With port 0 the system chooses.
+        for (key, address) in addresses.into_iter().flatten().filter(|(_, at)| at.port() != 0) {
+            if let Some(other) = seen.insert(address, key) {
+                let problem = format!("{address} is the address of `{other}`, too");
+                return Err(invalid(key, problem, "give each an address of its own"));
+            }
+        }
+        Ok(())
+    }
+
     fn check_cluster(&self) -> Result<(), ConfigError> {
         let fits = (1..=64).contains(&self.cluster.len());
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -368,6 +408,12 @@ impl Config {
                 return Err(invalid("members.id", problem, "give each server its own id"));
             }
             let peer = address("members.peer", &member.peer)?;
+            if let Some(other) = members.iter().find(|other: &&Member| other.peer == peer) {
+                let problem =
+                    format!("{peer} is the address of server {} and {member_id}", other.id);
+                let remedy = "give each server its own address";
+                return Err(invalid("members.peer", problem, remedy));
+            }
             let zookeeper = member.zookeeper.as_deref();
             let zookeeper = zookeeper.map(|text| address("members.zookeeper", text)).transpose()?;
             members.push(Member { id: member_id, peer, observer: member.observer, zookeeper });
@@ -585,76 +631,6 @@ impl Config {
     }
 }
 
-fn parse<T: DeserializeOwned>(origin: &str, text: &str) -> Result<T, ConfigError> {
-    toml::from_str(text).map_err(|error| {
-        let place = error.span().and_then(|span| place(text, span.start));
-        parse_error(origin, place.as_deref(), &error)
-    })
-}
-
-/// Says what is wrong without the line itself, as the parser would show it.
-fn parse_error(origin: &str, place: Option<&str>, error: &toml::de::Error) -> ConfigError {
-    let problem = without_value(error.message());
-    let problem = match place {
-        Some(place) => format!("{place}: {problem}"),
-        None => {
-            // There is no line to show, only the key: in `timing.tick_ms`.
-            let whole = error.to_string();
-            let key = whole.strip_prefix(error.message()).unwrap_or_default().trim();
-            format!("{problem} {key}").trim_end().to_owned()
-        }
-    };
-    ConfigError::Parse { origin: origin.into(), problem }
-}
-
-/// The number of the line, and the key at its beginning if there is one.
-fn place(text: &str, position: usize) -> Option<String> {
-    let number = text.get(..position)?.matches('\n').count() + 1;
-    let line = text.lines().nth(number - 1).unwrap_or_default();
-    let is_key = |key: &&str| {
-        !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || matches!(c, '_' | '.'))
-    };
-    let key = line.split_once('=').map(|(key, _)| key.trim()).filter(is_key);
-    Some(key.map_or(format!("line {number}"), |key| format!("line {number}, `{key}`")))
-}
-
-/// What serde says of a value of the wrong type, without the value.
-fn without_value(message: &str) -> String {
-    if message.starts_with("invalid ")
-        && let Some((found, expected)) = message.rsplit_once(", expected ")
-        && let Some(value) = found.find(['"', '`'])
-    {
-        return format!("{}, expected {expected}", found[..value].trim_end());
-    }
-    message.to_owned()
-}
-
-/// Puts the values of `over` in the place of those in `under`, table by table.
-fn merge(under: &mut toml::Table, over: toml::Table) {
-    for (key, value) in over {
-        match (under.get_mut(&key), value) {
-            (Some(toml::Value::Table(under)), toml::Value::Table(over)) => merge(under, over),
-            (_, value) => {
-                under.insert(key, value);
-            }
-        }
-    }
-}
-
-/// `host:port`.
-fn address(key: &str, text: &str) -> Result<String, ConfigError> {
-    let parts = text.rsplit_once(':').map(|(host, port)| (host.len(), port.parse::<u16>()));
-    if let Some((1.., Ok(1..))) = parts {
-        return Ok(text.to_owned());
-    }
-    Err(invalid(key, format!("{text:?} is not an address"), "write it as host:port"))
-}
-
-fn server_id(key: &str, number: u8) -> Result<ServerId, ConfigError> {
-    ServerId::new(number)
-        .ok_or_else(|| invalid(key, format!("{number} is not a server id"), "use 1 to 254"))
-}
-
 fn invalid(key: &str, problem: impl Into<String>, remedy: &'static str) -> ConfigError {
     ConfigError::Invalid { key: key.into(), problem: problem.into(), remedy }
 }
@@ -690,6 +666,17 @@ mod tests {
     fn what_is_wrong_is_named() {
         for (text, words) in [
             ("", "`data_dir`: is missing"),
+            ("data_dir = ''", "`data_dir`: is empty"),
+            ("data_dir = '/d'\nlog_dir = ''", "`log_dir`: is empty"),
+            ("data_dir = '/d'\nlog_dir = '/d'", "`log_dir`: is the same"),
+            (
+                "data_dir = '/d'\nadmin = '127.0.0.1:2181'",
+                "`admin`: 127.0.0.1:2181 is the address of `zookeeper`",
+            ),
+            (
+                "data_dir = '/d'\nmembers = [{id = 1, peer = 'a:1'}, {id = 2, peer = 'a:1'}]",
+                "`members.peer`: a:1 is the address of server 1 and 2",
+            ),
             ("data_dir = '/d'\ndata_dri = 1", "unknown field `data_dri`"),
             ("data_dir = '/d'\ntiming.tik = 1", "unknown field `tik`"),
             ("data_dir = '/d'\nid = 255", "`id`: 255 is not a server id"),

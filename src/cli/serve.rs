@@ -15,6 +15,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use serde::Deserialize;
 use serde::de::value::{self, StrDeserializer};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Run one server of an ensemble until it gets SIGTERM or SIGINT
 ///
@@ -160,8 +161,13 @@ fn stop_with_stdin() {
 }
 
 fn start_logging(args: &Args) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log)
-        .with_context(|| format!("--log {:?} is not a level or a filter", args.log))?;
+    let wrong = || format!("--log {:?} is not a level or a filter", args.log);
+    let filter = EnvFilter::try_new(&args.log).with_context(wrong)?;
+    // A word that is neither is taken for the name of a part that logs nothing: so would the server.
+    let is_word = !args.log.is_empty() && !args.log.contains([',', '=', ':', '[']);
+    if is_word && args.log.parse::<LevelFilter>().is_err() {
+        anyhow::bail!("{}; use error, warn, info, debug or trace", wrong());
+    }
     let colour = io::stderr().is_terminal();
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)

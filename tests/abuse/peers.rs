@@ -130,10 +130,10 @@ fn a_member_that_cannot_be_reached_is_named() {
 #[test]
 fn who_is_refused_again_and_again_does_not_fill_the_log() {
     let (lonely, ports) = lonely();
-    for count in 1..=50 {
+    for _ in 0..50 {
         let stranger = hello(server(9), server(1), "conclave").encode();
         assert_eq!(verdict(say(ports.first(), &stranger)), 4);
-        lonely.wait_for_metric("conclave_links_refused_total", count);
     }
+    lonely.wait_for_metric("conclave_links_refused_total", 50);
     assert_eq!(lonely.log().matches("not among `members`").count(), 1, "{}", lonely.log());
 }

@@ -162,3 +162,14 @@ fn a_server_that_is_asked_to_stop_says_goodbye() {
     // A healthy server has little to say.
     assert!(server.log().lines().count() <= 8, "{}", server.log());
 }
+
+/// Whatever the server has to say would be lost.
+#[test]
+fn a_level_of_the_log_that_there_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let (status, said) = fail(&data, &["--log", "inform", "--client", "127.0.0.1:0", "--no-admin"]);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("\"inform\" is not a level") && said.contains("use error, "), "{said}");
+    assert!(!data.exists());
+}
