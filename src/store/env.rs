@@ -12,9 +12,9 @@ use heed::types::Bytes as Raw;
 use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, RoRange, RoTxn, RwTxn, WithoutTls};
 
 use super::codec;
-use super::error::{StoreError, TreeContext};
+use super::error::{IoContext, StoreError, TreeContext};
 use super::gaps::Gaps;
-use super::home::{Home, Lock};
+use super::home::{Home, Lock, space_at};
 use super::key::{HashKey, Key, Scope, as_ephemeral, as_session};
 use crate::tree::{Meta, Node, SessionRecord};
 
@@ -22,6 +22,12 @@ use crate::tree::{Meta, Node, SessionRecord};
 pub(super) const DAMAGE_MARK: &str = "damaged";
 /// The file in a tree's directory that has a byte for each start since the last checkpoint.
 pub(super) const STARTS: &str = "starts";
+
+/// The file by which LMDB knows who reads. It is written through memory and its blocks are not
+/// reserved before: on a disk without room, that ends the process by a signal.
+const LOCK_FILE: &str = "lock.mdb";
+/// More than it takes, in bytes.
+const LOCK_ROOM: u64 = 64 << 10;
 
 /// How many views may be open at once: the loop's, a checkpoint's and those of snapshots.
 const READERS: u32 = 64;
@@ -50,6 +56,10 @@ impl fmt::Debug for Tree {
 impl Tree {
     /// Open the environment in that directory, which exists; an empty one becomes an empty tree.
     pub(super) fn open(home: &Home, path: &Path) -> Result<Tree, StoreError> {
+        let lock = path.join(LOCK_FILE);
+        if !lock.exists() && space_at(path)?.free < LOCK_ROOM {
+            return Err(std::io::Error::from(std::io::ErrorKind::StorageFull)).at("create", &lock);
+        }
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(home.map_bytes).max_readers(READERS);
         // SAFETY: nobody else modifies the file: the directory is locked against other processes,

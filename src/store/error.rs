@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::env::DAMAGE_MARK;
+use super::home::space_at;
 
 /// The exit code of a server whose storage failed (`EX_IOERR` of sysexits.h).
 pub const EXIT_STORAGE: i32 = 74;
@@ -24,7 +25,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The database of the tree failed.
-    #[error("the tree in {} failed to {what}: {source}{}", path.display(), tree_advice(source))]
+    #[error("the tree in {} failed to {what}: {source}{}", path.display(), tree_advice(source, path))]
     Tree {
         /// What was tried.
         what: &'static str,
@@ -67,9 +68,16 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-fn tree_advice(error: &heed::Error) -> &'static str {
+/// With less room than this a disk counts as full if a write to it fails.
+const FULL_BYTES: u64 = 1 << 20;
+
+fn tree_advice(error: &heed::Error, path: &Path) -> &'static str {
+    let is_full = || space_at(path).is_ok_and(|space| space.free < FULL_BYTES);
     if matches!(error, heed::Error::Mdb(heed::MdbError::MapFull)) {
         " (raise storage.map_gb, then start the server again)"
+    } else if matches!(error, heed::Error::Io(_)) && is_full() {
+        // If the disk takes a part of a write, LMDB says no more than that it failed.
+        " (the disk is full: make room, then start the server again)"
     } else {
         ""
     }

@@ -91,14 +91,7 @@ impl Home {
     /// # Errors
     /// If the system cannot tell.
     pub fn space(&self) -> Result<Space, StoreError> {
-        let of = |path: &Path| {
-            let stat = rustix::fs::statvfs(path)
-                .map_err(std::io::Error::from)
-                .at("ask the size of", path)?;
-            let block = stat.f_frsize;
-            Ok(Space { free: stat.f_bavail * block, total: stat.f_blocks * block })
-        };
-        let (tree, log) = (of(&self.dir)?, of(&self.log_dir)?);
+        let (tree, log) = (space_at(&self.dir)?, space_at(&self.log_dir)?);
         Ok(if log.free < tree.free { log } else { tree })
     }
 
@@ -173,6 +166,13 @@ impl Home {
     pub(super) fn check_owner(&self, found: &Identity, dir: &Path) -> Result<(), StoreError> {
         Owner { identity: found.clone(), formed: true }.check(dir, &self.identity)
     }
+}
+
+/// The room on the device of that path.
+pub(super) fn space_at(path: &Path) -> Result<Space, StoreError> {
+    let stat = rustix::fs::statvfs(path).map_err(std::io::Error::from);
+    let stat = stat.at("ask the size of", path)?;
+    Ok(Space { free: stat.f_bavail * stat.f_frsize, total: stat.f_blocks * stat.f_frsize })
 }
 
 fn lock(disk: &Disk, dir: &Path) -> Result<File, StoreError> {

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use conclave_proto::{ErrorCode, Fault, Op, Reply, ServerMessage};
 
@@ -172,4 +173,50 @@ fn a_level_of_the_log_that_there_is_not() {
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("\"inform\" is not a level") && said.contains("use error, "), "{said}");
     assert!(!data.exists());
+}
+
+/// A disk of its own, in memory.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None`: this user may not have one.
+    fn mount(size: &str) -> Option<SmallDisk> {
+        let at = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(at.path());
+        let mounted = mount.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+        mounted.then_some(SmallDisk(at))
+    }
+
+    fn data(&self) -> std::path::PathBuf {
+        self.0.path().join("data")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        Command::new("umount").arg("-l").arg(self.0.path()).status().unwrap();
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_is_named_and_not_a_signal() {
+    let Some(disk) = SmallDisk::mount("4k") else { return };
+    let (status, said) = fail(&disk.data(), &["--client", "127.0.0.1:0", "--no-admin"]);
+    assert_eq!(status.code(), Some(74), "{status}: {said}");
+    assert!(said.contains("make room"), "{said}");
+    assert_eq!(lines(&said), 1, "{said}");
+    drop(disk);
+
+    // The log has its room beforehand, and the tree finds none.
+    let Some(disk) = SmallDisk::mount("140m") else { return };
+    let flags = ["--client", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let few = ["--set", "storage.reserve_mb=0", "--set", "storage.checkpoint_mb=4"];
+    let server = Server::start_in(&disk.data(), &[flags, few].concat());
+    let mut client = Client::open(server.client);
+    for number in 0..200 {
+        client.ask(create(&format!("/{number}"), 1 << 20));
+    }
+    wait_for("the server to end", || server.log().contains("storage failed").then_some(()));
+    assert!(server.log().contains("make room"), "{}", server.log());
 }
