@@ -206,10 +206,10 @@ impl fmt::Display for Loss {
             Loss::Deleted => "the node was deleted",
             Loss::Released => "it was released",
             Loss::Unwatched(Some(code)) => {
-                return write!(f, "the servers refuse to watch the node: {code}; release it");
+                return write!(f, "the servers refuse to tell of the node's end: {code}");
             }
             Loss::Unwatched(None) => {
-                "the servers' answer to the watch of the node cannot be understood; release it"
+                "the servers' answer about the node's end cannot be understood"
             }
         })
     }

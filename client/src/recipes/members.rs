@@ -335,7 +335,8 @@ impl Keeper {
                     Some(Err(error)) => Err(error.into()),
                     None => Err(Error::Gone { path: self.path.clone() }),
                 },
-                () = self.refresh_time(), if watch.is_some() => self.set(self.data.clone()).await,
+                // Without a watch, too: else a node that nobody may watch would end.
+                () = self.refresh_time(again) => self.set(self.data.clone()).await,
             };
             match outcome {
                 Err(error) if error.is_final() || matches!(error, Error::Taken { .. }) => {
@@ -354,12 +355,12 @@ impl Keeper {
         }
     }
 
-    async fn refresh_time(&self) {
+    /// Waits until it is time to write the node again, and not before `again`.
+    async fn refresh_time(&self, again: Instant) {
         match self.lifetime {
             Lifetime::Ttl(ttl) => {
-                if let Some(written) = self.written {
-                    sleep_until(&self.client, later(written, Duration::from_millis(ttl / 3))).await;
-                }
+                let due = self.written.map(|at| later(at, Duration::from_millis(ttl / 3)));
+                sleep_until(&self.client, due.map_or(again, |due| due.max(again))).await;
             }
             Lifetime::Persistent
             | Lifetime::Ephemeral

@@ -113,6 +113,34 @@ async fn a_node_with_a_time_to_live_is_refreshed_whatever_happens_below_it() {
 }
 
 #[tokio::test]
+async fn a_node_with_a_time_to_live_is_refreshed_though_nobody_may_watch_it() {
+    let fake = Fake::start().await;
+    let (client, mut peer) = connected(&fake).await;
+    let joining = KeptNode::ttl(&client, "/a", "", Duration::from_millis(600)).create();
+    let serving = async {
+        let (xid, watch) = creation(&mut peer).await;
+        peer.answer(xid, 5, created("/a")).await;
+        peer.tell(watch, event(6, "/a", EventKind::ChildrenChanged)).await;
+    };
+    let (node, ()) = tokio::join!(soon(joining), serving);
+    // Twice: what was refused is tried again.
+    for _ in 0..2 {
+        soon(async {
+            loop {
+                let Asked { xid, op, .. } = peer.request().await;
+                let is_refreshed = written(&op).is_some();
+                peer.fault(xid, 6, ErrorCode::Throttled).await;
+                if is_refreshed {
+                    break;
+                }
+            }
+        })
+        .await;
+    }
+    drop(node);
+}
+
+#[tokio::test]
 async fn a_node_with_a_time_to_live_from_before_is_refreshed_at_once() {
     let fake = Fake::start().await;
     let (client, mut peer) = connected(&fake).await;

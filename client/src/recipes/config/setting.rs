@@ -150,7 +150,8 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
     /// Sets the value of a layer, whatever it was.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it does not pass the validation or does not fit the schema.
+    /// [`Error::Invalid`] if it does not pass the validation or does not fit the schema;
+    /// [`Error::Conflict`] if others are always faster.
     pub async fn set(&self, layer: &Layer, value: &T) -> Result<Revision, Error> {
         self.change(layer, value, Change::Set, None).await
     }
@@ -210,7 +211,9 @@ impl<T: Serialize + DeserializeOwned> Setting<T> {
             let on = current.as_ref().map_or(Revision::NONE, |current| current.revision);
             if current.as_ref().is_some_and(|current| current.overlay.is_some()) {
                 let name = self.name();
-                return Err(Error::Config(format!("{name} has an overlay, no value, for {layer}")));
+                return Err(Error::Config(format!(
+                    "{name} has an overlay for {layer}, no value to edit: set another overlay"
+                )));
             }
             let Some(value) = edit(current.and_then(|current| current.value)) else {
                 return Ok(None);
