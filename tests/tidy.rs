@@ -111,8 +111,9 @@ fn files_are_short_and_safe() {
 }
 
 /// What recipes are made of.
-const PARTS: [&str; 10] =
-    ["body", "doubt", "error", "hold", "line", "mod", "owned", "place", "support", "token"];
+const PARTS: [&str; 11] = [
+    "body", "doubt", "error", "hold", "line", "mod", "owned", "place", "support", "timer", "token",
+];
 
 /// What every recipe says what happens when, in one of these words.
 const EVENTS: [&[&str]; 5] = [
