@@ -82,6 +82,28 @@ async fn items_where_a_consumer_does_not_look_are_told_of() {
     }
 }
 
+#[tokio::test]
+async fn items_are_handed_out_when_their_locks_were_deleted_by_hand() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let queue = Queue::new(&client, "/q").unwrap();
+    for item in ["a", "b", "c"] {
+        queue.push(item).await.unwrap();
+    }
+    let mut consumer = queue.consumer();
+    // All of them were seen, and the first was taken.
+    let first = consumer.next().await.unwrap();
+    client.delete_recursive("/q/taken").await.unwrap();
+    let mut again = Vec::new();
+    for _ in 0..3 {
+        again.push(timeout(DEADLINE, consumer.next()).await.unwrap().unwrap());
+    }
+    let order: Vec<_> = again.iter().map(|item| item.data().clone()).collect();
+    assert_eq!(order, ["b", "c", "a"]);
+    let lost = first.done().await.unwrap_err();
+    assert!(matches!(lost, Error::Lost { loss: Loss::Deleted, .. }), "{lost}");
+}
+
 #[allow(clippy::disallowed_methods, reason = "a delayed queue goes by the clock of its users")]
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();

@@ -59,7 +59,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use conclave_proto::request::Entry;
-use conclave_proto::{Acl, CreateMode, ErrorCode, EventKind, WatchKind, ZPath};
+use conclave_proto::{Acl, CreateMode, ErrorCode, EventKind, WatchKind, ZPath, Zxid};
 use tokio::runtime::Handle;
 
 pub use item::Item;
@@ -71,7 +71,7 @@ use super::{Error, NameError};
 use crate::chroot::IntoPath;
 use crate::dice::Dice;
 use crate::request::Pending;
-use crate::{Client, MultiOutcome, Page, Reply, Test, Watch, WatchItem};
+use crate::{Client, MultiOutcome, Node, Page, Reply, Test, Watch, WatchItem};
 
 const RECIPE: &str = "a queue";
 
@@ -680,34 +680,59 @@ impl Consumer {
         Ok(next)
     }
 
+    /// Locks an item; `None` if somebody else has, or it is done. Answer: the lock, its token, and what
+    /// will come of reading the item as it is after that, so that one round trip does for both.
+    async fn lock(
+        &mut self,
+        place: usize,
+        name: &str,
+    ) -> Result<Option<(item::Lock, Zxid, Pending<Node>)>, Error> {
+        let shard = &self.shelves[place].shard;
+        let path = child(&shard.items, name)?;
+        let mut is_made = false;
+        loop {
+            let path_of_lock = child(&shard.taken, name)?;
+            let tag: Bytes =
+                format!("{}-{:016x}", self.client.session(), self.dice.up_to(u64::MAX)).into();
+            let claim = self
+                .client
+                .multi()
+                .when(&path, Test::Exists)
+                .when(&path_of_lock, Test::Missing)
+                .create_with(&path_of_lock, tag.clone(), CreateMode::EPHEMERAL, Acl::open())
+                .send();
+            // From here on the lock is given back when this is dropped.
+            let (client, runtime) = (self.client.clone(), self.runtime.clone());
+            let lock = item::Lock { client, runtime, path: path_of_lock, tag, is_held: true };
+            let node = self.client.get(&path).send();
+            let outcome = match claim.await {
+                Ok(outcome) => outcome,
+                // The directory was deleted by hand.
+                Err(error) if error.code() == Some(ErrorCode::NoNode) && !is_made => {
+                    lock.forget();
+                    shard.make(&self.client).await?;
+                    is_made = true;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if !outcome.held {
+                lock.forget();
+                return Ok(None);
+            }
+            let token = match outcome.replies.first() {
+                Some(Reply::Created { stat, .. }) => stat.czxid,
+                Some(_) | None => outcome.zxid,
+            };
+            return Ok(Some((lock, token, node)));
+        }
+    }
+
     /// Takes an item; `None` if somebody else has it, or it is done or was taken back.
     async fn take(&mut self, place: usize, name: &str) -> Result<Option<Item>, Error> {
+        let Some((lock, token, node)) = self.lock(place, name).await? else { return Ok(None) };
         let shelf = &mut self.shelves[place];
         let path = child(&shelf.shard.items, name)?;
-        let path_of_lock = child(&shelf.shard.taken, name)?;
-        let tag: Bytes =
-            format!("{}-{:016x}", self.client.session(), self.dice.up_to(u64::MAX)).into();
-        let claim = self
-            .client
-            .multi()
-            .when(&path, Test::Exists)
-            .when(&path_of_lock, Test::Missing)
-            .create_with(&path_of_lock, tag.clone(), CreateMode::EPHEMERAL, Acl::open())
-            .send();
-        // From here on the lock is given back when this is dropped.
-        let (client, runtime) = (self.client.clone(), self.runtime.clone());
-        let lock = item::Lock { client, runtime, path: path_of_lock, tag, is_held: true };
-        // It is read as it is after the claim: one round trip does for both.
-        let node = self.client.get(&path).send();
-        let outcome = claim.await?;
-        if !outcome.held {
-            lock.forget();
-            return Ok(None);
-        }
-        let token = match outcome.replies.first() {
-            Some(Reply::Created { stat, .. }) => stat.czxid,
-            Some(_) | None => outcome.zxid,
-        };
         let node = match node.await {
             Ok(node) => node,
             Err(error) if error.code() == Some(ErrorCode::NoNode) => return Ok(None),
