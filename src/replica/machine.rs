@@ -255,6 +255,11 @@ impl<N: Nodes> Replica<N> {
         self.zab.awaits_disk()
     }
 
+    /// How many transactions of the log are not applied yet.
+    pub fn undelivered(&self) -> usize {
+        self.zab.undelivered()
+    }
+
     /// The state, to read.
     pub fn nodes(&self) -> &N {
         &self.nodes

@@ -29,8 +29,6 @@ use super::metrics::Metrics;
 const QUICK_US: u64 = 1_000;
 /// Of how many writes that is the average, about.
 const LATEST: u64 = 8;
-/// The most entries that the loop writes itself.
-const IDLE_ENTRIES: usize = 16;
 
 /// What the log is asked to do, in order.
 #[derive(Debug)]
@@ -246,16 +244,10 @@ impl Scribe {
         Scribe { writer, clock, outcomes, metrics, batch: Batch::default(), average_us: 0 }
     }
 
-    /// Whether these are few entries for a disk that has been quick, and nothing but entries.
+    /// Whether these are nothing but entries, for a disk that has been quick.
     fn is_quick_with(&self, writes: &[Write]) -> bool {
-        let few = |write: &Write| match write {
-            Write::Append(entries) => entries.len() <= IDLE_ENTRIES,
-            Write::Truncate(_)
-            | Write::AcceptedEpoch(_)
-            | Write::CurrentEpoch(_)
-            | Write::NeedsRepair => false,
-        };
-        writes.iter().all(few) && self.writer.has_room(writes) && self.average_us <= QUICK_US
+        let appends = writes.iter().all(|write| matches!(write, Write::Append(_)));
+        appends && self.writer.has_room(writes) && self.average_us <= QUICK_US
     }
 
     /// Does what is asked, but for the sync of what is written; a failure ends the process.

@@ -34,8 +34,11 @@ use super::{EXIT_DIVERGED, Stop};
 const MAP_ALERT_PERCENT: u64 = 70;
 /// The log speaks of quotas that are exceeded at most this often, in µs.
 const QUOTA_LOG_US: u64 = 1_000_000;
-/// With so few inputs in a turn, the loop has nothing better to do than wait for the disk.
+/// With so few inputs in a turn, and so few transactions under way, the loop has nothing better to
+/// do than wait for the disk.
 const IDLE_INPUTS: usize = 16;
+/// See [`IDLE_INPUTS`].
+const IDLE_ENTRIES: usize = 2;
 /// How often the room on the disk is looked at and the gauges are set, in µs.
 const LOOK_AROUND_US: u64 = 1_000_000;
 /// How often the whole tree on disk is checked, the first time at the start, in µs.
@@ -117,11 +120,12 @@ impl Drive {
         }
         let mut waiting = mem::take(&mut self.state.waiting);
         self.inbox.take(&mut waiting);
-        let idle = waiting.inputs.len() < IDLE_INPUTS;
+        let inputs = waiting.inputs.len();
         for input in waiting.inputs.drain(..) {
             self.replica.step(input);
         }
         let ready = self.replica.ready();
+        let idle = inputs < IDLE_INPUTS && self.replica.undelivered() <= IDLE_ENTRIES;
         self.perform(ready, idle);
         for (from, part) in waiting.parts.drain(..) {
             self.transfers.part(from, part);

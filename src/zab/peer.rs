@@ -195,6 +195,11 @@ impl Peer {
         }
     }
 
+    /// How many entries of the log are not delivered yet.
+    pub fn undelivered(&self) -> usize {
+        self.core.log.waiting().0
+    }
+
     /// The last entry known to be committed.
     pub fn committed(&self) -> Zxid {
         self.core.log.committed()
