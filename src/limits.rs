@@ -162,6 +162,9 @@ pub const EXPIRIES_PER_TICK: usize = 2048;
 pub const REAPS: usize = 1024;
 /// How long it waits before the next ones, in ms.
 pub const REAP_INTERVAL_MS: u64 = 500;
+/// For how long a container has lost no child before it is reaped, in ms: that of a lock, say, is empty
+/// between one holder and the next, who has looked for it a moment ago.
+pub const CONTAINER_REST_MS: u64 = 10_000;
 /// The sessions in one report of signs of life.
 pub const TOUCHES: usize = 10_000;
 /// The reports of signs of life of which it is not known yet whether they count.

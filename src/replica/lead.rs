@@ -68,6 +68,8 @@ pub(super) struct Lead {
     /// Where the search for nodes to reap goes on, and when.
     pub(super) reap_after: Option<ZPath>,
     pub(super) reap_at_ms: u64,
+    /// What was applied at the times of such searches, the oldest first.
+    applied_at: VecDeque<(u64, Zxid)>,
     /// Whether the broadcast takes no proposals for the moment.
     blocked: bool,
 }
@@ -212,6 +214,16 @@ impl Lead {
         self.time_ms
     }
 
+    /// What was applied a container's time of rest ago, if it led then; `applied` is now.
+    pub(super) fn at_rest(&mut self, now_ms: u64, applied: Zxid) -> Zxid {
+        self.applied_at.push_back((now_ms, applied));
+        let is_old = |at: &(u64, Zxid)| now_ms - at.0 >= limits::CONTAINER_REST_MS;
+        while self.applied_at.get(1).is_some_and(is_old) {
+            self.applied_at.pop_front();
+        }
+        self.applied_at.front().filter(|at| is_old(at)).map_or(Zxid::ZERO, |at| at.1)
+    }
+
     pub(super) fn has_room(&self) -> bool {
         !self.blocked
             && self.in_flight.len() < limits::UNCOMMITTED_ENTRIES
@@ -279,6 +291,7 @@ impl<N: Nodes> Replica<N> {
             report_at_ms: 0,
             reap_after: None,
             reap_at_ms: 0,
+            applied_at: VecDeque::new(),
             blocked: false,
         });
         lead.set_low_space(self.config.zab.id, self.low_space);

@@ -1,6 +1,6 @@
 //! A leader's duties to sessions: to know who is alive and where, and to end those who are not.
 
-use conclave_proto::{Epoch, Op, Request, Secret, ServerId, SessionId, Xid};
+use conclave_proto::{Epoch, Lifetime, Op, Request, Secret, ServerId, SessionId, Xid};
 
 use crate::limits;
 use crate::session::Claim;
@@ -268,7 +268,7 @@ impl<N: Nodes> Replica<N> {
 
     /// Ask for the end of container and TTL nodes that have outlived their purpose.
     fn reap(&mut self) {
-        let (clock_ms, time_of_day_ms) = (self.now_ms(), self.time_ms);
+        let (clock_ms, time_of_day_ms, applied) = (self.now_ms(), self.time_ms, self.applied);
         let Part::Leading(lead) = &mut self.part else { return };
         let now_ms = lead.sessions.clock_ms();
         if !lead.waiting.is_empty() || !lead.has_room() || now_ms < lead.reap_at_ms {
@@ -276,11 +276,13 @@ impl<N: Nodes> Replica<N> {
         }
         lead.reap_at_ms = now_ms + limits::REAP_INTERVAL_MS;
         let time_ms = lead.tell_time(clock_ms, time_of_day_ms);
+        let at_rest = lead.at_rest(now_ms, applied);
         let paths = self.nodes.mortals(lead.reap_after.as_ref(), limits::REAPS);
         lead.reap_after = if paths.len() < limits::REAPS { None } else { paths.last().cloned() };
         for path in paths {
             let node = self.nodes.node(&path).expect("a mortal node exists");
-            if node.is_due(time_ms) {
+            let rests = node.lifetime != Lifetime::Container || node.pzxid <= at_rest;
+            if node.is_due(time_ms) && rests {
                 let seen = (node.pzxid, node.mzxid);
                 self.admit_system(SessionId::NONE, Op::Reap { path, seen });
             }

@@ -43,6 +43,7 @@ macro_rules! scripts {
 
 scripts! {
     certainty
+    containers
     expiry
     forwarding
     hand_over

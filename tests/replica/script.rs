@@ -4,7 +4,8 @@ use bytes::Bytes;
 use conclave::replica::Input;
 use conclave_proto::request::{Page, ReadLevel};
 use conclave_proto::{
-    Acl, ClientMessage, CreateMode, Identity, Op, Perms, ServerId, WatchId, WatchKind, ZPath, Zxid,
+    Acl, ClientMessage, CreateMode, Identity, Lifetime, Op, Perms, ServerId, WatchId, WatchKind,
+    ZPath, Zxid,
 };
 
 use crate::world::{World, server};
@@ -122,6 +123,10 @@ fn operation(words: &[&str]) -> Op {
     match *words {
         ["create", at, ref rest @ ..] => create(at, CreateMode::PERSISTENT, rest),
         ["create-ephemeral", at, ref rest @ ..] => create(at, CreateMode::EPHEMERAL, rest),
+        ["create-container", at] => {
+            let mode = CreateMode { lifetime: Lifetime::Container, sequential: false };
+            create(at, mode, &[])
+        }
         ["create-sequential", at] => create(at, CreateMode::PERSISTENT_SEQUENTIAL, &[]),
         ["create-for", who, at] => {
             let acl = vec![Acl { perms: Perms::ALL, identity: identify(who) }];
