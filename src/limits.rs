@@ -52,7 +52,7 @@ pub const CATCH_UP_BYTES: usize = 6 << 20;
 /// dropped.
 pub const CLIENTS_OUTBOX_BYTES: usize = 1 << 30;
 /// The bytes of answers to reads that one turn makes; other reads are left to the next one.
-pub const TURN_ANSWERS_BYTES: usize = 32 << 20;
+pub const TURN_ANSWERS_BYTES: usize = 8 << 20;
 /// Nothing more is read from a client while requests of so many bytes have no answer.
 pub const ASKED_BYTES: usize = 1 << 20;
 /// The same for all clients of a server: a client is read no further than there is room left of this,

@@ -4,12 +4,12 @@
 //!
 //! Between two turns answers leave and other servers are heard: however many clients ask for much at
 //! once, a bounded part of it is in memory, and nobody takes this server for dead. Those put off are
-//! served before anybody else, and one after another.
+//! served before anybody else, but for those who ask for one node, and one after another.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 
-use conclave_proto::{Reply, convert};
+use conclave_proto::{Op, Reply, convert};
 
 use crate::limits;
 use crate::tree::{self, Nodes};
@@ -18,6 +18,9 @@ use crate::zab;
 use super::ConnId;
 use super::client::Told;
 use super::machine::Replica;
+
+/// Beside what a turn's answers may take, those to reads of one node may take this part of it.
+const FOR_ONE: usize = 32;
 
 /// What an answer takes beside what it carries, in bytes: an estimate.
 const ANSWER_BYTES: usize = 64;
@@ -29,6 +32,8 @@ pub(super) struct Backlog {
     most_answered: usize,
     /// Those of this turn's so far.
     answered: usize,
+    /// Those of them to reads of one node.
+    answered_of_one: usize,
     /// The nodes that the transactions of one turn may change or count.
     most_nodes: usize,
     /// Those of this turn's so far.
@@ -53,6 +58,7 @@ impl Backlog {
         Backlog {
             most_answered,
             answered: 0,
+            answered_of_one: 0,
             most_nodes,
             nodes: 0,
             turn: 1,
@@ -69,9 +75,19 @@ impl Backlog {
         self.open || (self.answered < self.most_answered && (self.serving || self.conns.is_empty()))
     }
 
+    /// The same for this read: who asks for one node does not stand behind those who list thousands.
+    pub(super) fn has_room_for(&self, op: &Op) -> bool {
+        let is_of_one = matches!(op, Op::Get { .. } | Op::Exists { .. });
+        self.has_room() || (is_of_one && self.answered_of_one < self.most_answered / FOR_ONE)
+    }
+
     /// A read has this answer.
     pub(super) fn count_answer(&mut self, reply: &Reply) {
-        self.answered += ANSWER_BYTES + tree::payload(reply);
+        let bytes = ANSWER_BYTES + tree::payload(reply);
+        self.answered += bytes;
+        if matches!(reply, Reply::Data { .. } | Reply::Stat(_)) {
+            self.answered_of_one += bytes;
+        }
     }
 
     /// A watch that is set was told so many bytes of what it has missed.
@@ -111,6 +127,7 @@ impl Backlog {
     /// The answers so far leave, and others have a turn.
     pub(super) fn end_turn(&mut self) {
         self.answered = 0;
+        self.answered_of_one = 0;
         self.nodes = 0;
         self.events = 0;
         self.turn += 1;

@@ -116,7 +116,7 @@ impl<N: Nodes> Replica<N> {
     }
 
     fn request(&mut self, conn: ConnId, xid: Xid, acked: Xid, level: ReadLevel, op: Op) {
-        let (applied, has_room) = (self.applied, self.backlog.has_room());
+        let (applied, has_room) = (self.applied, self.backlog.has_room_for(&op));
         let needs_leader =
             op.is_write() || level == ReadLevel::Linearizable || matches!(op, Op::Sync { .. });
         let refusal = match self.is_read_only() && needs_leader {
@@ -299,7 +299,7 @@ impl<N: Nodes> Replica<N> {
                     self.wait_for(conn, zxid);
                     return;
                 }
-                SlotState::Read { .. } if !self.backlog.has_room() => {
+                SlotState::Read { op, .. } if !self.backlog.has_room_for(op) => {
                     self.put_off(conn);
                     return;
                 }

@@ -18,7 +18,7 @@ use conclave::limits::{
     PENDING_SMALL_BYTES, QUOTA_NODES, TURN_ANSWERS_BYTES, VALUE_BYTES,
 };
 use conclave::replica::{Forward, Input, PeerMessage};
-use conclave_proto::request::ReadLevel;
+use conclave_proto::request::{Page, ReadLevel};
 use conclave_proto::{
     Acl, CreateMode, Epoch, Identity, Lifetime, Op, Perms, Reply, Response, ServerMessage, WatchId,
     WatchKind, ZPath, Zxid,
@@ -432,6 +432,43 @@ fn a_turn_makes_no_more_answers_than_memory_is_meant_for() {
         let answered: Vec<u64> = answered.filter(|&xid| xid >= first).collect();
         assert_eq!(answered, asked, "{name}");
     }
+}
+
+#[test]
+fn who_reads_one_node_does_not_wait_for_those_who_list_thousands() {
+    let mut world = World::new(1);
+    world.elect();
+    let names: Vec<String> = (0..10).map(|number| format!("client {number}")).collect();
+    for name in names.iter().map(String::as_str).chain(["quick"]) {
+        world.dial(name, server(1), 60_000);
+        world.settle();
+    }
+    let long = "n".repeat(1000);
+    for batch in 0..2 {
+        let child = |number| Op::Create {
+            path: ZPath::new(&format!("/{long}-{batch}-{number}")).unwrap(),
+            data: None,
+            acl: Acl::open(),
+            mode: CreateMode::PERSISTENT,
+        };
+        let then = (0..MULTI_OPS).map(child).collect();
+        let op = Op::Multi { conditions: vec![], then, otherwise: vec![] };
+        world.ask(&names[0], ReadLevel::Local, op);
+        world.settle();
+    }
+    world.turns.clear();
+    for name in &names {
+        for _ in 0..4 {
+            let list = Op::Children { path: ZPath::root(), watch: None, page: Page::WHOLE };
+            world.ask(name, ReadLevel::Local, list);
+        }
+    }
+    world.ask("quick", ReadLevel::Local, Op::Exists { path: ZPath::root(), watch: None });
+    world.settle();
+    let is_quick = |answer: &Response| matches!(answer.result, Ok(Reply::Stat(_)));
+    let turn = world.turns.iter().position(|turn| turn.iter().any(is_quick));
+    assert_eq!(turn, Some(0), "of {}", world.turns.len());
+    assert!(world.turns.len() > 5, "the others wait for each other");
 }
 
 #[test]
