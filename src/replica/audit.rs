@@ -1,5 +1,7 @@
 //! What an audit log should tell of this server.
 
+use std::sync::Arc;
+
 use conclave_proto::{Acl, ErrorCode, Fault, Identity, Op, Reply, SessionId, Txn, ZPath, Zxid};
 
 use crate::tree::{Applied, Nodes, masked};
@@ -17,7 +19,7 @@ pub struct AclChange {
     /// Whose request it was.
     pub session: SessionId,
     /// Who that was; hashes of passwords are hidden.
-    pub identities: Vec<Identity>,
+    pub identities: Arc<[Identity]>,
     /// The node.
     pub path: ZPath,
     /// What it was to be; hashes of passwords are hidden.
@@ -65,13 +67,19 @@ impl<N: Nodes> Replica<N> {
             return;
         }
         let error = applied.result.as_ref().err().map(|fault| fault.code);
+        let mut identities = None;
         for op in alone.into_iter().chain(parts) {
             let Op::SetAcl { path, acl, .. } = op else { continue };
+            // They may be long, and a transaction may have a thousand such changes.
+            let identities = identities.get_or_insert_with(|| -> Arc<[Identity]> {
+                txn.identities.iter().map(public).collect()
+            });
+            let identities = identities.clone();
             let change = AclChange {
                 zxid: applied.zxid,
                 time_ms: txn.time_ms,
                 session: txn.request.session,
-                identities: txn.identities.iter().map(public).collect(),
+                identities,
                 path: path.clone(),
                 acl: masked(acl),
                 error,

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use conclave_proto::{Acl, ErrorCode, Identity, ServerId};
 use prometheus_client::metrics::counter::Counter;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::limits::{AUDIT_ATTEMPTS, AUDIT_BURST_BYTES, AUDIT_FILES, AUDIT_ORIGINS, AUDIT_QUEUE};
 use crate::net::origin;
@@ -54,7 +54,8 @@ pub(super) enum Record {
         /// When the leader took the request.
         requested: String,
         session: String,
-        by: Vec<String>,
+        #[serde(serialize_with = "names")]
+        by: Arc<[Identity]>,
         path: String,
         acl: Vec<String>,
         /// Why it was refused; `null`: it was done.
@@ -130,12 +131,17 @@ impl Record {
             zxid: change.zxid.to_string(),
             requested: time(change.time_ms),
             session: change.session.to_string(),
-            by: change.identities.iter().map(identity).collect(),
+            by: change.identities.clone(),
             path: change.path.to_string(),
             acl: change.acl.iter().map(grant).collect(),
             error: change.error.map(|code: ErrorCode| code.to_string()),
         }
     }
+}
+
+/// Identities as texts.
+fn names<S: Serializer>(identities: &[Identity], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(identities.iter().map(identity))
 }
 
 fn identity(Identity { scheme, id }: &Identity) -> String {

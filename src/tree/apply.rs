@@ -51,8 +51,8 @@ pub struct Applied {
     pub duplicate: bool,
     /// A quota that it exceeded, or that it would have exceeded and was refused for.
     pub excess: Option<Excess>,
-    /// How many nodes were changed, looked at to be deleted, or counted for a quota, whether or not it
-    /// succeeded: what it has cost. An estimate.
+    /// How many nodes were looked at, for each part and condition of it, to be deleted, or to be counted
+    /// for a quota, and how many changes made, whether or not it succeeded: what it has cost. An estimate.
     pub nodes: usize,
 }
 
@@ -178,11 +178,12 @@ fn carry_out(nodes: &mut impl Nodes, zxid: Zxid, txn: &Txn) -> Applied {
         ephemerals_made: 0,
         ephemerals_gone: 0,
         acl_bytes: 0,
+        parts: 0,
         changes: Vec::new(),
     };
     let result = work.carry_out(&txn.request.op);
     let mut applied = Applied::new(zxid, result);
-    applied.nodes = work.changes.len() + work.looked_at + work.ledger.counted();
+    applied.nodes = work.parts + work.changes.len() + work.looked_at + work.ledger.counted();
     applied.excess = work.ledger.excess.filter(|excess| excess.hard || applied.result.is_ok());
     if applied.result.is_ok() {
         work.draft.commit();
@@ -206,6 +207,8 @@ struct Work<'a, N> {
     /// How many ephemeral nodes of the session it has created and deleted so far.
     ephemerals_made: usize,
     ephemerals_gone: usize,
+    /// How many operations and conditions it has come to.
+    parts: usize,
     /// The bytes of the ACLs that it has written so far.
     acl_bytes: usize,
     changes: Vec<Change>,
@@ -213,6 +216,7 @@ struct Work<'a, N> {
 
 impl<N: Nodes> Work<'_, N> {
     fn carry_out(&mut self, op: &Op) -> Result<Reply, Fault> {
+        self.parts += 1;
         match op {
             Op::Multi { conditions, then, otherwise } => self.multi(conditions, then, otherwise),
             Op::DeleteRecursive { path, limit } => Ok(self.delete_recursive(path, *limit)?),
@@ -474,6 +478,7 @@ impl<N: Nodes> Work<'_, N> {
         if conditions.len() + then.len() + otherwise.len() > limits::MULTI_OPS {
             return Err(ErrorCode::TooLarge.into());
         }
+        self.parts += conditions.len();
         let mut held = true;
         for (place, condition) in conditions.iter().enumerate() {
             held = held && self.holds(condition).map_err(|code| fault(code, place))?;

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use conclave::limits;
 use conclave::tree::{self, Applied, MemoryNodes, Nodes};
-use conclave_proto::request::{Entry, Page};
+use conclave_proto::request::{Condition, Entry, Page, Test};
 use conclave_proto::{
     Acl, CreateMode, ErrorCode, Fault, Identity, Lifetime, Op, Perms, Reply, Secret, SessionId,
     WatchId, WatchKind, Xid, ZPath, convert,
@@ -82,6 +82,28 @@ fn a_transaction_does_not_delete_the_same_tree_for_ever() {
     let applied = large.apply(0, tree(times));
     assert!(applied.result.is_ok(), "{:?}", applied.result);
     assert!(applied.nodes >= limits::TREE_NODES);
+}
+
+#[test]
+fn every_part_of_a_transaction_costs_something() {
+    let mut tree = Large::new();
+    let parts = [
+        Op::SetAcl { path: path("/"), acl: Acl::open(), version: None },
+        Op::Check { path: path("/"), version: None },
+        Op::SetData { path: path("/"), data: None, version: None },
+        Op::DeleteIfExists { path: path("/none"), version: None },
+    ];
+    for part in parts {
+        let then = vec![part.clone(); limits::MULTI_OPS];
+        let op = Op::Multi { conditions: vec![], then, otherwise: vec![] };
+        let applied = tree.apply(0, op);
+        assert!(applied.result.is_ok(), "{part:?}");
+        assert!(applied.nodes >= limits::MULTI_OPS, "{part:?} costs {}", applied.nodes);
+    }
+    let condition = Condition { path: path("/"), test: Test::Missing };
+    let conditions = vec![condition; limits::MULTI_OPS];
+    let op = Op::Multi { conditions, then: vec![], otherwise: vec![] };
+    assert!(tree.apply(0, op).nodes >= limits::MULTI_OPS);
 }
 
 #[test]
