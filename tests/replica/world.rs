@@ -73,6 +73,8 @@ pub(crate) struct Client {
     pub(crate) identities: Vec<Identity>,
     /// Whether it pings all the time.
     pub(crate) stays: bool,
+    /// Whether it has been answered on its connection.
+    greeted: bool,
     pub(crate) received: Vec<ServerMessage>,
 }
 
@@ -265,7 +267,7 @@ impl World {
             for id in self.ids() {
                 self.step(id, Input::Tick { now_ms: self.now_ms, time_ms });
             }
-            let staying = self.clients.values().filter(|client| client.stays);
+            let staying = self.clients.values().filter(|client| client.stays && client.greeted);
             let pings: Vec<_> =
                 staying.filter_map(|client| Some((client.at, client.conn?))).collect();
             for (at, conn) in pings {
@@ -468,6 +470,7 @@ impl World {
         let client = self.clients.entry(name.to_owned()).or_insert_with(Client::new);
         client.at = at;
         client.conn = Some(conn);
+        client.greeted = false;
         let (numbered, identities) = (client.numbered, client.identities.clone());
         let connect = Connect {
             version: PROTOCOL_VERSION,
@@ -548,6 +551,7 @@ impl Client {
             accepts_read_only: false,
             identities: vec![anyone],
             stays: false,
+            greeted: false,
             received: Vec::new(),
         }
     }
@@ -555,6 +559,7 @@ impl Client {
     fn take(&mut self, message: &ServerMessage) {
         let seen = match message {
             ServerMessage::Connected(connected) => {
+                self.greeted = true;
                 self.session = Some((connected.session, connected.secret));
                 connected.zxid
             }
