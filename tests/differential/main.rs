@@ -60,7 +60,7 @@ struct Difference {
 
 impl Pair {
     fn start(servers: usize) -> Result<Pair, String> {
-        let class_path = zookeeper::class_path()?;
+        let class_path = zookeeper::class_path(&[])?;
         let zookeeper = Servers::zookeeper(servers, &class_path);
         let conclave = Servers::conclave(servers);
         Ok(Pair { zookeeper, conclave, runs: 0, known: Known::new() })

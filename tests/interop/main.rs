@@ -106,9 +106,10 @@ fn the_c_client_goes_on_when_the_leader_dies() {
     dialogue::hold("cli_mt.txt", &mut command, cli_mt_line, &mut ensemble);
 }
 
-#[test]
-fn the_java_client_goes_on_when_the_leader_dies() {
-    let class_path = match zookeeper::class_path() {
+/// Runs a program of Java against an ensemble that it gives orders for. It needs these jars of
+/// Debian's besides ZooKeeper's.
+fn run_java(source: &str, jars: &[&str]) {
+    let class_path = match zookeeper::class_path(jars) {
         Ok(class_path) => class_path,
         Err(why) => return println!("skipped: {why}"),
     };
@@ -118,7 +119,19 @@ fn the_java_client_goes_on_when_the_leader_dies() {
     }
     let mut ensemble = Ensemble::start();
     let mut command = Command::new("java");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/JavaClient.java");
-    command.args(["-cp", &class_path, source, &ensemble.addresses().join(",")]);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(source);
+    command.args(["-cp", &class_path]).arg(source).arg(ensemble.addresses().join(","));
     ensemble.obey_to_the_end(&mut command);
+}
+
+#[test]
+fn the_java_client_goes_on_when_the_leader_dies() {
+    run_java("JavaClient.java", &[]);
+}
+
+#[test]
+fn curators_recipes_go_on_when_the_leader_dies() {
+    // Debian: libcurator-recipes-java.
+    let jars = ["curator-recipes", "curator-framework", "curator-client", "guava"];
+    run_java("CuratorRecipes.java", &jars);
 }
