@@ -6,12 +6,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use conclave_client::Client;
 use conclave_client::recipes::Error;
 use conclave_client::recipes::config::{
     Change, Follower, Kind, Layer, Live, LiveItem, Origin, Overlay, Place, Registry, Revision,
     SETTING_BYTES, Schema, Secret, Setting,
 };
+use conclave_client::{Acl, Client, ErrorCode, Perms};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
@@ -405,6 +405,37 @@ async fn a_staged_value_edited_by_hand_is_told_to_its_groups_alone() {
     let told = canary.get(&setting);
     assert!(matches!(told, Err(Error::Malformed { .. })), "{told:?}");
     assert_eq!(follower.get(&setting).unwrap().unwrap().value, 1);
+}
+
+#[tokio::test]
+async fn a_value_that_may_not_be_read_is_not_taken_for_none() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let registry = Registry::new(&client, "/config").unwrap();
+    let setting = registry.setting::<u32>("limit").unwrap();
+    let service = Layer::service("billing").unwrap();
+    setting.set(&Layer::Default, &1).await.unwrap();
+    setting.set(&service, &2).await.unwrap();
+    let node = "/config/live/service.billing/values/limit";
+    let acl = Acl::open().into_iter().map(|acl| Acl { perms: Perms::ADMIN, ..acl }).collect();
+    client.set_acl(node, acl).await.unwrap();
+    let place = Place::new().service("billing").unwrap();
+    let follower = registry.follow(place).await.unwrap();
+    let error = follower.get(&setting).unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::NoAuth), "{error}");
+    assert!(error.to_string().contains(node), "{error}");
+    let mut live = follower.live(&setting).unwrap();
+    assert_eq!(live.next().await, Some(Err(error)));
+    // It is the others' no less.
+    assert_eq!(
+        registry.follow(Place::new()).await.unwrap().get(&setting).unwrap().unwrap().value,
+        1
+    );
+    client.set_acl(node, Acl::open()).await.unwrap();
+    client.delete(node).await.unwrap();
+    assert_eq!(value(&mut live).await, Some(1));
+    setting.set(&service, &3).await.unwrap();
+    assert_eq!(value(&mut live).await, Some(3));
 }
 
 #[tokio::test]

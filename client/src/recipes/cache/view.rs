@@ -1,7 +1,7 @@
 //! What a cache shows, and how events and listings come together in it.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -38,6 +38,8 @@ impl CachedNode {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     nodes: BTreeMap<ZPath, CachedNode>,
+    /// Nodes that were there, and might not be read, when everything was read.
+    hidden: BTreeSet<ZPath>,
 }
 
 /// A change of one node in a view: what it was, what it is.
@@ -47,6 +49,12 @@ impl View {
     /// A node, if it exists.
     pub fn get(&self, path: &ZPath) -> Option<&CachedNode> {
         self.nodes.get(path)
+    }
+
+    /// Whether there is a node that the session may not read, as far as is known: so it was when
+    /// everything was read, and that it was created or deleted was not told since.
+    pub fn is_hidden(&self, path: &ZPath) -> bool {
+        self.hidden.contains(path)
     }
 
     /// How many nodes there are.
@@ -96,12 +104,15 @@ impl View {
         kind: EventKind,
         value: Option<Bytes>,
     ) -> Option<Change> {
+        let was_hidden =
+            matches!(kind, EventKind::Created | EventKind::Deleted) && self.hidden.remove(path);
         let known = self.nodes.get(path);
         let node = match (kind, known) {
             (EventKind::Deleted, Some(node)) if zxid >= node.czxid => {
                 let before = self.nodes.remove(path);
                 return Some((before, None));
             }
+            (EventKind::Deleted, None) if was_hidden => return Some((None, None)),
             (EventKind::Created, known) if known.is_none_or(|node| node.czxid < zxid) => {
                 CachedNode { data: value, czxid: zxid, mzxid: zxid, version: 0 }
             }
@@ -184,8 +195,10 @@ impl Draft {
         let last = entries.last().map(|entry| entry.name.clone());
         for entry in entries {
             let path = self.root.descendant(&entry.name);
-            if let (Some(stat), Ok(path)) = (entry.stat, path) {
-                self.view.take(path, CachedNode::new(entry.data, &stat));
+            match (entry.stat, path) {
+                (Some(stat), Ok(path)) => self.view.take(path, CachedNode::new(entry.data, &stat)),
+                (None, Ok(path)) => drop(self.view.hidden.insert(path)),
+                (_, Err(_)) => {}
             }
         }
         match last.filter(|_| more) {

@@ -1,9 +1,9 @@
 //! Following the configuration as it is seen from one place.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 
-use conclave_proto::ZPath;
+use conclave_proto::{ErrorCode, ZPath};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -87,7 +87,8 @@ impl Follower {
     ///
     /// # Errors
     /// [`Error::Invalid`] or [`Error::Malformed`] if what is set is not usable, or overlays make
-    /// nothing usable of it: the layers below are not asked then. [`Error::Ended`] if the session is over.
+    /// nothing usable of it, and [`ErrorCode::NoAuth`](Error::code) if it may not be read: the layers
+    /// below are not asked then. [`Error::Ended`] if the session is over.
     pub fn get<T>(&self, setting: &Setting<T>) -> Result<Option<Resolved<T>>, Error>
     where
         T: Serialize + DeserializeOwned,
@@ -184,6 +185,8 @@ struct State {
     staged: Option<CachedNode>,
     /// The number of the latest change that was seen; 0 before the first.
     revision: u64,
+    /// What of the two is there and may not be read.
+    hidden: BTreeSet<ZPath>,
 }
 
 impl State {
@@ -191,13 +194,15 @@ impl State {
         let node = |path| view.get(path).cloned().and_then(there);
         let (live, staged) = (node(&nodes.live), node(&nodes.staged));
         let revision = revision_of(nodes, live.as_ref()).unwrap_or_default();
-        State { live, staged, revision }
+        let hidden = [&nodes.live, &nodes.staged].into_iter().filter(|path| view.is_hidden(path));
+        State { live, staged, revision, hidden: hidden.cloned().collect() }
     }
 
     /// Takes a change, and says whether values before it were not seen; `None` if it is of another
     /// node.
     fn take(&mut self, nodes: &Nodes, path: &ZPath, after: Option<CachedNode>) -> Option<bool> {
         let after = after.and_then(there);
+        self.hidden.remove(path);
         if *path == nodes.staged {
             self.staged = after;
             return Some(false);
@@ -228,13 +233,25 @@ fn revision_of(nodes: &Nodes, live: Option<&CachedNode>) -> Option<u64> {
 /// What a layer says to somebody at that place: what is staged if the place is in its groups, else
 /// what holds.
 fn said(place: &Place, nodes: &Nodes, state: &State) -> Result<Option<(Record, bool)>, Error> {
-    // Who is in no group need not know what is wrong with it.
+    // What may not be read could be what counts.
+    let check = |path: &ZPath| match state.hidden.get(path) {
+        Some(path) => Err(crate::Error::Server {
+            operation: crate::Operation { name: "get", path: Some(path.clone()), index: None },
+            code: ErrorCode::NoAuth,
+        }),
+        None => Ok(()),
+    };
+    // Who is in no group need not know what is wrong with what is staged.
+    if !place.groups.is_empty() {
+        check(&nodes.staged)?;
+    }
     if let Some(staged) = state.staged.as_ref().filter(|_| !place.groups.is_empty()) {
         let record = Record::decode(&nodes.staged, staged.data.as_ref())?;
         if place.is_in(&record.head.groups) {
             return Ok(Some((record, true)));
         }
     }
+    check(&nodes.live)?;
     let Some(live) = &state.live else { return Ok(None) };
     let record = Record::decode(&nodes.live, live.data.as_ref())?;
     Ok((!record.is_removal()).then_some((record, false)))
