@@ -32,6 +32,9 @@ pub const SPARED_AND_MISSED: usize = 4;
 pub const SPARED_AND_MISSED_TICKS: u64 = 100;
 /// See [`SPARED_AND_MISSED`].
 pub const SPARE_NOBODY_TICKS: u64 = 500;
+/// The bytes of entries that a leader keeps for a follower that was in sync and is slower than the
+/// others for a while; one that is further behind gets a snapshot.
+pub const LAG_WINDOW_BYTES: usize = 128 << 20;
 /// The bytes of entries that a leader keeps for a follower while it gets a snapshot; if they do not
 /// suffice, the transfer begins again.
 pub const SNAPSHOT_WINDOW_BYTES: usize = 512 << 20;
@@ -196,4 +199,5 @@ const _: () = assert!(CLIENT_OUTBOX_BYTES + CLIENT_ANSWERS_BYTES < CLIENTS_OUTBO
 const _: () = assert!(PENDING_BYTES <= PEER_OUTBOX_BYTES / 2);
 const _: () = assert!(TLS_HANDSHAKES_PER_ADDRESS < TLS_HANDSHAKES);
 const _: () = assert!(STRANGERS_PER_ADDRESS < STRANGERS);
-const _: () = assert!(DIFF_WINDOW_BYTES < SNAPSHOT_WINDOW_BYTES);
+const _: () = assert!(DIFF_WINDOW_BYTES < LAG_WINDOW_BYTES);
+const _: () = assert!(LAG_WINDOW_BYTES < SNAPSHOT_WINDOW_BYTES);

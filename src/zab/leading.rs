@@ -11,6 +11,7 @@ use super::core::{Attempt, Core};
 use super::log::Position;
 use super::message::{Ballot, FromFollower, FromLeader, Notice, Standing};
 use super::role::Next;
+use crate::limits::{LAG_WINDOW_BYTES, SNAPSHOT_WINDOW_BYTES};
 
 /// A server that leads, or tries to.
 #[derive(Debug)]
@@ -214,6 +215,20 @@ impl Follower {
         }
     }
 
+    /// The bytes of the log that are kept for it at most.
+    pub(super) fn may_keep(&self) -> usize {
+        match self.state {
+            Progress::Streaming { .. } if self.spared => usize::MAX,
+            Progress::Streaming { .. } if !self.catching_up => LAG_WINDOW_BYTES,
+            Progress::Streaming { .. }
+            | Progress::Snapshot { .. }
+            | Progress::Joined
+            | Progress::Asked
+            | Progress::Promised { .. }
+            | Progress::NeedsSnapshot => SNAPSHOT_WINDOW_BYTES,
+        }
+    }
+
     /// What it is yet to be sent follows this, if it cannot do without.
     pub(super) fn needs_log_after(&self) -> Option<Zxid> {
         match self.state {
@@ -221,9 +236,8 @@ impl Follower {
             Progress::Streaming { start, .. } if self.catching_up => {
                 Some(start.zxid.max(self.acked))
             }
-            Progress::Streaming { sent, .. } if self.spared => Some(sent.zxid),
-            Progress::Streaming { .. }
-            | Progress::Joined
+            Progress::Streaming { sent, .. } => Some(sent.zxid),
+            Progress::Joined
             | Progress::Asked
             | Progress::Promised { .. }
             | Progress::NeedsSnapshot => None,

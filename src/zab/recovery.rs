@@ -27,7 +27,7 @@ use super::leading::{Follower, Leading, Progress, Stage};
 use super::log::{Entry, Position};
 use super::message::{FromFollower, FromLeader, Message, SnapshotOrder, SyncStart};
 use super::role::Next;
-use crate::limits::SNAPSHOT_WINDOW_BYTES;
+use crate::limits::LAG_WINDOW_BYTES;
 
 /// Why a leader is left whose history contradicts what is known to be committed.
 const LACKS_COMMITTED: &str = "the leader's history lacks what is committed here";
@@ -562,21 +562,24 @@ impl Leading {
         }
     }
 
-    /// Gives up followers that take so long to catch up that the log kept for them grows over its
-    /// limit.
+    /// Gives up followers that are so far behind that the log kept for them grows over its limit.
     pub(super) fn limit_window(&mut self, core: &mut Core) {
-        if core.log.kept_bytes() <= SNAPSHOT_WINDOW_BYTES {
+        let kept = core.log.kept_bytes();
+        if kept <= LAG_WINDOW_BYTES {
             return;
         }
-        let slow =
-            self.followers.iter().filter(|(_, f)| !f.spared && f.needs_log_after().is_some());
+        let first = self.needs_log_after();
+        let is_slow = |follower: &Follower| {
+            follower.needs_log_after() == Some(first) && kept > follower.may_keep()
+        };
+        let slow = self.followers.iter().filter(|(_, follower)| is_slow(follower));
         let slow: Vec<ServerId> = slow.map(|(id, _)| *id).collect();
         for server in slow {
             self.restart(core, server);
         }
     }
 
-    /// After this, the log is still needed for those who are catching up.
+    /// After this, the log is still needed for those who have not been sent it.
     pub(super) fn needs_log_after(&self) -> Zxid {
         self.followers.values().filter_map(Follower::needs_log_after).min().unwrap_or(Zxid::MAX)
     }

@@ -47,6 +47,7 @@ scripts! {
     epoch_roll,
     hand_over,
     idle,
+    lag,
     leader_death,
     observer,
     partial_partition,
