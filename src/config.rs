@@ -10,7 +10,10 @@ use std::time::Duration;
 use conclave_proto::ServerId;
 use serde::Deserialize;
 
-use crate::limits::{IDENTITY_BYTES, SESSION_TIMEOUT_MAX_MS, SESSION_TIMEOUT_MIN_MS, USERS};
+use crate::limits::{
+    CLIENT_ANSWERS_BYTES, CLIENT_OUTBOX_BYTES, IDENTITY_BYTES, SESSION_TIMEOUT_MAX_MS,
+    SESSION_TIMEOUT_MIN_MS, USERS,
+};
 use crate::net::{ClientAuth, Files};
 use crate::server::{
     AuditSettings, Hidden, Member, Settings, StorageSettings, Timing, TlsSettings, User,
@@ -97,6 +100,8 @@ pub struct Config {
     /// The longest that a write waits for its turn before it is refused, in ms; 0: as long as it
     /// takes.
     pub throttle_ms: u32,
+    /// The MiB that may wait to be sent to all clients, after which the one with most of them is dropped.
+    pub outbox_mb: u32,
     /// Whether clients that are content with it may read while no quorum can be reached.
     pub read_only: bool,
     /// The four-letter words that are answered on the port of ZooKeeper's protocol; `*`: all.
@@ -242,6 +247,7 @@ impl Default for Config {
             users: Vec::new(),
             audit: AuditConfig::default(),
             throttle_ms: 0,
+            outbox_mb: 1024,
             read_only: false,
             words: vec!["srvr".into(), "isro".into()],
             timing: TimingConfig::default(),
@@ -342,6 +348,7 @@ impl Config {
             exposed,
             super_digest: self.super_digest()?,
             throttle_ms: (self.throttle_ms > 0).then_some(self.throttle_ms),
+            outbox_bytes: self.outbox_bytes()?,
             read_only: self.read_only,
             local_sessions: self.sessions.local,
             words: self.words()?,
@@ -382,6 +389,15 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    fn outbox_bytes(&self) -> Result<usize, ConfigError> {
+        let bytes = usize::try_from(u64::from(self.outbox_mb) << 20).unwrap_or(usize::MAX);
+        if bytes <= CLIENT_OUTBOX_BYTES + CLIENT_ANSWERS_BYTES {
+            let why = "is no more than may wait for one client";
+            return Err(invalid("outbox_mb", why, "make it 65 or more"));
+        }
+        Ok(bytes)
     }
 
     fn check_cluster(&self) -> Result<(), ConfigError> {

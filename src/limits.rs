@@ -51,9 +51,6 @@ pub const CLIENT_ANSWERS_BYTES: usize = 56 << 20;
 /// The bytes of events of the past that a watch is told when it is set: what is more is a gap. An
 /// estimate.
 pub const CATCH_UP_BYTES: usize = 6 << 20;
-/// The bytes waiting to be sent to all clients of a server, after which the one with most of them is
-/// dropped.
-pub const CLIENTS_OUTBOX_BYTES: usize = 1 << 30;
 /// The bytes of answers to reads that one turn makes; other reads are left to the next one.
 pub const TURN_ANSWERS_BYTES: usize = 8 << 20;
 /// Nothing more is read from a client while requests of so many bytes have no answer.
@@ -195,7 +192,7 @@ const _: () = assert!(ASKED_BYTES <= PENDING_BYTES / 32);
 const _: () = assert!(ASKED_ALWAYS_BYTES < ASKED_BYTES && ASKED_BYTES < ALL_ASKED_BYTES);
 const _: () = assert!(ALL_ASKED_BYTES < PENDING_BYTES - PENDING_SMALL_BYTES);
 const _: () = assert!(TURN_ANSWERS_BYTES < CLIENT_ANSWERS_BYTES);
-const _: () = assert!(CLIENT_OUTBOX_BYTES + CLIENT_ANSWERS_BYTES < CLIENTS_OUTBOX_BYTES);
+const _: () = assert!(CLIENT_OUTBOX_BYTES + CLIENT_ANSWERS_BYTES < 65 << 20);
 const _: () = assert!(PENDING_BYTES <= PEER_OUTBOX_BYTES / 2);
 const _: () = assert!(TLS_HANDSHAKES_PER_ADDRESS < TLS_HANDSHAKES);
 const _: () = assert!(STRANGERS_PER_ADDRESS < STRANGERS);

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use conclave_proto::{ErrorCode, Identity, ServerId, ServerMessage};
 use tokio::task::spawn_local;
 
-use crate::limits::{BACKOFF_MS, CLIENTS_OUTBOX_BYTES, HANDSHAKES_PER_ADDRESS, IDENTITY_BYTES};
+use crate::limits::{BACKOFF_MS, HANDSHAKES_PER_ADDRESS, IDENTITY_BYTES};
 use crate::net::{Certificate, Crowd, Incoming};
 use crate::replica::{ConnId, Input, ToClient};
 use crate::wire::words::{ConnectionFacts, Traffic};
@@ -50,6 +50,8 @@ pub(super) struct Clients {
     dirty: RefCell<Vec<Rc<Client>>>,
     /// The bytes that wait to be sent to all of them.
     waiting: Cell<usize>,
+    /// As many as may.
+    most_waiting: usize,
     /// Those of their requests without an answer.
     asked: Cell<usize>,
     /// Those without a session.
@@ -124,6 +126,7 @@ impl Clients {
             table: RefCell::default(),
             dirty: RefCell::default(),
             waiting: Cell::default(),
+            most_waiting: settings.outbox_bytes,
             asked: Cell::default(),
             strangers: Crowd::new(limit, HANDSHAKES_PER_ADDRESS.min(limit.div_ceil(2))),
         })
@@ -203,7 +206,7 @@ impl Clients {
         if !is_dirty {
             self.dirty.borrow_mut().push(client);
         }
-        if self.waiting() > CLIENTS_OUTBOX_BYTES {
+        if self.waiting() > self.most_waiting {
             self.flush();
         }
     }
@@ -249,7 +252,7 @@ impl Clients {
 
     /// Drops those for whom most waits, as long as too much waits for all.
     fn make_room(&self) {
-        while self.waiting.get() > CLIENTS_OUTBOX_BYTES {
+        while self.waiting.get() > self.most_waiting {
             let fullest = {
                 let table = self.table.borrow();
                 let clients = table.places.iter().flatten();

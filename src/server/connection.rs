@@ -59,7 +59,7 @@ const FIRST_ALLOWANCE: usize = 4;
 const READ_BYTES: usize = 16 << 10;
 /// The size of the buffer that all connections share.
 pub(super) const SHARED_BYTES: usize = 64 << 10;
-/// An outbox that has grown beyond this is given back when it is empty.
+/// An outbox that has grown beyond this is given back when most of it is sent.
 const KEPT_OUTBOX_BYTES: usize = 4 << 10;
 /// The queue of requests in flight is given back when it is empty and has grown beyond this.
 const KEPT_IN_FLIGHT: usize = 64;
@@ -83,6 +83,8 @@ pub(super) struct State {
     socket: Option<Rc<WriteHalf>>,
     wire: Wire,
     waiting: BytesMut,
+    /// The most that it has held since it last gave memory back.
+    most_waiting: usize,
     /// How much of it, and of `asked_bytes`, is counted among that of all clients.
     counted: (usize, usize),
     /// A task is at it, because the socket was full.
@@ -143,6 +145,7 @@ impl Client {
             socket: Some(Rc::new(socket)),
             wire,
             waiting: BytesMut::new(),
+            most_waiting: 0,
             counted: (0, 0),
             draining: false,
             ending: false,
@@ -227,6 +230,7 @@ impl State {
         if self.wire.write(message, &mut self.waiting) == Then::Close {
             self.ending = true;
         }
+        self.most_waiting = self.most_waiting.max(self.waiting.len());
         let size = self.waiting.len() - before;
         if matches!(message, ServerMessage::Response(_)) {
             self.largest = self.largest.max(size);
@@ -307,16 +311,23 @@ impl State {
     /// Writes as much as the socket takes.
     pub(super) fn write(&mut self) -> Flushed {
         let Some(socket) = self.socket.clone() else { return Flushed::Over };
-        match socket.send(&mut self.waiting) {
+        let sent = socket.send(&mut self.waiting);
+        self.give_back();
+        match sent {
             Ok(true) => {}
             Ok(false) => return Flushed::Some,
             Err(_) => return Flushed::Over,
         }
         self.answers = 0;
-        if self.waiting.capacity() > KEPT_OUTBOX_BYTES {
-            self.waiting = BytesMut::new();
-        }
         if self.ending { Flushed::Over } else { Flushed::All }
+    }
+
+    /// Gives back the memory of a large outbox, once most of it is sent: what is sent still takes it.
+    fn give_back(&mut self) {
+        if self.most_waiting > KEPT_OUTBOX_BYTES && self.waiting.len() < self.most_waiting / 2 {
+            self.waiting = BytesMut::from(&self.waiting[..]);
+            self.most_waiting = self.waiting.len();
+        }
     }
 
     /// Grants a client that wants it more requests in flight while the answers are small, and fewer

@@ -44,6 +44,9 @@ pub struct Settings {
     /// The longest that a write waits for its turn before it is refused, in ms; `None`: as long
     /// as it takes.
     pub throttle_ms: Option<u32>,
+    /// The bytes that may wait to be sent to all clients, after which the one with most of them is
+    /// dropped.
+    pub outbox_bytes: usize,
     /// Whether clients that are content with it may read while no quorum can be reached.
     pub read_only: bool,
     /// Whether new sessions are known to their server alone until they write.

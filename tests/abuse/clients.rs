@@ -244,6 +244,26 @@ fn what_one_transaction_tells_a_client_is_bounded() {
     witness.is_undisturbed();
 }
 
+/// All of it is for one change, so for one turn.
+#[test]
+fn what_many_clients_are_told_at_once_leaves_before_it_is_all_made() {
+    let server = Server::start_with(&["--set", "outbox_mb=65"]);
+    wait_for("the server to serve", || server.get("/ready").starts_with("ready").then_some(()));
+    let mut writer = Client::open(server.client);
+    writer.call(create("/big", 1)).unwrap();
+    let mut crowd: Vec<Client> = (0..400).map(|_| Client::open(server.client)).collect();
+    for client in &mut crowd {
+        let (id, path, kind) = (WatchId(1), path("/big"), WatchKind::Persistent);
+        client.call(Op::Watch { id, path, kind, since: None, with_value: true }).unwrap();
+    }
+    let before = server.resident_bytes();
+    let data = Some(vec![b'y'; VALUE_BYTES].into());
+    writer.call(Op::SetData { path: path("/big"), data, version: None }).unwrap();
+    let peak = server.peak_bytes();
+    assert!(peak < before + (200 << 20), "{} MiB were made at once", (peak - before) >> 20);
+    writer.call(get("/big")).unwrap();
+}
+
 /// Asks for more than sockets hold, without reading it.
 fn ask_without_reading(client: &mut Client) {
     client.call(create("/big", VALUE_BYTES)).unwrap();
