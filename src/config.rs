@@ -10,10 +10,7 @@ use std::time::Duration;
 use conclave_proto::ServerId;
 use serde::Deserialize;
 
-use crate::limits::{
-    CLIENT_ANSWERS_BYTES, CLIENT_OUTBOX_BYTES, IDENTITY_BYTES, SESSION_TIMEOUT_MAX_MS,
-    SESSION_TIMEOUT_MIN_MS, USERS,
-};
+use crate::limits::{self, IDENTITY_BYTES, SESSION_TIMEOUT_MAX_MS, SESSION_TIMEOUT_MIN_MS, USERS};
 use crate::net::{ClientAuth, Files};
 use crate::server::{
     AuditSettings, Hidden, Member, Settings, StorageSettings, Timing, TlsSettings, User,
@@ -392,12 +389,11 @@ impl Config {
     }
 
     fn outbox_bytes(&self) -> Result<usize, ConfigError> {
-        let bytes = usize::try_from(u64::from(self.outbox_mb) << 20).unwrap_or(usize::MAX);
-        if bytes <= CLIENT_OUTBOX_BYTES + CLIENT_ANSWERS_BYTES {
+        if self.outbox_mb < limits::LEAST_OUTBOX_MB {
             let why = "is no more than may wait for one client";
             return Err(invalid("outbox_mb", why, "make it 65 or more"));
         }
-        Ok(bytes)
+        Ok(usize::try_from(u64::from(self.outbox_mb) << 20).unwrap_or(usize::MAX))
     }
 
     fn check_cluster(&self) -> Result<(), ConfigError> {

@@ -48,6 +48,8 @@ pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 pub const CLIENT_OUTBOX_BYTES: usize = 8 << 20;
 /// The bytes of answers to what a client asked at once that may wait beside that.
 pub const CLIENT_ANSWERS_BYTES: usize = 56 << 20;
+/// The least that may be configured for what waits to be sent to all clients, in MiB.
+pub const LEAST_OUTBOX_MB: u32 = 65;
 /// The bytes of events of the past that a watch is told when it is set: what is more is a gap. An
 /// estimate.
 pub const CATCH_UP_BYTES: usize = 6 << 20;
@@ -192,7 +194,8 @@ const _: () = assert!(ASKED_BYTES <= PENDING_BYTES / 32);
 const _: () = assert!(ASKED_ALWAYS_BYTES < ASKED_BYTES && ASKED_BYTES < ALL_ASKED_BYTES);
 const _: () = assert!(ALL_ASKED_BYTES < PENDING_BYTES - PENDING_SMALL_BYTES);
 const _: () = assert!(TURN_ANSWERS_BYTES < CLIENT_ANSWERS_BYTES);
-const _: () = assert!(CLIENT_OUTBOX_BYTES + CLIENT_ANSWERS_BYTES < 65 << 20);
+const _: () =
+    assert!(CLIENT_OUTBOX_BYTES + CLIENT_ANSWERS_BYTES < (LEAST_OUTBOX_MB as usize) << 20);
 const _: () = assert!(PENDING_BYTES <= PEER_OUTBOX_BYTES / 2);
 const _: () = assert!(TLS_HANDSHAKES_PER_ADDRESS < TLS_HANDSHAKES);
 const _: () = assert!(STRANGERS_PER_ADDRESS < STRANGERS);
