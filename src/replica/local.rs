@@ -227,7 +227,9 @@ impl<N: Nodes> Replica<N> {
         let Some(client) = self.clients.get(&conn) else { return };
         let State::Local(Kept { session, timeout_ms }) = client.state else { return };
         let local = self.locals.table.get_mut(&session).expect("who speaks for it ends with it");
-        if local.opening.is_some_and(|tag| self.pendings.get_mut(tag).is_some()) {
+        if let Some(pending) = local.opening.and_then(|tag| self.pendings.get_mut(tag)) {
+            // It may have been asked for by an earlier connection, for which nobody would ask again.
+            pending.waiter = Waiter::Local { conn, session };
             return;
         }
         if self.pendings.is_full(0) {
