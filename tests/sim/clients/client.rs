@@ -248,7 +248,10 @@ impl Client {
     }
 
     fn dial(&mut self, scene: &mut Scene<'_, '_>) {
-        self.server = (self.server + scene.stage.random.index(3)) % scene.servers;
+        // Once faults have ended it goes round, as clients do: dice may miss the one that serves.
+        let dice = scene.stage.random.index(3);
+        let step = if self.healing == Healing::No { dice } else { 1 };
+        self.server = (self.server + step) % scene.servers;
         let conn = scene.dial(self.number, self.server);
         self.link = Link::Greeting { conn, since: scene.stage.now };
         let timeout_ms = *scene.stage.random.pick(&[4_000, 6_000, 10_000, 20_000]);
