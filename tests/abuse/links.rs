@@ -183,28 +183,29 @@ fn two_links_from_the_same_server_are_one() {
     });
 }
 
+/// A process with this number dials server 1 as server 2; its link, or why it is refused.
+async fn dial(address: &str, instance: u64) -> Result<tokio::net::TcpStream, String> {
+    let mut dialling = tokio::net::TcpStream::connect(address).await.unwrap();
+    let hello = dials(instance);
+    dialling.write_all(&hello.encode()).await.unwrap();
+    Welcome::read(&mut dialling, &hello).await.map(|_| dialling)
+}
+
 /// Two servers were given one id, by a configuration that was copied, say.
 #[test]
 fn another_process_that_says_it_is_a_linked_server_is_refused() {
     on_one_thread(async {
         let (first, one) = port().await;
         let (_links, mut events) = start(1, first, (2, "127.0.0.1:1"));
-        let dial = async |instance| {
-            let mut dialling = tokio::net::TcpStream::connect(&one).await.unwrap();
-            let hello = dials(instance);
-            dialling.write_all(&hello.encode()).await.unwrap();
-            let said = Welcome::read(&mut dialling, &hello).await;
-            said.map(|_| dialling)
-        };
-        let linked = dial(7).await.unwrap();
-        let said = dial(8).await.unwrap_err();
+        let linked = dial(&one, 7).await.unwrap();
+        let said = dial(&one, 8).await.unwrap_err();
         assert!(said.contains("give each server its own `id`"), "{said}");
         hears(&mut events, "Refused").await;
         // The same process may dial again before its link is known to be broken.
-        drop(dial(7).await.unwrap());
+        drop(dial(&one, 7).await.unwrap());
         drop(linked);
         // Once nobody is linked, it is somebody who was started anew.
-        while dial(8).await.is_err() {
+        while dial(&one, 8).await.is_err() {
             tokio::task::yield_now().await;
         }
     });
@@ -216,20 +217,13 @@ fn the_process_at_the_address_of_a_server_is_that_server() {
     on_one_thread(async {
         let ((first, one), (second, two)) = (port().await, port().await);
         let (_links, mut events) = start(1, first, (2, &two));
-        let dial = async |instance| {
-            let mut dialling = tokio::net::TcpStream::connect(&one).await.unwrap();
-            let hello = dials(instance);
-            dialling.write_all(&hello.encode()).await.unwrap();
-            let said = Welcome::read(&mut dialling, &hello).await;
-            said.map(|_| dialling)
-        };
-        let mut twin = dial(7).await.unwrap();
+        let mut twin = dial(&one, 7).await.unwrap();
         let (mut dialled, _) = second.accept().await.unwrap();
         let hello = Hello::read(&mut dialled).await.unwrap();
         dialled.write_all(&welcome(&hello).encode()).await.unwrap();
         assert_eq!(twin.read(&mut [0]).await.unwrap_or(0), 0, "it is cut off");
-        assert!(dial(7).await.is_err());
-        let _linked = dial(2).await.unwrap();
+        assert!(dial(&one, 7).await.is_err());
+        let _linked = dial(&one, 2).await.unwrap();
         hears(&mut events, "Up").await;
     });
 }

@@ -195,15 +195,21 @@ fn a_watch_from_the_past_is_told_no_more_than_an_outbox_holds() {
     }
 }
 
-#[test]
-fn watches_from_the_past_are_told_no_more_in_a_turn_than_its_answers_may_take() {
-    let mut world = World::new(1);
-    world.elect();
+/// Ten clients have sessions at server 1; their names.
+fn ten_clients(world: &mut World) -> Vec<String> {
     let names: Vec<String> = (0..10).map(|number| format!("client {number}")).collect();
     for name in &names {
         world.dial(name, server(1), 60_000);
         world.settle();
     }
+    names
+}
+
+#[test]
+fn watches_from_the_past_are_told_no_more_in_a_turn_than_its_answers_may_take() {
+    let mut world = World::new(1);
+    world.elect();
+    let names = ten_clients(&mut world);
     let since = Some(world.clients[&names[9]].last_zxid);
     for _ in 0..10 {
         let data = Some(Bytes::from(vec![b'x'; VALUE_BYTES]));
@@ -390,11 +396,7 @@ fn a_forward_of_an_earlier_stream_that_arrives_late_stops_nobodys_writes() {
 fn a_turn_makes_no_more_answers_than_memory_is_meant_for() {
     let mut world = World::new(1);
     world.elect();
-    let names: Vec<String> = (0..10).map(|number| format!("client {number}")).collect();
-    for name in &names {
-        world.dial(name, server(1), 60_000);
-        world.settle();
-    }
+    let names = ten_clients(&mut world);
     let root = ZPath::root;
     let data = Some(Bytes::from(vec![0; VALUE_BYTES]));
     world.ask(&names[0], ReadLevel::Local, Op::SetData { path: root(), data, version: None });
@@ -438,11 +440,9 @@ fn a_turn_makes_no_more_answers_than_memory_is_meant_for() {
 fn who_reads_one_node_does_not_wait_for_those_who_list_thousands() {
     let mut world = World::new(1);
     world.elect();
-    let names: Vec<String> = (0..10).map(|number| format!("client {number}")).collect();
-    for name in names.iter().map(String::as_str).chain(["quick"]) {
-        world.dial(name, server(1), 60_000);
-        world.settle();
-    }
+    let names = ten_clients(&mut world);
+    world.dial("quick", server(1), 60_000);
+    world.settle();
     let long = "n".repeat(1000);
     for batch in 0..2 {
         let child = |number| Op::Create {
