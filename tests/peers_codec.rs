@@ -155,7 +155,8 @@ fn touch() -> impl Strategy<Value = PeerMessage> {
         age_ms,
         claim,
     });
-    let numbers = (epoch(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
+    let report = option::of(any::<u64>());
+    let numbers = (epoch(), any::<u64>(), any::<u64>(), any::<u64>(), report);
     (numbers, any::<[bool; 2]>(), vec(touched, 0..5)).prop_map(|(numbers, flags, sessions)| {
         let (epoch, polled_ms, stream, forwarded, report) = numbers;
         let [low_space, has_clients] = flags;

@@ -64,7 +64,7 @@ macro_rules! record {
             }
 
             fn take(from: &mut Bytes) -> Result<$type, DecodeError> {
-                Ok($type { $($field: <$part>::take(from)?),* })
+                Ok($type { $($field: <$part as Part>::take(from)?),* })
             }
         }
     };
@@ -165,7 +165,7 @@ record!(Position { zxid: Zxid, chain: u32 });
 record!(Forward { epoch: Epoch, stream: u64, first: u64, requests: Vec<Forwarded> });
 record!(Touch {
     epoch: Epoch, polled_ms: u64, stream: u64, forwarded: u64, low_space: bool,
-    has_clients: bool, report: u64, sessions: Vec<Touched>
+    has_clients: bool, report: Option<u64>, sessions: Vec<Touched>
 });
 record!(Touched { session: SessionId, age_ms: u32, claim: Claim });
 

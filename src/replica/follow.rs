@@ -8,6 +8,7 @@ use crate::tree::Nodes;
 use super::client::Answer;
 use super::machine::{Part, Replica};
 use super::pending::{Work, mix};
+use super::reports::Sign;
 use super::{Forward, Forwarded, PeerMessage, Touch};
 
 /// What a follower, or observer, remembers of its leader.
@@ -268,6 +269,9 @@ impl<N: Nodes> Replica<N> {
         loop {
             let sessions = parts.next().unwrap_or_default().to_vec();
             let last = parts.peek().is_none();
+            let asked: Vec<Sign> = signs.drain(..sessions.len().min(signs.len())).collect();
+            // Of those who are gone nobody asks whether their last sign of life counts.
+            let report = (!asked.is_empty()).then(|| self.reports.add(asked));
             let touch = Touch {
                 epoch: follow.epoch,
                 polled_ms: if last { follow.polled_ms } else { 0 },
@@ -275,7 +279,7 @@ impl<N: Nodes> Replica<N> {
                 forwarded: follow.next,
                 low_space,
                 has_clients,
-                report: self.reports.add(signs.drain(..sessions.len().min(signs.len())).collect()),
+                report,
                 sessions,
             };
             self.out.send.push((follow.leader, PeerMessage::Touch(touch)));

@@ -46,10 +46,9 @@ impl<N: Nodes> Replica<N> {
         lead.set_low_space(from, touch.low_space);
         self.zab.set_idle(from, !touch.has_clients);
         let epoch = touch.epoch;
-        let anybody = !touch.sessions.is_empty();
         let refused = lead.touch(from, &touch.sessions);
-        if anybody {
-            lead.asking.push(Asker::Report { server: from, report: touch.report, refused });
+        if let Some(report) = touch.report {
+            lead.asking.push(Asker::Report { server: from, report, refused });
         }
         lead.sessions.report(from, touch.polled_ms);
         let stream = lead.streams.entry(from).or_default();

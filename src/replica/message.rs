@@ -145,8 +145,9 @@ pub struct Touch {
     pub low_space: bool,
     /// Whether it has any clients: if not, nobody there waits to be told of a commit.
     pub has_clients: bool,
-    /// The sender's number for this report, growing by one from a random place.
-    pub report: u64,
+    /// If the sender asks whether these signs of life count: its number for this report, growing by
+    /// one from a random place.
+    pub report: Option<u64>,
     /// The sessions that gave a sign of life since the last report.
     pub sessions: Vec<Touched>,
 }
