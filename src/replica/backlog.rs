@@ -15,9 +15,9 @@ use crate::limits;
 use crate::tree::{self, Nodes};
 use crate::zab;
 
-use super::ConnId;
 use super::client::Told;
 use super::machine::Replica;
+use super::{Config, ConnId};
 
 /// Beside what a turn's answers may take, those to reads of one node may take this part of it.
 const FOR_ONE: usize = 32;
@@ -51,15 +51,19 @@ pub(super) struct Backlog {
     open: bool,
     /// What is committed and not applied yet.
     entries: VecDeque<zab::Entry>,
+    /// More of these than that are held until what others wait for has left.
+    most_before_others: usize,
+    /// They are held.
+    is_held: bool,
 }
 
 impl Backlog {
-    pub(super) fn new(most_answered: usize, most_nodes: usize) -> Backlog {
+    pub(super) fn new(config: &Config) -> Backlog {
         Backlog {
-            most_answered,
+            most_answered: config.turn_answers_bytes,
             answered: 0,
             answered_of_one: 0,
-            most_nodes,
+            most_nodes: config.turn_nodes,
             nodes: 0,
             turn: 1,
             events: 0,
@@ -67,6 +71,8 @@ impl Backlog {
             serving: false,
             open: false,
             entries: VecDeque::new(),
+            most_before_others: config.applied_before_others,
+            is_held: false,
         }
     }
 
@@ -124,6 +130,11 @@ impl Backlog {
         !self.conns.is_empty() || !self.entries.is_empty()
     }
 
+    /// Whether transactions are held until what others wait for has left.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held
+    }
+
     /// The answers so far leave, and others have a turn.
     pub(super) fn end_turn(&mut self) {
         self.answered = 0;
@@ -137,6 +148,7 @@ impl Backlog {
     pub(super) fn clear(&mut self) {
         self.conns.clear();
         self.entries.clear();
+        self.is_held = false;
     }
 }
 
@@ -165,8 +177,22 @@ impl<N: Nodes> Replica<N> {
 
     /// Apply what is committed as far as one turn may, but nothing that a read was asked before which
     /// was put off. With `all`, nothing is left to the next turn.
-    pub(super) fn apply_committed(&mut self, entries: Vec<zab::Entry>, all: bool) {
+    ///
+    /// If `others_wait` for what this turn has come to, the disk for writes or servers for messages, and
+    /// there is more than a little to apply, it is held: they had better do their part while this server
+    /// applies. It is never held twice.
+    pub(super) fn apply_committed(
+        &mut self,
+        entries: Vec<zab::Entry>,
+        all: bool,
+        others_wait: bool,
+    ) {
         self.backlog.entries.extend(entries);
+        let is_much = self.backlog.entries.len() > self.backlog.most_before_others;
+        self.backlog.is_held = is_much && others_wait && !all && !self.backlog.is_held;
+        if self.backlog.is_held {
+            return;
+        }
         self.backlog.open = all;
         if all {
             self.serve_backlog();

@@ -132,7 +132,7 @@ impl<N: Nodes> Replica<N> {
             handshakes: BTreeSet::new(),
             by_zxid: BTreeSet::new(),
             reading: Reading::new(config.zab.seed),
-            backlog: Backlog::new(config.turn_answers_bytes, config.turn_nodes),
+            backlog: Backlog::new(&config),
             reports: Reports::new(config.zab.seed),
             pendings: Pendings::new(config.zab.seed),
             ticks: Ticks::default(),
@@ -193,7 +193,7 @@ impl<N: Nodes> Replica<N> {
             let transfers = !zab.snapshots.is_empty();
             self.absorb(zab, &mut ready);
             // A snapshot is cut from the state as it is now, so nothing more may happen before.
-            if transfers || !self.has_more() {
+            if transfers || self.is_held() || !self.has_more() {
                 ready.more |= transfers;
                 break;
             }
@@ -247,6 +247,12 @@ impl<N: Nodes> Replica<N> {
     /// others had better have theirs.
     pub fn has_backlog(&self) -> bool {
         self.backlog.is_pending() || self.hub.is_sweeping()
+    }
+
+    /// Whether transactions that are committed are applied only by the next [`Replica::ready`], which
+    /// is to be called as soon as what this one has come to is done.
+    pub fn is_held(&self) -> bool {
+        self.backlog.is_held()
     }
 
     /// Whether anything follows once the writes so far are on this server's disk; if not, it may be
@@ -357,7 +363,8 @@ impl<N: Nodes> Replica<N> {
         // ends, with it.
         let is_change = |notice: &zab::Notice| !matches!(notice, zab::Notice::ReadConfirmed { .. });
         let all = !ready.snapshots.is_empty() || zab.notices.iter().any(is_change);
-        self.apply_committed(zab.committed, all);
+        let others_wait = !ready.send.is_empty() || !ready.write.is_empty();
+        self.apply_committed(zab.committed, all, others_wait);
         if self.halted {
             return;
         }

@@ -217,6 +217,9 @@ pub struct Config {
     /// The nodes that transactions change or count after which a turn leaves other transactions to the
     /// next one; at least 1.
     pub turn_nodes: usize,
+    /// So many committed transactions are applied before what other servers and the disk are to do; if
+    /// there are more, those begin first.
+    pub applied_before_others: usize,
     /// What `/zookeeper/config` shows of the members; `None`: whatever is there.
     pub members_text: Option<Bytes>,
 }

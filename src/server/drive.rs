@@ -124,8 +124,14 @@ impl Drive {
         for input in waiting.inputs.drain(..) {
             self.replica.step(input);
         }
-        let ready = self.replica.ready();
+        let mut ready = self.replica.ready();
         let idle = inputs < IDLE_INPUTS && self.replica.undelivered() <= IDLE_ENTRIES;
+        if self.replica.is_held() {
+            // The rest is looked for at once, without the bell.
+            ready.more = false;
+            self.perform(ready, idle);
+            ready = self.replica.ready();
+        }
         self.perform(ready, idle);
         for (from, part) in waiting.parts.drain(..) {
             self.transfers.part(from, part);

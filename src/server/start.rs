@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::limits::{TURN_ANSWERS_BYTES, TURN_NODES};
+use crate::limits::{APPLIED_BEFORE_OTHERS, TURN_ANSWERS_BYTES, TURN_NODES};
 use crate::net::{KeysError, Port, WatchedKeys};
 use crate::peers::{self, Event, Frame, Links};
 use crate::replica::{self, Input, Replica};
@@ -312,6 +312,7 @@ fn replica_config(settings: &Settings) -> replica::Config {
         local_sessions: settings.local_sessions,
         turn_answers_bytes: TURN_ANSWERS_BYTES,
         turn_nodes: TURN_NODES,
+        applied_before_others: APPLIED_BEFORE_OTHERS,
         members_text: Some(members_text(settings).into()),
     }
 }

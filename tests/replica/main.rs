@@ -14,8 +14,8 @@ mod world;
 
 use bytes::Bytes;
 use conclave::limits::{
-    ACL_LINES, CATCH_UP_BYTES, CONNECTIONS, IDENTITY_BYTES, IN_FLIGHT, MULTI_OPS, PENDING_BYTES,
-    PENDING_SMALL_BYTES, QUOTA_NODES, TURN_ANSWERS_BYTES, VALUE_BYTES,
+    ACL_LINES, APPLIED_BEFORE_OTHERS, CATCH_UP_BYTES, CONNECTIONS, IDENTITY_BYTES, IN_FLIGHT,
+    MULTI_OPS, PENDING_BYTES, PENDING_SMALL_BYTES, QUOTA_NODES, TURN_ANSWERS_BYTES, VALUE_BYTES,
 };
 use conclave::replica::{Forward, Input, PeerMessage};
 use conclave_proto::request::{Page, ReadLevel};
@@ -113,6 +113,34 @@ fn writes_that_gather_without_a_leader_fit_the_frames() {
 #[test]
 fn writes_that_gather_without_a_leader_fit_the_link() {
     gather(8, 12, VALUE_BYTES, 1);
+}
+
+#[test]
+fn the_disk_gets_its_writes_before_much_is_applied() {
+    let mut world = World::new(3);
+    world.elect();
+    let leader = world.leader().unwrap();
+    world.dial("a", leader, 60_000);
+    world.settle();
+    let set = || Op::SetData { path: ZPath::root(), data: None, version: None };
+    let others: Vec<_> = [1, 2, 3].map(server).into_iter().filter(|&id| id != leader).collect();
+    for &other in &others {
+        world.hold(other, leader, true);
+    }
+    for _ in 0..=APPLIED_BEFORE_OTHERS {
+        world.ask("a", ReadLevel::Local, set());
+    }
+    world.settle();
+    // What commits all of them comes together with one more.
+    world.ask("a", ReadLevel::Local, set());
+    for &other in &others {
+        world.hold(other, leader, false);
+    }
+    (world.turns, world.writes) = (Vec::new(), Vec::new());
+    world.settle();
+    let answered = world.turns.iter().position(|answers| answers.len() > APPLIED_BEFORE_OTHERS);
+    let wrote = world.writes.iter().position(|&writes| writes > 0);
+    assert!(wrote.is_some() && wrote < answered, "written in {wrote:?}, applied in {answered:?}");
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(crate) struct World {
     short_epochs: bool,
     /// The answers of each turn.
     pub(crate) turns: Vec<Vec<Response>>,
+    /// How much each turn gave the disk to write.
+    pub(crate) writes: Vec<usize>,
     /// What clients were told, and what servers noted, since this was last taken.
     pub(crate) log: Vec<String>,
 }
@@ -108,6 +110,7 @@ impl World {
             small_turns: option == "small-turns",
             short_epochs: option == "short-epochs",
             turns: Vec::new(),
+            writes: Vec::new(),
             log: Vec::new(),
         };
         for number in 1..=count {
@@ -150,6 +153,7 @@ impl World {
             local_sessions: self.local_sessions,
             turn_answers_bytes: if self.small_turns { 1 } else { limits::TURN_ANSWERS_BYTES },
             turn_nodes: if self.small_turns { 1 } else { limits::TURN_NODES },
+            applied_before_others: limits::APPLIED_BEFORE_OTHERS,
             members_text: None,
         };
         let server = self.servers.get_mut(&id).unwrap();
@@ -360,6 +364,7 @@ impl World {
         }
         let server = self.servers.get_mut(&id).unwrap();
         let wrote = !ready.write.is_empty();
+        self.writes.push(ready.write.len());
         for write in ready.write {
             server.write(write);
         }

@@ -51,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) turn_answers_bytes: usize,
     /// The nodes that transactions change after which a turn leaves others to the next one.
     pub(crate) turn_nodes: usize,
+    /// So many transactions are applied before what other servers and the disk are to do.
+    pub(crate) applied_before_others: usize,
 }
 
 /// Something that happens to a server.

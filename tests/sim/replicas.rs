@@ -33,6 +33,7 @@ impl Machine for Whole {
             local_sessions: settings.local_sessions,
             turn_answers_bytes: settings.turn_answers_bytes,
             turn_nodes: settings.turn_nodes,
+            applied_before_others: settings.applied_before_others,
             members_text: None,
         };
         Whole { replica: Replica::new(config, disk, nodes) }

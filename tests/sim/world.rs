@@ -604,6 +604,7 @@ impl<'t, M: Machine, L: Load<M>> World<'t, M, L> {
             // One or a few of each in a turn, or as many as there are.
             turn_answers_bytes: [1, 100, 1000, 1 << 30][usize::from(seed.to_be_bytes()[0] % 4)],
             turn_nodes: [1, 5, 1 << 30, 1 << 30][usize::from(seed.to_be_bytes()[1] % 4)],
+            applied_before_others: [0, 1, 8, 8][usize::from(seed.to_be_bytes()[2] % 4)],
         }
     }
 
