@@ -106,9 +106,8 @@ impl StartError {
     /// The code with which the process should exit.
     pub fn exit_code(&self) -> u8 {
         match self {
-            StartError::Store(StoreError::Unusable { .. }) | StartError::PidFile { .. } => {
-                EXIT_DATA
-            }
+            StartError::Store(error) if error.is_unusable() => EXIT_DATA,
+            StartError::PidFile { .. } => EXIT_DATA,
             StartError::Store(_) => u8::try_from(EXIT_STORAGE).expect("an exit code fits"),
             StartError::Keys(_) => EXIT_CONFIG,
             StartError::Listen { .. } | StartError::System(_) => EXIT_UNAVAILABLE,

@@ -84,6 +84,28 @@ fn tree_advice(error: &heed::Error, path: &Path) -> &'static str {
 }
 
 impl StoreError {
+    /// Whether another try can only end in the same way until somebody gives the server another
+    /// directory, or access to this one.
+    pub fn is_unusable(&self) -> bool {
+        use io::ErrorKind as Kind;
+        let lasts = |error: &io::Error| {
+            matches!(
+                error.kind(),
+                Kind::PermissionDenied
+                    | Kind::ReadOnlyFilesystem
+                    | Kind::NotADirectory
+                    | Kind::AlreadyExists
+                    | Kind::NotFound
+            )
+        };
+        match self {
+            StoreError::Unusable { .. } => true,
+            StoreError::Io { source, .. }
+            | StoreError::Tree { source: heed::Error::Io(source), .. } => lasts(source),
+            StoreError::Tree { .. } | StoreError::Damaged { .. } | StoreError::Snapshot(_) => false,
+        }
+    }
+
     pub(super) fn damaged(path: &Path, what: impl fmt::Display) -> StoreError {
         StoreError::Damaged { path: path.to_owned(), what: what.to_string() }
     }
