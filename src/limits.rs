@@ -20,6 +20,9 @@ pub const TURN_NODES: usize = 10_000;
 /// So many transactions are applied before other servers and the disk are given what they are to do: it
 /// takes less time than to look for more to do.
 pub const APPLIED_BEFORE_OTHERS: usize = 8;
+/// The bytes of changes that no checkpoint holds yet, beside those of two checkpoints, before writes
+/// wait.
+pub const UNWRITTEN_BYTES: u64 = 256 << 20;
 /// The bytes of proposals that a leader has in flight before it makes requests wait.
 pub const UNCOMMITTED_BYTES: usize = 64 << 20;
 /// The proposals that a leader has in flight before it makes requests wait.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use conclave::limits::BATCH_ENTRIES;
 use conclave::peers::codec::{decode, encode};
-use conclave::replica::{Claim, Forward, Forwarded, PeerMessage, Touch, Touched};
+use conclave::replica::{Claim, Forward, Forwarded, PeerMessage, Strain, Touch, Touched};
 use conclave::zab::{
     Ballot, Entry, FromFollower, FromLeader, Message, Position, Standing, SyncStart,
 };
@@ -157,15 +157,15 @@ fn touch() -> impl Strategy<Value = PeerMessage> {
     });
     let report = option::of(any::<u64>());
     let numbers = (epoch(), any::<u64>(), any::<u64>(), any::<u64>(), report);
-    (numbers, any::<[bool; 2]>(), vec(touched, 0..5)).prop_map(|(numbers, flags, sessions)| {
+    (numbers, any::<[bool; 3]>(), vec(touched, 0..5)).prop_map(|(numbers, flags, sessions)| {
         let (epoch, polled_ms, stream, forwarded, report) = numbers;
-        let [low_space, has_clients] = flags;
+        let [low_space, is_behind, has_clients] = flags;
         PeerMessage::Touch(Touch {
             epoch,
             polled_ms,
             stream,
             forwarded,
-            low_space,
+            strain: Strain { low_space, is_behind },
             has_clients,
             report,
             sessions,

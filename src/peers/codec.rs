@@ -16,7 +16,9 @@ use conclave_proto::frame::write_frame;
 use conclave_proto::{Epoch, Fault, Secret, ServerId, SessionId, Zxid};
 
 use crate::limits::BATCH_ENTRIES;
-use crate::replica::{Claim, Forward, Forwarded, MOVE, PeerMessage, SYSTEM, Touch, Touched};
+use crate::replica::{
+    Claim, Forward, Forwarded, MOVE, PeerMessage, SYSTEM, Strain, Touch, Touched,
+};
 use crate::zab::{Ballot, Entry, FromFollower, FromLeader, Message, Position, Standing, SyncStart};
 
 /// Appends the message to `out`, without a frame.
@@ -164,9 +166,10 @@ record!(Ballot {
 record!(Position { zxid: Zxid, chain: u32 });
 record!(Forward { epoch: Epoch, stream: u64, first: u64, requests: Vec<Forwarded> });
 record!(Touch {
-    epoch: Epoch, polled_ms: u64, stream: u64, forwarded: u64, low_space: bool,
+    epoch: Epoch, polled_ms: u64, stream: u64, forwarded: u64, strain: Strain,
     has_clients: bool, report: Option<u64>, sessions: Vec<Touched>
 });
+record!(Strain { low_space: bool, is_behind: bool });
 record!(Touched { session: SessionId, age_ms: u32, claim: Claim });
 
 impl Part for Entry {

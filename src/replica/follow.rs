@@ -9,7 +9,7 @@ use super::client::Answer;
 use super::machine::{Part, Replica};
 use super::pending::{Work, mix};
 use super::reports::Sign;
-use super::{Forward, Forwarded, PeerMessage, Touch};
+use super::{Forward, Forwarded, PeerMessage, Strain, Touch};
 
 /// What a follower, or observer, remembers of its leader.
 #[derive(Debug)]
@@ -262,7 +262,7 @@ impl<N: Nodes> Replica<N> {
         }
         let (touched, mut signs) = self.take_unreported();
         let now_ms = self.now_ms();
-        let (low_space, has_clients) = (self.low_space, !self.clients.is_empty());
+        let (strain, has_clients) = (self.strain, !self.clients.is_empty());
         let Part::Following(follow) = &mut self.part else { return };
         follow.report_at_ms = now_ms + self.config.report_interval_ms();
         let mut parts = touched.chunks(limits::TOUCHES).peekable();
@@ -277,7 +277,7 @@ impl<N: Nodes> Replica<N> {
                 polled_ms: if last { follow.polled_ms } else { 0 },
                 stream: follow.stream,
                 forwarded: follow.next,
-                low_space,
+                strain,
                 has_clients,
                 report,
                 sessions,
@@ -289,13 +289,13 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    pub(super) fn set_low_space(&mut self, low: bool) {
-        self.low_space = low;
-        let id = self.config.zab.id;
+    /// The state of this server's disk is another one.
+    pub(super) fn set_strain(&mut self, strain: Strain) {
+        self.strain = strain;
         match &mut self.part {
             Part::Looking { .. } => {}
             Part::Following(_) => self.report(),
-            Part::Leading(lead) => lead.set_low_space(id, low),
+            Part::Leading(lead) => lead.set_strain(self.config.zab.id, strain, &self.config.zab),
         }
     }
 }

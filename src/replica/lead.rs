@@ -12,14 +12,14 @@ use conclave_proto::{
 use crate::limits;
 use crate::session::{Claim, Sessions, Standing};
 use crate::tree::{self, Nodes};
-use crate::zab::{ProposeError, RoleView};
+use crate::zab::{self, ProposeError, RoleView};
 
 use super::client::Answer;
 use super::lead_sessions::Candidate;
 use super::local::Ended;
 use super::machine::{Part, Replica};
 use super::pending::Work;
-use super::{Forward, Forwarded, PeerMessage};
+use super::{Forward, Forwarded, PeerMessage, Strain};
 
 /// The mark of a write that nobody waits for: the system's own.
 pub(crate) const SYSTEM: u64 = 0;
@@ -42,6 +42,10 @@ pub(super) struct Lead {
     pub(super) streams: BTreeMap<ServerId, Stream>,
     /// The servers that are short of disk space.
     low_space: BTreeSet<ServerId>,
+    /// The servers whose checkpoints are far behind.
+    behind: BTreeSet<ServerId>,
+    /// Whether writes wait for them.
+    waits_for_checkpoints: bool,
     /// Those who want to resume sessions, and what this leader must have applied to judge them.
     pub(super) candidates: VecDeque<(Zxid, Candidate)>,
     /// Those whose session is to move to them, once that can be proposed.
@@ -168,12 +172,18 @@ impl Lead {
         Some(proposal.txn)
     }
 
-    pub(super) fn set_low_space(&mut self, server: ServerId, low: bool) {
-        if low {
-            self.low_space.insert(server);
-        } else {
-            self.low_space.remove(&server);
-        }
+    /// How a server's disk is.
+    pub(super) fn set_strain(&mut self, server: ServerId, strain: Strain, config: &zab::Config) {
+        let note = |servers: &mut BTreeSet<ServerId>, is_so| {
+            if is_so {
+                servers.insert(server)
+            } else {
+                servers.remove(&server)
+            };
+        };
+        note(&mut self.low_space, strain.low_space);
+        note(&mut self.behind, strain.is_behind);
+        self.waits_for_checkpoints = !is_quorum_without(&self.behind, config);
     }
 
     /// A session is proposed, or was committed by an earlier leader. It is known from its proposal
@@ -226,6 +236,7 @@ impl Lead {
 
     pub(super) fn has_room(&self) -> bool {
         !self.blocked
+            && !self.waits_for_checkpoints
             && self.in_flight.len() < limits::UNCOMMITTED_ENTRIES
             && self.in_flight_bytes < limits::UNCOMMITTED_BYTES
     }
@@ -236,10 +247,15 @@ impl Lead {
     }
 
     /// Whether this server and a quorum of the voters have disk space.
-    fn has_space(&self, id: ServerId, voters: &[ServerId]) -> bool {
-        let able = voters.iter().filter(|voter| !self.low_space.contains(voter)).count();
-        !self.low_space.contains(&id) && able > voters.len() / 2
+    fn has_space(&self, config: &zab::Config) -> bool {
+        is_quorum_without(&self.low_space, config)
     }
+}
+
+/// Whether this server is not one of these, and a quorum of the voters is not either.
+fn is_quorum_without(servers: &BTreeSet<ServerId>, config: &zab::Config) -> bool {
+    let able = config.voters.iter().filter(|voter| !servers.contains(voter)).count();
+    !servers.contains(&config.id) && able > config.voters.len() / 2
 }
 
 impl<N: Nodes> Replica<N> {
@@ -278,6 +294,8 @@ impl<N: Nodes> Replica<N> {
             waiting_bytes: 0,
             streams: BTreeMap::new(),
             low_space: BTreeSet::new(),
+            behind: BTreeSet::new(),
+            waits_for_checkpoints: false,
             candidates: VecDeque::new(),
             movers: VecDeque::new(),
             mourners: BTreeMap::new(),
@@ -294,7 +312,7 @@ impl<N: Nodes> Replica<N> {
             applied_at: VecDeque::new(),
             blocked: false,
         });
-        lead.set_low_space(self.config.zab.id, self.low_space);
+        lead.set_strain(self.config.zab.id, self.strain, &self.config.zab);
         self.part = Part::Leading(lead);
         self.mark_all_unreported();
         self.touch_own();
@@ -488,7 +506,7 @@ impl<N: Nodes> Replica<N> {
             return Err(ErrorCode::Throttled);
         }
         if !frees_space(&request.op)
-            && !lead.has_space(self.config.zab.id, &self.config.zab.voters)
+            && !lead.has_space(&self.config.zab)
             && !self.is_under_way(request)
         {
             return Err(ErrorCode::NoSpace);

@@ -43,7 +43,7 @@ impl<N: Nodes> Replica<N> {
         if lead.epoch != touch.epoch {
             return;
         }
-        lead.set_low_space(from, touch.low_space);
+        lead.set_strain(from, touch.strain, &self.config.zab);
         self.zab.set_idle(from, !touch.has_clients);
         let epoch = touch.epoch;
         let refused = lead.touch(from, &touch.sessions);

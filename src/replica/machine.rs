@@ -19,7 +19,7 @@ use super::local::Locals;
 use super::pending::{Pending, Pendings, mix};
 use super::reports::{Parted, Reports, Ticks};
 use super::requests::Reading;
-use super::{Config, ConnId, Input, Notice, PeerMessage, Ready, ToClient};
+use super::{Config, ConnId, Input, Notice, PeerMessage, Ready, Strain, ToClient};
 
 /// A whole server, without its IO.
 pub struct Replica<N> {
@@ -60,7 +60,7 @@ pub struct Replica<N> {
 
     pub(super) now_ms: Option<u64>,
     pub(super) time_ms: i64,
-    pub(super) low_space: bool,
+    pub(super) strain: Strain,
     /// Whether the server is about to stop.
     pub(super) leaving: bool,
     /// Whether a fault was found that forbids to go on.
@@ -141,7 +141,7 @@ impl<N: Nodes> Replica<N> {
             parted: Vec::new(),
             now_ms: None,
             time_ms: 0,
-            low_space: false,
+            strain: Strain::default(),
             leaving: false,
             halted: false,
             streams: mix(!config.zab.seed),
@@ -178,7 +178,7 @@ impl<N: Nodes> Replica<N> {
                 self.checked(conn, xid, &claimed, result);
             }
             Input::Closed(conn) => self.forget(conn),
-            Input::LowSpace(low) => self.set_low_space(low),
+            Input::Strain(strain) => self.set_strain(strain),
             Input::HandOver => self.hand_over(),
         }
     }

@@ -141,8 +141,8 @@ pub struct Touch {
     pub stream: u64,
     /// How many writes it has sent on that stream.
     pub forwarded: u64,
-    /// Whether it is short of disk space.
-    pub low_space: bool,
+    /// How its disk is.
+    pub strain: Strain,
     /// Whether it has any clients: if not, nobody there waits to be told of a commit.
     pub has_clients: bool,
     /// If the sender asks whether these signs of life count: its number for this report, growing by
@@ -150,6 +150,16 @@ pub struct Touch {
     pub report: Option<u64>,
     /// The sessions that gave a sign of life since the last report.
     pub sessions: Vec<Touched>,
+}
+
+/// What a server's disk cannot do for the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Strain {
+    /// It is short of space: writes that need some are refused.
+    pub low_space: bool,
+    /// Its checkpoints are so far behind what is applied that the changes in memory grow too large:
+    /// writes wait.
+    pub is_behind: bool,
 }
 
 /// A session that is alive.

@@ -33,7 +33,7 @@ pub use crate::session::Claim;
 pub use audit::{AclChange, Authentication};
 pub(crate) use lead::{MOVE, SYSTEM};
 pub use machine::Replica;
-pub use message::{Forward, Forwarded, PeerMessage, Touch, Touched};
+pub use message::{Forward, Forwarded, PeerMessage, Strain, Touch, Touched};
 pub use status::{Follower, Role, Status};
 
 /// A client's connection to this server, numbered by the server.
@@ -114,8 +114,8 @@ pub enum Input {
     },
     /// A client's connection is closed.
     Closed(ConnId),
-    /// Disk space is short, or no longer short.
-    LowSpace(bool),
+    /// The state of this server's disk is another one.
+    Strain(Strain),
     /// The server is about to stop: give leadership away and send the clients elsewhere.
     HandOver,
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 use conclave_proto::ServerId;
 use tokio::task::yield_now;
 
+use crate::limits::UNWRITTEN_BYTES;
 use crate::peers::Links;
-use crate::replica::{Input, Notice, PeerMessage, Ready, Replica};
+use crate::replica::{Input, Notice, PeerMessage, Ready, Replica, Strain};
 use crate::store::{Home, StoreNodes, fatal};
 use crate::tree::{Excess, Measure};
 use crate::zab::{self, SnapshotOrder, WriteToken};
@@ -85,7 +86,7 @@ pub(super) struct DriveState {
     next_scrub_us: u64,
     /// When the log last said that a quota is exceeded.
     over_quota_us: Option<u64>,
-    low_space: bool,
+    strain: Strain,
     free_bytes: u64,
 }
 
@@ -340,6 +341,7 @@ impl Drive {
                 }
             }
         }
+        self.look_for_checkpoints();
         if now - self.state.last_look_us >= LOOK_AROUND_US || self.state.last_look_us == 0 {
             self.state.last_look_us = now;
             self.look_for_room();
@@ -353,6 +355,29 @@ impl Drive {
         }
     }
 
+    /// Writes wait while checkpoints cannot keep up, and go on once those clearly have: what a disk
+    /// does not take would fill the memory.
+    fn look_for_checkpoints(&mut self) {
+        let most = UNWRITTEN_BYTES + 2 * self.storage.checkpoint_bytes;
+        let most = if self.state.strain.is_behind { most - most / 8 } else { most };
+        let is_behind = self.replica.nodes().unwritten_bytes() as u64 > most;
+        if is_behind != self.state.strain.is_behind {
+            self.strain(Strain { is_behind, ..self.state.strain });
+            if is_behind {
+                self.metrics.checkpoints_behind.inc();
+                tracing::warn!(
+                    most,
+                    "checkpoints do not keep up with writes: writes wait; use a quicker disk for data_dir"
+                );
+            }
+        }
+    }
+
+    fn strain(&mut self, strain: Strain) {
+        self.state.strain = strain;
+        self.inbox.push(Input::Strain(strain));
+    }
+
     /// Writes are refused before the disk is full, and taken again once there is clearly room.
     fn look_for_room(&mut self) {
         let space = self.home.space().unwrap_or_else(|error| fatal(&error));
@@ -360,13 +385,12 @@ impl Drive {
         let (used, reserved) = self.replica.nodes().map_usage();
         let full = used > reserved / 100 * MAP_ALERT_PERCENT;
         let reserve = self.storage.reserve_bytes;
-        let needed = if self.state.low_space { reserve + reserve / 4 } else { reserve };
+        let needed = if self.state.strain.low_space { reserve + reserve / 4 } else { reserve };
         let low = full || space.free < needed;
-        if low == self.state.low_space {
+        if low == self.state.strain.low_space {
             return;
         }
-        self.state.low_space = low;
-        self.inbox.push(Input::LowSpace(low));
+        self.strain(Strain { low_space: low, ..self.state.strain });
         match (low, full) {
             (true, true) => tracing::error!(
                 used,
@@ -395,7 +419,7 @@ impl Drive {
         set(&level.client_outbox_bytes, self.clients.waiting() as u64);
         set(&level.peer_outbox_bytes, self.links.waiting_in_all() as u64);
         set(&level.linked_peers, self.links.up() as u64);
-        set(&level.low_space, self.state.low_space.into());
+        set(&level.low_space, self.state.strain.low_space.into());
         let today = u64::try_from(self.clock.time_of_day_ms()).unwrap_or_default();
         for (of, keys) in [("clients", &self.keys.clients), ("members", &self.keys.members)] {
             if let Some(keys) = keys {
@@ -427,7 +451,7 @@ impl Drive {
                 disk_free_bytes: self.state.free_bytes,
                 tree_used_bytes: used,
                 tree_reserved_bytes: reserved,
-                low_space: self.state.low_space,
+                low_space: self.state.strain.low_space,
             },
         )
     }

@@ -90,6 +90,12 @@ impl StoreNodes {
         frozen + self.active.bytes() + self.touched.len() * SESSION_COST + meta
     }
 
+    /// The bytes of all changes that the tree on disk does not hold yet: an estimate of the memory they
+    /// take.
+    pub fn unwritten_bytes(&self) -> usize {
+        self.layers().map(Layer::bytes).sum()
+    }
+
     /// Freeze everything changed since the last freeze, to be written by another thread; `None` if
     /// there is nothing. What is frozen must be written in the order in which it was frozen.
     pub fn freeze(&mut self) -> Option<Frozen> {

@@ -17,7 +17,7 @@ use conclave::limits::{
     ACL_LINES, APPLIED_BEFORE_OTHERS, CATCH_UP_BYTES, CONNECTIONS, IDENTITY_BYTES, IN_FLIGHT,
     MULTI_OPS, PENDING_BYTES, PENDING_SMALL_BYTES, QUOTA_NODES, TURN_ANSWERS_BYTES, VALUE_BYTES,
 };
-use conclave::replica::{Forward, Input, PeerMessage};
+use conclave::replica::{Forward, Input, PeerMessage, Strain};
 use conclave_proto::request::{Page, ReadLevel};
 use conclave_proto::{
     Acl, CreateMode, Epoch, Identity, Lifetime, Op, Perms, Reply, Response, ServerMessage, WatchId,
@@ -42,6 +42,7 @@ macro_rules! scripts {
 }
 
 scripts! {
+    behind
     certainty
     containers
     expiry
@@ -267,7 +268,8 @@ fn a_queue_of_any_length_is_answered_on_a_small_stack() {
         world.elect();
         world.dial("a", server(1), 60_000);
         world.settle();
-        world.step(server(1), Input::LowSpace(true));
+        let strain = Strain { low_space: true, is_behind: false };
+        world.step(server(1), Input::Strain(strain));
         let later = Zxid::from_bits(world.clients["a"].last_zxid.bits() + 1);
         world.dial("b", server(1), 60_000);
         for _ in 0..IN_FLIGHT / 2 {

@@ -1,7 +1,7 @@
 //! The commands of the scripts.
 
 use bytes::Bytes;
-use conclave::replica::Input;
+use conclave::replica::{Input, Strain};
 use conclave_proto::request::{Page, ReadLevel};
 use conclave_proto::{
     Acl, ClientMessage, CreateMode, Identity, Lifetime, Op, Perms, ServerId, WatchId, WatchKind,
@@ -62,8 +62,17 @@ fn carry_out(world: &mut World, command: &str, words: &[&str]) {
         ["resume", id] => world.pause(the_server(world, id), false),
         ["slow-disk", id] => world.slow_disk(the_server(world, id), true),
         ["good-disk", id] => world.slow_disk(the_server(world, id), false),
-        ["low-space", id] => world.step(the_server(world, id), Input::LowSpace(true)),
-        ["space", id] => world.step(the_server(world, id), Input::LowSpace(false)),
+        ["low-space", id] => {
+            let strain = Strain { low_space: true, is_behind: false };
+            world.step(the_server(world, id), Input::Strain(strain));
+        }
+        ["behind", id] => {
+            let strain = Strain { low_space: false, is_behind: true };
+            world.step(the_server(world, id), Input::Strain(strain));
+        }
+        ["space" | "caught-up", id] => {
+            world.step(the_server(world, id), Input::Strain(Strain::default()));
+        }
         ["hand-over", id] => world.step(the_server(world, id), Input::HandOver),
         ["checkpoint", id] => world.checkpoint(the_server(world, id)),
         ["status"] => status(world),
