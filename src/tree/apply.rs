@@ -179,7 +179,8 @@ fn carry_out(nodes: &mut impl Nodes, zxid: Zxid, txn: &Txn) -> Applied {
         ephemerals_gone: 0,
         acl_bytes: 0,
         parts: 0,
-        changes: Vec::new(),
+        // Of a node and of its parent.
+        changes: Vec::with_capacity(2),
     };
     let result = work.carry_out(&txn.request.op);
     let mut applied = Applied::new(zxid, result);

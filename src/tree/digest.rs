@@ -10,7 +10,7 @@
 
 use std::sync::LazyLock;
 
-use conclave_proto::{Acl, Lifetime, SessionId, ZPath};
+use conclave_proto::{Acl, Identity, Lifetime, SessionId, ZPath};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::acl;
@@ -25,21 +25,24 @@ pub fn digest_of_node(path: &ZPath, node: &Node) -> u64 {
         Lifetime::Ttl(ms) => (3, ms),
         Lifetime::Lingering(ms) => (4, ms),
     };
-    let mut fields = Fields::new([b'n', lifetime, node.data.is_some().into()]);
-    fields.add(ttl);
-    fields.add(xxh3_64(path.as_str().as_bytes()));
-    fields.add(xxh3_64(node.data.as_deref().unwrap_or_default()));
-    fields.add(digest_of_acl(&node.acl));
-    fields.add(node.owner.0);
-    fields.add(node.czxid.bits());
-    fields.add(node.mzxid.bits());
-    fields.add(node.pzxid.bits());
-    fields.add(node.ctime_ms.cast_unsigned());
-    fields.add(node.mtime_ms.cast_unsigned());
-    fields.add(pair(node.version.cast_unsigned(), node.aversion.cast_unsigned()));
-    fields.add(node.num_children.into());
-    fields.add(node.children_created);
-    fields.hash()
+    hash(
+        [b'n', lifetime, node.data.is_some().into()],
+        [
+            ttl,
+            xxh3_64(path.as_str().as_bytes()),
+            xxh3_64(node.data.as_deref().unwrap_or_default()),
+            digest_of_acl(&node.acl),
+            node.owner.0,
+            node.czxid.bits(),
+            node.mzxid.bits(),
+            node.pzxid.bits(),
+            node.ctime_ms.cast_unsigned(),
+            node.mtime_ms.cast_unsigned(),
+            pair(node.version.cast_unsigned(), node.aversion.cast_unsigned()),
+            node.num_children.into(),
+            node.children_created,
+        ],
+    )
 }
 
 /// What a session adds to [`super::Meta::digest`].
@@ -48,12 +51,8 @@ pub fn digest_of_node(path: &ZPath, node: &Node) -> u64 {
 /// hashed at each write; each follows from a transaction that is covered by what it did to the
 /// tree and to `last_xid`.
 pub fn digest_of_session(id: SessionId, record: &SessionRecord) -> u64 {
-    let mut fields = Fields::new([b's', 0, 0]);
-    fields.add(id.0);
-    fields.add(record.timeout_ms.into());
-    fields.add(xxh3_64(record.secret.expose()));
-    fields.add(record.last_xid.0);
-    fields.hash()
+    let secret = xxh3_64(record.secret.expose());
+    hash([b's', 0, 0], [id.0, record.timeout_ms.into(), secret, record.last_xid.0])
 }
 
 fn digest_of_acl(acl: &[Acl]) -> u64 {
@@ -63,11 +62,9 @@ fn digest_of_acl(acl: &[Acl]) -> u64 {
 
 fn digest_of_lines(acl: &[Acl]) -> u64 {
     acl.iter().fold(0, |before, line| {
-        let mut fields = Fields::new([b'a', line.perms.0, 0]);
-        fields.add(before);
-        fields.add(xxh3_64(line.identity.scheme.as_bytes()));
-        fields.add(xxh3_64(line.identity.id.as_bytes()));
-        fields.hash()
+        let Identity { scheme, id } = &line.identity;
+        let fields = [before, xxh3_64(scheme.as_bytes()), xxh3_64(id.as_bytes())];
+        hash([b'a', line.perms.0, 0], fields)
     })
 }
 
@@ -75,27 +72,14 @@ fn pair(low: u32, high: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Numbers to be hashed together, little-endian, one after another. Up to 128 bytes are hashed
-/// fastest.
-struct Fields {
-    bytes: [u8; 14 * 8],
-    used: usize,
-}
-
-impl Fields {
-    /// The first number says what is hashed.
-    fn new(kind: [u8; 3]) -> Fields {
-        let mut fields = Fields { bytes: [0; 14 * 8], used: 8 };
-        fields.bytes[..3].copy_from_slice(&kind);
-        fields
+/// The hash of some numbers, little-endian, one after another, the first of which says what it is
+/// that is hashed. Up to 128 bytes are hashed fastest.
+fn hash<const N: usize>(kind: [u8; 3], fields: [u64; N]) -> u64 {
+    let [first, second, third] = kind;
+    let mut bytes = [[0; 8]; 16];
+    bytes[0] = [first, second, third, 0, 0, 0, 0, 0];
+    for (bytes, field) in bytes[1..=N].iter_mut().zip(fields) {
+        *bytes = field.to_le_bytes();
     }
-
-    fn add(&mut self, field: u64) {
-        self.bytes[self.used..self.used + 8].copy_from_slice(&field.to_le_bytes());
-        self.used += 8;
-    }
-
-    fn hash(&self) -> u64 {
-        xxh3_64(&self.bytes[..self.used])
-    }
+    xxh3_64(bytes[..=N].as_flattened())
 }
