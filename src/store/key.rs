@@ -14,11 +14,10 @@
 //! the keyed hash of all of it, 511 bytes together; the value has the whole text.
 
 use std::fmt;
-use std::hash::Hasher;
 use std::ops::Deref;
 
 use conclave_proto::{SessionId, ZPath};
-use siphasher::sip128::{Hasher128, SipHasher13};
+use siphasher::{sip, sip128};
 
 use super::codec;
 
@@ -43,9 +42,12 @@ impl fmt::Debug for HashKey {
 
 impl HashKey {
     fn hash(&self, text: &str) -> [u8; HASH] {
-        let mut hasher = SipHasher13::new_with_key(&self.0);
-        hasher.write(text.as_bytes());
-        hasher.finish128().as_u128().to_le_bytes()
+        sip128::SipHasher13::new_with_key(&self.0).hash(text.as_bytes()).as_u128().to_le_bytes()
+    }
+
+    /// The hash by which tables in memory find a text.
+    pub(super) fn short(&self, text: &str) -> u64 {
+        sip::SipHasher13::new_with_key(&self.0).hash(text.as_bytes())
     }
 }
 
@@ -90,7 +92,7 @@ impl Key {
 
     /// Of a node, and its name if that does not fit.
     pub(super) fn node<'a>(hash_key: &HashKey, path: &'a ZPath) -> (Key, Option<&'a str>) {
-        match split(path) {
+        match path.split() {
             None => (Key::root(), None),
             Some((parent, name)) => {
                 let scope = Scope::children(hash_key, parent);
@@ -106,15 +108,6 @@ impl Deref for Key {
     fn deref(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
-}
-
-/// A path as its parent's path and its name; `None` for the root.
-pub(super) fn split(path: &ZPath) -> Option<(&str, &str)> {
-    if path.is_root() {
-        return None;
-    }
-    let (parent, name) = path.as_str().rsplit_once('/').expect("a path has a slash");
-    Some((if parent.is_empty() { "/" } else { parent }, name))
 }
 
 /// Whether the key is that of a session, and of which.
@@ -223,5 +216,25 @@ impl Scope {
     /// the text is shorter than that.
     pub(super) fn ambiguous<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
         key.get(..self.len + self.kept())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::Hasher;
+
+    use siphasher::sip128::Hasher128;
+
+    use super::*;
+
+    #[test]
+    fn a_text_hashed_at_once_has_the_hash_that_trees_on_disk_have() {
+        let key = HashKey([7; HASH]);
+        let text = "/a/path/of/any/length/up/to/some/blocks";
+        for len in 0..text.len() {
+            let mut hasher = sip128::SipHasher13::new_with_key(&key.0);
+            hasher.write(&text.as_bytes()[..len]);
+            assert_eq!(key.hash(&text[..len]), hasher.finish128().as_u128().to_le_bytes());
+        }
     }
 }

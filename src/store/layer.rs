@@ -1,7 +1,6 @@
 //! Changes in memory that the tree on disk does not have yet.
 
 use std::collections::{BTreeMap, btree_map};
-use std::hash::{BuildHasher, RandomState};
 use std::ops::Bound;
 use std::sync::{Arc, OnceLock};
 
@@ -9,7 +8,7 @@ use conclave_proto::{Acl, Lifetime, SessionId, ZPath, Zxid};
 use hashbrown::HashTable;
 
 use super::codec;
-use super::key::{HashKey, Key, Scope, split};
+use super::key::{HashKey, Key, Scope};
 use crate::tree::{Index, Meta, Node, SessionRecord};
 
 /// What a change of one node costs in memory beside its path and data, in bytes: an estimate.
@@ -18,7 +17,7 @@ const NODE_COST: usize = 400;
 pub(super) const SESSION_COST: usize = 200;
 
 /// What changed since some moment. `None` and `false` mean: it is gone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Layer {
     /// In the order in which they changed first: close together in memory when all of them are
     /// written or freed.
@@ -35,9 +34,8 @@ pub(super) struct Layer {
     /// The last transaction before the layer.
     since: Zxid,
     bytes: usize,
-    /// The same for all layers of a tree, so that a path is hashed once for all of them. Its seed
-    /// is random, so that nobody can choose paths that collide.
-    hasher: RandomState,
+    /// The same for all layers of a tree, so that a path is hashed once for all of them.
+    hash_key: HashKey,
 }
 
 /// What became of one node.
@@ -128,8 +126,19 @@ impl Children {
 }
 
 impl Layer {
-    pub(super) fn new(meta: Meta) -> Layer {
-        Layer { meta, since: meta.applied_zxid, ..Layer::default() }
+    pub(super) fn new(meta: Meta, hash_key: HashKey) -> Layer {
+        Layer {
+            changes: Chunks::default(),
+            places: HashTable::default(),
+            children: HashTable::default(),
+            ephemerals: BTreeMap::default(),
+            mortals: Names::default(),
+            sessions: BTreeMap::default(),
+            meta,
+            since: meta.applied_zxid,
+            bytes: 0,
+            hash_key,
+        }
     }
 
     /// What comes after this layer: nothing yet.
@@ -137,8 +146,7 @@ impl Layer {
         Layer {
             // Likely about as many: to move them whenever the table is full costs more.
             places: HashTable::with_capacity(self.changes.len()),
-            hasher: self.hasher.clone(),
-            ..Layer::new(self.meta)
+            ..Layer::new(self.meta, self.hash_key)
         }
     }
 
@@ -150,7 +158,7 @@ impl Layer {
     /// The hash of a path, by which [`Layer::node`] finds it in this layer and in all that come
     /// before and after it.
     pub(super) fn hash(&self, path: &str) -> u64 {
-        self.hasher.hash_one(path)
+        self.hash_key.short(path)
     }
 
     /// What it says of the node: nothing, that it is gone, or what it is.
@@ -214,8 +222,8 @@ impl Layer {
         let change = self.changes.get(place);
         let path = &change.path;
         let there = (!change.is_void()).then_some(change.node.is_some());
-        if let Some((parent, _)) = split(path) {
-            let hash = self.hasher.hash_one(parent);
+        if let Some((parent, _)) = path.split() {
+            let hash = self.hash_key.short(parent);
             let is_it = |children: &Children| *children.parent == *parent;
             let children = self
                 .children
@@ -318,7 +326,7 @@ impl Record {
             Record::Node(layer, place, is_long) => {
                 let Change { path, node, .. } = layers[*layer].changes.get(*place);
                 let Some(node) = node else { return false };
-                let name = if *is_long { split(path).map(|(_, name)| name) } else { None };
+                let name = if *is_long { path.split().map(|(_, name)| name) } else { None };
                 codec::encode_node(key, node, name, open, out);
             }
             Record::Index(text) => codec::encode_index(key, text.as_deref(), out),
@@ -389,7 +397,7 @@ impl Changes {
         let said = layer.changes.iter().filter(|(_, change)| !change.is_void());
         for (place, Change { path, .. }) in said {
             let mut is_long = false;
-            let key = match split(path) {
+            let key = match path.split() {
                 None => Key::root(),
                 Some((parent, text)) => {
                     let known = last.filter(|(above, _)| *above == parent);

@@ -69,7 +69,7 @@ impl StoreNodes {
         });
         let sessions = sessions.collect();
         Ok(StoreNodes {
-            active: Layer::new(meta),
+            active: Layer::new(meta, hash_key),
             frozen: Vec::new(),
             handed: 0,
             view,
