@@ -101,9 +101,8 @@ pub fn decode_server(frame: Bytes) -> Result<ServerMessage, DecodeError> {
 
 /// A transaction as the body of a log entry.
 pub fn encode_txn(txn: &Txn) -> Bytes {
-    let wire = txn::txn_to_wire(txn);
-    let mut out = BytesMut::with_capacity(wire.encoded_len());
-    append(&wire, &mut out);
+    let mut out = BytesMut::new();
+    append(&txn::txn_to_wire(txn), &mut out);
     out.freeze()
 }
 
