@@ -180,7 +180,7 @@ impl<N: Nodes> Replica<N> {
     ///
     /// If `others_wait` for what this turn has come to, the disk for writes or servers for messages, and
     /// there is more than a little to apply, it is held: they had better do their part while this server
-    /// applies. It is never held twice.
+    /// applies. What was held once is applied the next time.
     pub(super) fn apply_committed(
         &mut self,
         entries: Vec<zab::Entry>,

@@ -295,7 +295,7 @@ impl<N: Nodes> Replica<N> {
         match &mut self.part {
             Part::Looking { .. } => {}
             Part::Following(_) => self.report(),
-            Part::Leading(lead) => lead.set_strain(self.config.zab.id, strain, &self.config.zab),
+            Part::Leading(lead) => lead.set_strain(self.config.zab.id, strain),
         }
     }
 }

@@ -151,7 +151,8 @@ impl Stream {
 impl Lead {
     /// Whether something has piled up that can be done now.
     pub(super) fn has_more(&self) -> bool {
-        (!(self.waiting.is_empty() && self.movers.is_empty()) && self.has_room())
+        (!self.waiting.is_empty() && self.has_room())
+            || (!self.movers.is_empty() && self.has_window())
             || (!self.asking.is_empty() && !self.mute)
             || !self.rejected.is_empty()
     }
@@ -173,7 +174,7 @@ impl Lead {
     }
 
     /// How a server's disk is.
-    pub(super) fn set_strain(&mut self, server: ServerId, strain: Strain, config: &zab::Config) {
+    pub(super) fn set_strain(&mut self, server: ServerId, strain: Strain) {
         let note = |servers: &mut BTreeSet<ServerId>, is_so| {
             if is_so {
                 servers.insert(server)
@@ -183,7 +184,6 @@ impl Lead {
         };
         note(&mut self.low_space, strain.low_space);
         note(&mut self.behind, strain.is_behind);
-        self.waits_for_checkpoints = !is_quorum_without(&self.behind, config);
     }
 
     /// A session is proposed, or was committed by an earlier leader. It is known from its proposal
@@ -234,9 +234,14 @@ impl Lead {
         self.applied_at.front().filter(|at| is_old(at)).map_or(Zxid::ZERO, |at| at.1)
     }
 
+    /// Whether a client's write may be proposed now.
     pub(super) fn has_room(&self) -> bool {
+        self.has_window() && !self.waits_for_checkpoints
+    }
+
+    /// Whether the broadcast has room for a proposal.
+    pub(super) fn has_window(&self) -> bool {
         !self.blocked
-            && !self.waits_for_checkpoints
             && self.in_flight.len() < limits::UNCOMMITTED_ENTRIES
             && self.in_flight_bytes < limits::UNCOMMITTED_BYTES
     }
@@ -247,15 +252,10 @@ impl Lead {
     }
 
     /// Whether this server and a quorum of the voters have disk space.
-    fn has_space(&self, config: &zab::Config) -> bool {
-        is_quorum_without(&self.low_space, config)
+    fn has_space(&self, id: ServerId, voters: &[ServerId]) -> bool {
+        let able = voters.iter().filter(|voter| !self.low_space.contains(voter)).count();
+        !self.low_space.contains(&id) && able > voters.len() / 2
     }
-}
-
-/// Whether this server is not one of these, and a quorum of the voters is not either.
-fn is_quorum_without(servers: &BTreeSet<ServerId>, config: &zab::Config) -> bool {
-    let able = config.voters.iter().filter(|voter| !servers.contains(voter)).count();
-    !servers.contains(&config.id) && able > config.voters.len() / 2
 }
 
 impl<N: Nodes> Replica<N> {
@@ -312,7 +312,7 @@ impl<N: Nodes> Replica<N> {
             applied_at: VecDeque::new(),
             blocked: false,
         });
-        lead.set_strain(self.config.zab.id, self.strain, &self.config.zab);
+        lead.set_strain(self.config.zab.id, self.strain);
         self.part = Part::Leading(lead);
         self.mark_all_unreported();
         self.touch_own();
@@ -506,7 +506,7 @@ impl<N: Nodes> Replica<N> {
             return Err(ErrorCode::Throttled);
         }
         if !frees_space(&request.op)
-            && !lead.has_space(&self.config.zab)
+            && !lead.has_space(self.config.zab.id, &self.config.zab.voters)
             && !self.is_under_way(request)
         {
             return Err(ErrorCode::NoSpace);
@@ -537,7 +537,24 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
+    /// Whether writes wait: so few of the voters that are here keep up with their checkpoints that they
+    /// are no quorum.
+    fn weigh_checkpoints(&mut self) {
+        let Part::Leading(lead) = &mut self.part else { return };
+        if lead.behind.is_empty() {
+            lead.waits_for_checkpoints = false;
+            return;
+        }
+        let zab::Config { id, voters, .. } = &self.config.zab;
+        let followers = self.zab.followers();
+        let here =
+            followers.iter().filter(|follower| follower.in_sync).map(|follower| &follower.id);
+        let able = here.chain([id]).filter(|id| voters.contains(id) && !lead.behind.contains(id));
+        lead.waits_for_checkpoints = able.count() <= voters.len() / 2;
+    }
+
     pub(super) fn flush_as_leader(&mut self) {
+        self.weigh_checkpoints();
         self.propose_moves();
         while let Part::Leading(lead) = &mut self.part
             && lead.has_room()

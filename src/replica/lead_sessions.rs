@@ -43,7 +43,7 @@ impl<N: Nodes> Replica<N> {
         if lead.epoch != touch.epoch {
             return;
         }
-        lead.set_strain(from, touch.strain, &self.config.zab);
+        lead.set_strain(from, touch.strain);
         self.zab.set_idle(from, !touch.has_clients);
         let epoch = touch.epoch;
         let refused = lead.touch(from, &touch.sessions);
@@ -132,7 +132,7 @@ impl<N: Nodes> Replica<N> {
     /// it: a session that cannot move ends.
     pub(super) fn propose_moves(&mut self) {
         while let Part::Leading(lead) = &mut self.part
-            && lead.has_room()
+            && lead.has_window()
             && let Some(candidate) = lead.movers.pop_front()
         {
             self.propose_move(candidate);

@@ -130,7 +130,8 @@ impl Drive {
         if self.replica.is_held() {
             // The rest is looked for at once, without the bell.
             ready.more = false;
-            self.perform(ready, idle);
+            // The disk is to work while this server applies: not in the loop, which does.
+            self.perform(ready, false);
             ready = self.replica.ready();
         }
         self.perform(ready, idle);
@@ -355,8 +356,7 @@ impl Drive {
         }
     }
 
-    /// Writes wait while checkpoints cannot keep up, and go on once those clearly have: what a disk
-    /// does not take would fill the memory.
+    /// What a disk does not take would fill the memory: writes wait if that is so on too many servers.
     fn look_for_checkpoints(&mut self) {
         let most = UNWRITTEN_BYTES + 2 * self.storage.checkpoint_bytes;
         let most = if self.state.strain.is_behind { most - most / 8 } else { most };
@@ -364,11 +364,13 @@ impl Drive {
         if is_behind != self.state.strain.is_behind {
             self.strain(Strain { is_behind, ..self.state.strain });
             if is_behind {
-                self.metrics.checkpoints_behind.inc();
                 tracing::warn!(
                     most,
-                    "checkpoints do not keep up with writes: writes wait; use a quicker disk for data_dir"
+                    "checkpoints do not keep up with writes, which wait while no majority does; use a \
+                     quicker disk for data_dir"
                 );
+            } else {
+                tracing::info!("checkpoints keep up again");
             }
         }
     }
@@ -413,12 +415,13 @@ impl Drive {
         let set = |gauge: &prometheus_client::metrics::gauge::Gauge, value: u64| {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         };
-        set(&level.dirty_bytes, self.replica.nodes().dirty_bytes() as u64);
+        set(&level.dirty_bytes, self.replica.nodes().unwritten_bytes() as u64);
         set(&level.tree_used_bytes, self.replica.nodes().map_usage().0);
         set(&level.disk_free_bytes, self.state.free_bytes);
         set(&level.client_outbox_bytes, self.clients.waiting() as u64);
         set(&level.peer_outbox_bytes, self.links.waiting_in_all() as u64);
         set(&level.linked_peers, self.links.up() as u64);
+        set(&level.checkpoints_behind, self.state.strain.is_behind.into());
         set(&level.low_space, self.state.strain.low_space.into());
         let today = u64::try_from(self.clock.time_of_day_ms()).unwrap_or_default();
         for (of, keys) in [("clients", &self.keys.clients), ("members", &self.keys.members)] {

@@ -120,7 +120,6 @@ pub(super) struct Metrics {
     pub(super) turns: Counter,
     pub(super) sessions_expired: Counter,
     pub(super) quotas_exceeded: Counter,
-    pub(super) checkpoints_behind: Counter,
     pub(super) password_checks: Counter,
     pub(super) audit_lost: Counter,
     pub(super) snapshots_sent: Counter,
@@ -156,6 +155,7 @@ pub(super) struct Levels {
     pub(super) peer_outbox_bytes: Gauge,
     pub(super) linked_peers: Gauge,
     pub(super) low_space: Gauge,
+    pub(super) checkpoints_behind: Gauge,
     pub(super) follower_lag: Gauge,
 }
 
@@ -199,7 +199,6 @@ impl Metrics {
             turns: Counter::default(),
             sessions_expired: Counter::default(),
             quotas_exceeded: Counter::default(),
-            checkpoints_behind: Counter::default(),
             password_checks: Counter::default(),
             audit_lost: Counter::default(),
             snapshots_sent: Counter::default(),
@@ -233,11 +232,6 @@ impl Metrics {
                 "sessions_expired",
                 "Sessions ended by this leader for silence",
                 &self.sessions_expired,
-            ),
-            (
-                "checkpoints_behind",
-                "Times that writes had to wait for this server's checkpoints",
-                &self.checkpoints_behind,
             ),
             ("quotas_exceeded", "Writes beyond a quota, proposed here", &self.quotas_exceeded),
             ("password_checks", "Passwords hashed to be compared", &self.password_checks),
@@ -347,6 +341,11 @@ impl Levels {
             ("peer_outbox_bytes", "Waiting to be sent to servers", &self.peer_outbox_bytes),
             ("linked_peers", "Servers this one is linked with", &self.linked_peers),
             ("low_space", "1 while this server is short of space", &self.low_space),
+            (
+                "checkpoints_behind",
+                "1 while this server's checkpoints do not keep up with writes",
+                &self.checkpoints_behind,
+            ),
             ("follower_lag", "Transactions the slowest follower is behind", &self.follower_lag),
         ] {
             to.register(name, help, gauge.clone());

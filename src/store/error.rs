@@ -89,14 +89,7 @@ impl StoreError {
     pub fn is_unusable(&self) -> bool {
         use io::ErrorKind as Kind;
         let lasts = |error: &io::Error| {
-            matches!(
-                error.kind(),
-                Kind::PermissionDenied
-                    | Kind::ReadOnlyFilesystem
-                    | Kind::NotADirectory
-                    | Kind::AlreadyExists
-                    | Kind::NotFound
-            )
+            matches!(error.kind(), Kind::PermissionDenied | Kind::NotADirectory)
         };
         match self {
             StoreError::Unusable { .. } => true,

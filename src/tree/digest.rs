@@ -75,6 +75,7 @@ fn pair(low: u32, high: u32) -> u64 {
 /// The hash of some numbers, little-endian, one after another, the first of which says what it is
 /// that is hashed. Up to 128 bytes are hashed fastest.
 fn hash<const N: usize>(kind: [u8; 3], fields: [u64; N]) -> u64 {
+    const { assert!(N < 16, "the numbers have room") };
     let [first, second, third] = kind;
     let mut bytes = [[0; 8]; 16];
     bytes[0] = [first, second, third, 0, 0, 0, 0, 0];

@@ -58,7 +58,7 @@ fn a_directory_that_cannot_be_used() {
 
     // Where not even the administrator may create anything.
     let (status, said) = fail(Path::new("/proc/conclave"), &flags);
-    assert_eq!(status.code(), Some(73), "{said}");
+    assert_eq!(status.code(), Some(74), "{said}");
     assert!(said.contains("/proc/conclave"), "{said}");
     assert_eq!(lines(&said), 1, "{said}");
 

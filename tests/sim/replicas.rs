@@ -1,6 +1,6 @@
 //! Whole servers: a [`Replica`] over a tree in memory.
 
-use conclave::replica::{self, Config, ConnId, Notice, PeerMessage, Replica, ToClient};
+use conclave::replica::{self, Config, ConnId, Notice, PeerMessage, Replica, Strain, ToClient};
 use conclave::tree::{MemoryNodes, Nodes};
 use conclave::zab::{self, Durable, Position};
 use conclave_proto::ZPath;
@@ -11,6 +11,9 @@ use crate::random::scramble;
 /// A whole server.
 pub(crate) struct Whole {
     replica: Replica<MemoryNodes>,
+    seed: u64,
+    /// What it has said of its disk.
+    strain: Strain,
 }
 
 impl Machine for Whole {
@@ -36,10 +39,14 @@ impl Machine for Whole {
             applied_before_others: settings.applied_before_others,
             members_text: None,
         };
-        Whole { replica: Replica::new(config, disk, nodes) }
+        let seed = config.zab.seed;
+        Whole { replica: Replica::new(config, disk, nodes), seed, strain: Strain::default() }
     }
 
     fn step(&mut self, input: Input<PeerMessage, replica::Input>) {
+        if let Input::Tick { now_ms, .. } = input {
+            self.strain(now_ms);
+        }
         self.replica.step(match input {
             Input::Tick { now_ms, time_ms } => replica::Input::Tick { now_ms, time_ms },
             Input::Message { from, message } => replica::Input::Peer { from, message },
@@ -92,6 +99,16 @@ impl Machine for Whole {
 }
 
 impl Whole {
+    /// Every eighth second, at random, its checkpoints are behind.
+    fn strain(&mut self, now_ms: u64) {
+        let is_behind = scramble(self.seed ^ (now_ms / 1_000)).is_multiple_of(8);
+        let strain = Strain { is_behind, ..self.strain };
+        if strain != self.strain {
+            self.strain = strain;
+            self.replica.step(replica::Input::Strain(strain));
+        }
+    }
+
     /// The tree.
     pub(crate) fn nodes(&self) -> &MemoryNodes {
         self.replica.nodes()
