@@ -3,7 +3,9 @@
 //! The leader appends proposals to its log and streams the log to each follower, whole batches at
 //! a time, without waiting for answers. A follower appends, and once that is durable acknowledges
 //! how far its log goes. What a majority has durably, the leader included only once its own disk
-//! has it, is committed; followers learn so from whatever the leader says next.
+//! has it, is committed. The leader tells each follower what the others of a majority have, and the
+//! follower commits as much of it as its own disk has: it need not wait until the leader has its
+//! acknowledgement and has said so.
 
 use std::cmp::Reverse;
 
@@ -160,12 +162,32 @@ impl Leading {
         core.quorum.reached(acked.chain([(core.id(), own)]))
     }
 
-    /// Whether its own disk is all that something waits for, to be committed or to be applied.
+    /// What is committed as far as this follower has it durably, if this server has everything up
+    /// to `own`: what a majority would have if the follower had everything. One that does not count
+    /// yet is told what is committed in any case.
+    fn committed_with(&self, core: &Core, server: ServerId, own: Zxid) -> Zxid {
+        let committed = core.log.committed();
+        let counts = self.followers.get(&server).is_some_and(|follower| follower.synced);
+        if !counts || self.stage.established().is_none() {
+            return committed;
+        }
+        let others = self.followers.iter().filter(|(id, other)| **id != server && other.synced);
+        let acked = others.map(|(id, other)| (*id, other.acked));
+        let both = [(core.id(), own), (server, core.log.last().zxid)];
+        core.quorum.reached(acked.chain(both)).map_or(committed, |reached| reached.max(committed))
+    }
+
+    /// Whether its own disk is all that something waits for: to be committed or to be applied, here
+    /// or at a follower.
     pub(super) fn awaits_disk(&self, core: &Core) -> bool {
-        let durable = core.log.durable();
+        let (durable, last) = (core.log.durable(), core.log.last().zxid);
+        let has_news = |(id, follower): (&ServerId, &Follower)| {
+            !follower.idle && self.committed_with(core, *id, last) > follower.told_commit
+        };
         self.stage.established().is_none()
             || core.log.committed() > durable
-            || self.acknowledged(core, core.log.last().zxid) > Some(durable)
+            || self.acknowledged(core, last) > Some(durable)
+            || self.followers.iter().any(has_news)
     }
 
     /// Asks the followers whether they still follow: regularly, and for reads.
@@ -176,42 +198,45 @@ impl Leading {
         }
         self.heartbeat_due = false;
         self.round += 1;
-        let (round, commit) = (self.round, core.log.committed());
+        let round = self.round;
         self.rounds_sent.push_back((round, core.now));
         while self.rounds_sent.front().is_some_and(|(_, at)| core.now - at > core.silence()) {
             self.rounds_sent.pop_front();
         }
         if reads {
             self.read_due = false;
-            self.reads.push_back((round, commit));
+            // Some follower may have committed, and shown, what it was told.
+            self.reads.push_back((round, self.told.max(core.log.committed())));
         }
-        for (server, follower) in &mut self.followers {
-            if !follower.is_with_us() {
+        for server in self.servers() {
+            let commit = self.committed_with(core, server, core.log.durable());
+            let Some(follower) = self.followers.get_mut(&server).filter(|f| f.is_with_us()) else {
                 continue;
-            }
+            };
+            self.told = self.told.max(commit);
             follower.told_commit = commit;
             if let Progress::Streaming { sent, .. } = follower.state {
                 follower.probe.get_or_insert((round, sent.zxid));
             }
-            core.send_as_leader(*server, follower.sync, FromLeader::Heartbeat { round, commit });
+            core.send_as_leader(server, follower.sync, FromLeader::Heartbeat { round, commit });
         }
     }
 
     /// Sends each follower what it has not been sent yet, as far as its window allows.
     pub(super) fn stream(&mut self, core: &mut Core) {
-        let mut lost = Vec::new();
         self.choose_spared(core);
         let all = std::mem::take(&mut self.sparing.ticked) || self.hand_over_by.is_some();
-        for (server, follower) in &mut self.followers {
+        for server in self.servers() {
+            let commit = self.committed_with(core, server, core.log.durable());
+            let Some(follower) = self.followers.get_mut(&server) else { continue };
             if follower.spared && !all && follower.can_wait(core) {
                 continue;
             }
-            if !follower.stream(core, *server) {
-                lost.push(*server);
+            let streams = follower.stream(core, server, commit);
+            self.told = self.told.max(follower.told_commit);
+            if !streams {
+                self.restart(core, server);
             }
-        }
-        for server in lost {
-            self.restart(core, server);
         }
     }
 
@@ -330,10 +355,10 @@ impl Follower {
         core.log.count_after(sent.zxid) <= HELD_BACK_ENTRIES
     }
 
-    /// False if the log no longer holds what it has to be sent.
-    fn stream(&mut self, core: &mut Core, server: ServerId) -> bool {
+    /// Sends what it has not been sent, and what is committed as far as it has it. False if the log
+    /// no longer holds what it has to be sent.
+    fn stream(&mut self, core: &mut Core, server: ServerId, commit: Zxid) -> bool {
         let Progress::Streaming { sent, .. } = &mut self.state else { return true };
-        let commit = core.log.committed();
         let last = core.log.last();
         while sent.zxid < last.zxid && self.in_flight_bytes < FOLLOWER_WINDOW_BYTES {
             let Some(entries) = core.log.batch_after(*sent) else { return false };

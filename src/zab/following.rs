@@ -59,7 +59,7 @@ pub(super) struct Streaming {
     pub(super) upto: Position,
     /// Whether the epoch has been written since.
     pub(super) acknowledged: bool,
-    /// What the leader says is committed; the log may not reach there yet.
+    /// What the leader says is committed as far as this server's disk has it.
     pub(super) commit: Zxid,
     /// What was committed when the leader said that all is in sync.
     pub(super) up_to_date: Option<Zxid>,

@@ -22,6 +22,8 @@ pub(super) struct Leading {
     /// When this stage last made progress; later, when a majority was last heard from.
     pub(super) since: u64,
     pub(super) followers: BTreeMap<ServerId, Follower>,
+    /// The most that any follower was told in this epoch is committed as far as it has it.
+    pub(super) told: Zxid,
     /// The damaged servers, with their lives, that had asked to join before the epoch began.
     pub(super) repaired: BTreeSet<(ServerId, u64)>,
     /// The number of the last synchronisation begun in this epoch.
@@ -110,7 +112,7 @@ pub(super) struct Follower {
     /// Whether it has yet to be sent the log's end for the first time: until then, the log is kept
     /// for it.
     pub(super) catching_up: bool,
-    /// What it was told is committed.
+    /// What it was told is committed as far as it has it.
     pub(super) told_commit: Zxid,
     /// See [`super::Peer::set_idle`].
     pub(super) idle: bool,
@@ -253,6 +255,7 @@ impl Leading {
             rolls: false,
             since: core.now,
             followers: BTreeMap::new(),
+            told: Zxid::ZERO,
             repaired: BTreeSet::new(),
             syncs: 0,
             round: 0,
@@ -267,6 +270,11 @@ impl Leading {
         };
         leading.announce(core);
         leading
+    }
+
+    /// The servers that joined.
+    pub(super) fn servers(&self) -> Vec<ServerId> {
+        self.followers.keys().copied().collect()
     }
 
     /// Tells those who have not joined that this server leads.
@@ -353,8 +361,7 @@ impl Leading {
             self.heartbeat_due = true;
             self.announce(core);
             self.fetch(core);
-            let waiting: Vec<ServerId> = self.followers.keys().copied().collect();
-            for server in waiting {
+            for server in self.servers() {
                 self.ask_again(core, server);
             }
         }
@@ -464,8 +471,7 @@ impl Leading {
             core.leaving = true;
             core.notice(Notice::HandedOver);
         }
-        let servers: Vec<ServerId> = self.followers.keys().copied().collect();
-        for server in servers {
+        for server in self.servers() {
             self.forget(core, server);
         }
     }
@@ -475,6 +481,7 @@ impl Leading {
         for (id, follower) in &self.followers {
             assert!(follower.acked <= last, "{id} acknowledged what was never proposed");
         }
+        assert!(self.stage.established().is_none() || self.told <= last, "told what is not there");
         match self.stage {
             Stage::Gathering => {}
             Stage::Promising { epoch } | Stage::Fetching { epoch, .. } => {

@@ -214,19 +214,20 @@ pub enum FromLeader {
         previous: Position,
         /// At least one.
         entries: Vec<Entry>,
-        /// What is committed.
+        /// As in [`FromLeader::Commit`].
         commit: Zxid,
     },
-    /// Everything up to here is committed.
+    /// Everything up to here is committed as far as you have it durably: so many others have it
+    /// that you make them a majority, if they are not one without you.
     Commit {
-        /// What is committed.
+        /// How far the others have it.
         commit: Zxid,
     },
     /// I am alive; are you, and do you still follow me?
     Heartbeat {
         /// The number of the question.
         round: u64,
-        /// What is committed.
+        /// As in [`FromLeader::Commit`].
         commit: Zxid,
     },
     /// This synchronisation is over, join again.

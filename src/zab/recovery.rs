@@ -173,7 +173,7 @@ impl Following {
     /// then the epoch, then the acknowledgement.
     pub(super) fn advance(&mut self, core: &mut Core) -> Next {
         let Phase::Streaming(streaming) = &mut self.phase else { return Next::Stay };
-        core.log.commit(streaming.commit.min(core.log.last().zxid));
+        core.log.commit(streaming.commit.min(core.log.durable()));
         if !streaming.acknowledged && core.log.durable() >= streaming.upto.zxid {
             if !core.log.holds(streaming.upto) {
                 return Next::Look("the history that the leader sent is not the one it announced");
@@ -242,8 +242,7 @@ impl Leading {
     /// Begins a new epoch, with the log as it is. Everyone has to join again, except `keep`, who
     /// just did.
     pub(super) fn start_over(&mut self, core: &mut Core, keep: Option<ServerId>) -> Next {
-        let servers: Vec<ServerId> = self.followers.keys().copied().collect();
-        for server in servers.into_iter().filter(|server| Some(*server) != keep) {
+        for server in self.servers().into_iter().filter(|server| Some(*server) != keep) {
             self.restart(core, server);
         }
         self.rolls |= self.stage.established().is_some();
@@ -270,8 +269,7 @@ impl Leading {
         self.stage = Stage::Promising { epoch };
         self.since = core.now;
         self.syncs = 0;
-        let joined: Vec<ServerId> = self.followers.keys().copied().collect();
-        for server in joined {
+        for server in self.servers() {
             self.ask(core, server);
         }
         Next::Stay
@@ -421,8 +419,7 @@ impl Leading {
     fn begin_synchronisation(&mut self, core: &mut Core, epoch: Epoch) {
         self.stage = Stage::Synchronising { epoch, initial: core.log.last() };
         self.since = core.now;
-        let servers: Vec<ServerId> = self.followers.keys().copied().collect();
-        for server in servers {
+        for server in self.servers() {
             self.start(core, server);
         }
     }
@@ -526,8 +523,8 @@ impl Leading {
         core.log.commit(initial.zxid);
         core.failures = 0;
         self.stage = Stage::Broadcasting { epoch };
-        let servers: Vec<ServerId> = self.followers.keys().copied().collect();
-        for server in servers {
+        self.told = initial.zxid;
+        for server in self.servers() {
             self.tell_up_to_date(core, server);
         }
     }

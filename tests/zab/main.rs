@@ -43,6 +43,7 @@ scripts! {
     damage,
     diff,
     discovery,
+    early_commit,
     election,
     epoch_roll,
     hand_over,

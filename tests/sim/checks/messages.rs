@@ -1,7 +1,8 @@
 //! Invariants 7, 8 and 10: a promise or an acknowledgement that is sent would survive a crash now,
-//! and a leader speaks of nothing that was not proposed, or not committed.
+//! and a leader speaks of nothing that was not proposed, or that would not be committed if whom it
+//! tells had it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use conclave::zab::{FromFollower, FromLeader, Message, Position, SyncStart};
 use conclave_proto::{Epoch, Zxid};
@@ -10,11 +11,12 @@ use super::origin::Origins;
 use super::{History, durable_quorum};
 use crate::disk::Disk;
 
-/// What leaders have asked their followers to hold before they acknowledge them.
+/// What leaders have asked their followers to hold before they acknowledge them, and who has. By
+/// follower and number of the synchronisation.
 #[derive(Debug, Default)]
 pub(crate) struct Promises {
-    /// By follower and number of the synchronisation.
     upto: BTreeMap<(usize, u64), Position>,
+    synced: BTreeSet<(usize, u64)>,
 }
 
 /// What a message is checked against.
@@ -73,15 +75,33 @@ impl Promises {
                     last = entry.position();
                 }
                 facts.assert_proposed(from, last);
-                facts.assert_committed(from, *commit);
+                self.commit_told(from, to, sync, *commit, facts);
             }
-            FromLeader::UpToDate { commit }
-            | FromLeader::Commit { commit }
-            | FromLeader::Heartbeat { commit, .. } => facts.assert_committed(from, *commit),
+            FromLeader::UpToDate { commit } => facts.assert_committed(from, *commit),
+            FromLeader::Commit { commit } | FromLeader::Heartbeat { commit, .. } => {
+                self.commit_told(from, to, sync, *commit, facts);
+            }
             FromLeader::NewEpoch { .. }
             | FromLeader::Fetch { .. }
             | FromLeader::Restart
             | FromLeader::HandOver { .. } => {}
+        }
+    }
+
+    /// A leader says what its follower may commit as far as it has it. Who has not acknowledged the
+    /// leader must not count itself.
+    fn commit_told<S: Clone + Default>(
+        &self,
+        from: usize,
+        to: usize,
+        sync: u64,
+        commit: Zxid,
+        facts: &Facts<'_, S>,
+    ) {
+        if self.synced.contains(&(to, sync)) {
+            facts.assert_committed_with(to, commit);
+        } else {
+            facts.assert_committed(from, commit);
         }
     }
 
@@ -118,6 +138,7 @@ impl Promises {
                         from + 1,
                         upto.zxid
                     );
+                    self.synced.insert((from, sync));
                 }
             }
             FromFollower::AckEpoch { promised: false, .. }
@@ -146,7 +167,19 @@ impl<S: Clone + Default> Facts<'_, S> {
         }
         let chain = self.origins.chain_of(commit);
         let chain = chain.expect("only what was proposed is called committed");
-        durable_quorum::check(Position { zxid: commit, chain }, &self.disks[..self.voters]);
+        durable_quorum::check(Position { zxid: commit, chain }, &self.disks[..self.voters], None);
+    }
+
+    /// As if `server` had everything that was proposed. A leader that does not know that there is a
+    /// later one may speak so of what its followers will never have.
+    fn assert_committed_with(&self, server: usize, commit: Zxid) {
+        if self.history.position_at(commit).zxid == commit {
+            return;
+        }
+        let chain = self.origins.chain_of(commit);
+        let chain = chain.expect("only what was proposed is called committed");
+        let at = Position { zxid: commit, chain };
+        durable_quorum::check(at, &self.disks[..self.voters], Some(server));
     }
 
     fn assert_durable(&self, server: usize, zxid: Zxid) {

@@ -147,7 +147,7 @@ impl Checks {
         applied_bounds::check(server, last, &disks[server]);
         let new = self.history.len() - known;
         if new > 0 {
-            durable_quorum::check(self.history.end(), &disks[..self.voters]);
+            durable_quorum::check(self.history.end(), &disks[..self.voters], None);
         }
         new
     }
