@@ -89,7 +89,8 @@ impl Promises {
     }
 
     /// A leader says what its follower may commit as far as it has it. Who has not acknowledged the
-    /// leader must not count itself.
+    /// leader must not count itself. Who has promised a later epoch does not listen, and then what
+    /// the others had may be gone.
     fn commit_told<S: Clone + Default>(
         &self,
         from: usize,
@@ -99,7 +100,9 @@ impl Promises {
         facts: &Facts<'_, S>,
     ) {
         if self.synced.contains(&(to, sync)) {
-            facts.assert_committed_with(to, commit);
+            if facts.disks[to].epochs().0 <= Zxid::from_bits(sync).epoch() {
+                facts.assert_committed_with(to, commit);
+            }
         } else {
             facts.assert_committed(from, commit);
         }
@@ -170,8 +173,7 @@ impl<S: Clone + Default> Facts<'_, S> {
         durable_quorum::check(Position { zxid: commit, chain }, &self.disks[..self.voters], None);
     }
 
-    /// As if `server` had everything that was proposed. A leader that does not know that there is a
-    /// later one may speak so of what its followers will never have.
+    /// As if `server` had everything that was proposed.
     fn assert_committed_with(&self, server: usize, commit: Zxid) {
         if self.history.position_at(commit).zxid == commit {
             return;
