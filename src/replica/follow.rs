@@ -94,7 +94,7 @@ impl<N: Nodes> Replica<N> {
     fn catch_up_with_leader(&mut self) {
         self.report();
         self.ask_to_resume_again();
-        self.reading.ask_again();
+        self.read_on();
     }
 
     /// Everything that a leader tells its followers; from others, and from other epochs, it is

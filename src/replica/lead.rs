@@ -321,7 +321,7 @@ impl<N: Nodes> Replica<N> {
             self.admit_own(tag);
         }
         self.ask_to_resume_again();
-        self.reading.ask_again();
+        self.read_on();
         self.show_members();
     }
 

@@ -287,6 +287,7 @@ impl<N: Nodes> Replica<N> {
     }
 
     fn drain_queue(&mut self, conn: ConnId) {
+        let complete_before = self.complete_before();
         while let Some(client) = self.clients.get_mut(&conn)
             && let Some(first) = client.queue.front()
         {
@@ -295,7 +296,9 @@ impl<N: Nodes> Replica<N> {
                 SlotState::Sent | SlotState::Held { .. } => return,
                 SlotState::Answered(_) => {}
                 SlotState::Read { need: Need::Index, .. } => return,
-                &SlotState::Read { need: Need::Applied(zxid), .. } if zxid > self.applied => {
+                &SlotState::Read { need: Need::Applied(zxid), .. }
+                    if zxid > self.applied && zxid >= complete_before =>
+                {
                     self.wait_for(conn, zxid);
                     return;
                 }
@@ -324,6 +327,26 @@ impl<N: Nodes> Replica<N> {
                     self.submit(conn, write);
                 }
             }
+        }
+    }
+
+    /// Everything before this is applied that ever will be: what a leader of an earlier epoch has named,
+    /// and one in sync with a later leader does not have, was lost with the earlier one.
+    fn complete_before(&self) -> Zxid {
+        match &self.part {
+            Part::Looking { .. } => Zxid::ZERO,
+            Part::Following(follow) => Zxid::new(follow.epoch, 0),
+            Part::Leading(lead) => Zxid::new(lead.epoch, 0),
+        }
+    }
+
+    /// This server has just come in sync with a leader, or leads: questions that have no answer are
+    /// asked again, and nobody waits any more for what was lost with an earlier leader.
+    pub(super) fn read_on(&mut self) {
+        self.reading.ask_again();
+        let now = self.by_zxid.split_off(&(self.complete_before(), ConnId(0)));
+        for (_, conn) in std::mem::replace(&mut self.by_zxid, now) {
+            self.wake(conn);
         }
     }
 

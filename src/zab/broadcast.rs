@@ -182,7 +182,8 @@ impl Leading {
     pub(super) fn awaits_disk(&self, core: &Core) -> bool {
         let (durable, last) = (core.log.durable(), core.log.last().zxid);
         let has_news = |(id, follower): (&ServerId, &Follower)| {
-            !follower.idle && self.committed_with(core, *id, last) > follower.told_commit
+            let tells = follower.synced && !follower.idle;
+            tells && self.committed_with(core, *id, last) > follower.told_commit
         };
         self.stage.established().is_none()
             || core.log.committed() > durable
@@ -205,16 +206,15 @@ impl Leading {
         }
         if reads {
             self.read_due = false;
-            // Some follower may have committed, and shown, what it was told.
-            self.reads.push_back((round, self.told.max(core.log.committed())));
+            self.reads.push_back((round, self.shown.max(core.log.committed())));
         }
         for server in self.servers() {
             let commit = self.committed_with(core, server, core.log.durable());
             let Some(follower) = self.followers.get_mut(&server).filter(|f| f.is_with_us()) else {
                 continue;
             };
-            self.told = self.told.max(commit);
             follower.told_commit = commit;
+            self.shown = self.shown.max(follower.may_have_shown());
             if let Progress::Streaming { sent, .. } = follower.state {
                 follower.probe.get_or_insert((round, sent.zxid));
             }
@@ -233,7 +233,7 @@ impl Leading {
                 continue;
             }
             let streams = follower.stream(core, server, commit);
-            self.told = self.told.max(follower.told_commit);
+            self.shown = self.shown.max(follower.may_have_shown());
             if !streams {
                 self.restart(core, server);
             }
@@ -341,6 +341,19 @@ impl Follower {
         {
             self.in_flight_bytes -= bytes;
             self.in_flight.pop_front();
+        }
+    }
+
+    /// How far it may have committed, and shown that to clients: as it was told, but nothing that it
+    /// was not sent.
+    fn may_have_shown(&self) -> Zxid {
+        match &self.state {
+            Progress::Streaming { sent, .. } => self.told_commit.min(sent.zxid),
+            Progress::Joined
+            | Progress::Asked
+            | Progress::Promised { .. }
+            | Progress::NeedsSnapshot
+            | Progress::Snapshot { .. } => Zxid::ZERO,
         }
     }
 

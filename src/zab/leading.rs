@@ -22,8 +22,8 @@ pub(super) struct Leading {
     /// When this stage last made progress; later, when a majority was last heard from.
     pub(super) since: u64,
     pub(super) followers: BTreeMap<ServerId, Follower>,
-    /// The most that any follower was told in this epoch is committed as far as it has it.
-    pub(super) told: Zxid,
+    /// How far any follower of this epoch may have committed, before this server knows of it.
+    pub(super) shown: Zxid,
     /// The damaged servers, with their lives, that had asked to join before the epoch began.
     pub(super) repaired: BTreeSet<(ServerId, u64)>,
     /// The number of the last synchronisation begun in this epoch.
@@ -35,7 +35,7 @@ pub(super) struct Leading {
     /// Heartbeats are to be sent: by the clock, or for a read.
     pub(super) heartbeat_due: bool,
     pub(super) read_due: bool,
-    /// Rounds that answer for reads, with what was committed when they were sent.
+    /// Rounds that answer for reads, with all that any server may have shown when they were sent.
     pub(super) reads: VecDeque<(u64, Zxid)>,
     /// When to give up finding someone to hand over to.
     pub(super) hand_over_by: Option<u64>,
@@ -255,7 +255,7 @@ impl Leading {
             rolls: false,
             since: core.now,
             followers: BTreeMap::new(),
-            told: Zxid::ZERO,
+            shown: Zxid::ZERO,
             repaired: BTreeSet::new(),
             syncs: 0,
             round: 0,
@@ -481,7 +481,7 @@ impl Leading {
         for (id, follower) in &self.followers {
             assert!(follower.acked <= last, "{id} acknowledged what was never proposed");
         }
-        assert!(self.stage.established().is_none() || self.told <= last, "told what is not there");
+        assert!(self.stage.established().is_none() || self.shown <= last, "told what is not there");
         match self.stage {
             Stage::Gathering => {}
             Stage::Promising { epoch } | Stage::Fetching { epoch, .. } => {

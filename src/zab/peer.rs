@@ -187,7 +187,8 @@ impl Peer {
     }
 
     /// Whether anything follows once this server's own writes so far are on the disk. It does not
-    /// for a leader that is not enough of a majority with what the others have acknowledged.
+    /// for a leader that is not enough of a majority with what the others have acknowledged, unless
+    /// a follower that is not idle would be: that one is to be told.
     pub fn awaits_disk(&self) -> bool {
         match &self.role {
             Role::Leading(leading) => leading.awaits_disk(&self.core),
@@ -200,7 +201,8 @@ impl Peer {
         self.core.log.waiting().0
     }
 
-    /// The last entry known to be committed.
+    /// The last entry known to be committed; on a follower, of those that its own disk has. It may
+    /// know of more than its leader does.
     pub fn committed(&self) -> Zxid {
         self.core.log.committed()
     }

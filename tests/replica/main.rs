@@ -50,6 +50,7 @@ scripts! {
     hand_over
     hub
     local_sessions
+    lost_index
     low_space
     moved
     next_epoch

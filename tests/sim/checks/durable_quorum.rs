@@ -5,16 +5,16 @@ use conclave::zab::Position;
 
 use crate::disk::Disk;
 
-/// Asks the voters' disks, but not that of `spared`, which counts as if it held everything.
+/// Asks the voters' disks, but not that of `assumed`, which counts as if it held everything.
 pub(crate) fn check<S: Clone + Default>(
     committed: Position,
     voters: &[Disk<S>],
-    spared: Option<usize>,
+    assumed: Option<usize>,
 ) {
     // A server that knows its disk to be damaged counts in no quorum until it is repaired, so what
     // it once acknowledged is as safe as if it still held it.
     let holds = |(server, disk): &(usize, &Disk<S>)| {
-        Some(*server) == spared || disk.holds(committed) || disk.lacks_something()
+        Some(*server) == assumed || disk.holds(committed) || disk.lacks_something()
     };
     let durable = voters.iter().enumerate().filter(holds).count();
     assert!(
