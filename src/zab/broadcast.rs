@@ -213,7 +213,7 @@ impl Leading {
             let Some(follower) = self.followers.get_mut(&server).filter(|f| f.is_with_us()) else {
                 continue;
             };
-            follower.told_commit = commit;
+            follower.told_commit = follower.told_commit.max(commit);
             self.shown = self.shown.max(follower.may_have_shown());
             if let Progress::Streaming { sent, .. } = follower.state {
                 follower.probe.get_or_insert((round, sent.zxid));
@@ -380,7 +380,7 @@ impl Follower {
             *sent = entries.last().map_or(last, Entry::position);
             self.in_flight.push_back((sent.zxid, bytes));
             self.in_flight_bytes += bytes;
-            self.told_commit = commit;
+            self.told_commit = self.told_commit.max(commit);
             let body = FromLeader::Propose { previous, entries, commit };
             core.send_as_leader(server, self.sync, body);
         }

@@ -112,7 +112,8 @@ pub(super) struct Follower {
     /// Whether it has yet to be sent the log's end for the first time: until then, the log is kept
     /// for it.
     pub(super) catching_up: bool,
-    /// What it was told is committed as far as it has it.
+    /// The most that it was told is committed as far as it has it. That may become more than the
+    /// others have, if one of them leaves, and stays true.
     pub(super) told_commit: Zxid,
     /// See [`super::Peer::set_idle`].
     pub(super) idle: bool,

@@ -535,7 +535,7 @@ impl Leading {
         let Some(follower) = self.followers.get_mut(&server) else { return };
         if follower.synced && !follower.active {
             let commit = core.log.committed();
-            follower.told_commit = commit;
+            follower.told_commit = follower.told_commit.max(commit);
             core.send_as_leader(server, follower.sync, FromLeader::UpToDate { commit });
         }
     }
