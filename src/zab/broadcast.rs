@@ -206,7 +206,7 @@ impl Leading {
         }
         if reads {
             self.read_due = false;
-            self.reads.push_back((round, self.shown.max(core.log.committed())));
+            self.reads.push_back((round, self.told.max(core.log.committed())));
         }
         for server in self.servers() {
             let commit = self.committed_with(core, server, core.log.durable());
@@ -214,7 +214,7 @@ impl Leading {
                 continue;
             };
             follower.told_commit = follower.told_commit.max(commit);
-            self.shown = self.shown.max(follower.may_have_shown());
+            self.told = self.told.max(follower.told_commit);
             if let Progress::Streaming { sent, .. } = follower.state {
                 follower.probe.get_or_insert((round, sent.zxid));
             }
@@ -233,7 +233,7 @@ impl Leading {
                 continue;
             }
             let streams = follower.stream(core, server, commit);
-            self.shown = self.shown.max(follower.may_have_shown());
+            self.told = self.told.max(follower.told_commit);
             if !streams {
                 self.restart(core, server);
             }
@@ -341,19 +341,6 @@ impl Follower {
         {
             self.in_flight_bytes -= bytes;
             self.in_flight.pop_front();
-        }
-    }
-
-    /// How far it may have committed, and shown that to clients: as it was told, but nothing that it
-    /// was not sent.
-    fn may_have_shown(&self) -> Zxid {
-        match &self.state {
-            Progress::Streaming { sent, .. } => self.told_commit.min(sent.zxid),
-            Progress::Joined
-            | Progress::Asked
-            | Progress::Promised { .. }
-            | Progress::NeedsSnapshot
-            | Progress::Snapshot { .. } => Zxid::ZERO,
         }
     }
 

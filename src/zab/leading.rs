@@ -22,8 +22,9 @@ pub(super) struct Leading {
     /// When this stage last made progress; later, when a majority was last heard from.
     pub(super) since: u64,
     pub(super) followers: BTreeMap<ServerId, Follower>,
-    /// How far any follower of this epoch may have committed, before this server knows of it.
-    pub(super) shown: Zxid,
+    /// The most that any follower of this epoch was told: it may have committed that, and shown it to
+    /// clients, before this server knows of it.
+    pub(super) told: Zxid,
     /// The damaged servers, with their lives, that had asked to join before the epoch began.
     pub(super) repaired: BTreeSet<(ServerId, u64)>,
     /// The number of the last synchronisation begun in this epoch.
@@ -256,7 +257,7 @@ impl Leading {
             rolls: false,
             since: core.now,
             followers: BTreeMap::new(),
-            shown: Zxid::ZERO,
+            told: Zxid::ZERO,
             repaired: BTreeSet::new(),
             syncs: 0,
             round: 0,
@@ -482,7 +483,7 @@ impl Leading {
         for (id, follower) in &self.followers {
             assert!(follower.acked <= last, "{id} acknowledged what was never proposed");
         }
-        assert!(self.stage.established().is_none() || self.shown <= last, "told what is not there");
+        assert!(self.stage.established().is_none() || self.told <= last, "told what is not there");
         match self.stage {
             Stage::Gathering => {}
             Stage::Promising { epoch } | Stage::Fetching { epoch, .. } => {

@@ -523,7 +523,7 @@ impl Leading {
         core.log.commit(initial.zxid);
         core.failures = 0;
         self.stage = Stage::Broadcasting { epoch };
-        self.shown = initial.zxid;
+        self.told = initial.zxid;
         for server in self.servers() {
             self.tell_up_to_date(core, server);
         }

@@ -31,7 +31,8 @@ use replicas::Whole;
 
 /// Seeds that once failed; they run first.
 const BROADCAST_REGRESSIONS: &[u64] = &[
-    1745, // a deposed leader that started over confirmed a read by followers of its next epoch
+    1745,  // a deposed leader that started over confirmed a read by followers of its next epoch
+    19616, // a read missed what a follower had committed that had been sent it twice
 ];
 const REPLICA_REGRESSIONS: &[u64] = &[
     46,    // a leader with a slow disk did not know yet the session that its followers served
