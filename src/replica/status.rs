@@ -33,7 +33,7 @@ pub struct Status {
     pub leader: Option<ServerId>,
     /// The leader's epoch; without a leader, the last one this server was part of.
     pub epoch: Epoch,
-    /// The last transaction known to be committed; see [`zab::Peer::committed`].
+    /// The last transaction known to be committed; see [`crate::zab::Peer::committed`].
     pub committed: Zxid,
     /// The last transaction applied.
     pub applied: Zxid,
