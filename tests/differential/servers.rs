@@ -12,6 +12,11 @@ use tempfile::TempDir;
 
 /// Whoever is `super` has the password "test".
 const SUPER_DIGEST: &str = "super:D/InIHSb7yEEbrWz8b9l71RjZJU=";
+/// How long both bear with a server that says nothing, in ms: it is not their patience that is
+/// compared, and a busy machine may pause one of them for seconds.
+const SILENCE_MS: u32 = 10_000;
+/// How many lines of a server's log are shown when a test fails.
+const LINES: usize = 30;
 /// How often it is tried whether a server serves, and how long between.
 const TRIES: usize = 600;
 const POLL: Duration = Duration::from_millis(100);
@@ -50,7 +55,7 @@ impl Servers {
             let mut text = format!(
                 "id = {id}\ndata_dir = {:?}\nzookeeper = {:?}\nclient = {:?}\npeer = {:?}\n\
                  admin_enabled = false\nwords = ['srvr']\nsuper_digest = {SUPER_DIGEST:?}\n\
-                 storage.reserve_mb = 1\n",
+                 storage.reserve_mb = 1\ntiming.silence_ms = {SILENCE_MS}\n",
                 dir.join("data"),
                 ports.client(id),
                 ports.native(id),
@@ -105,10 +110,13 @@ impl Servers {
 impl Drop for Servers {
     fn drop(&mut self) {
         for (process, id) in self.processes.iter_mut().zip(1..).filter(|_| panicking()) {
-            if let Ok(Some(status)) = process.try_wait() {
-                let log = self.dir.path().join(format!("{id}/log"));
-                let log = fs::read_to_string(log).unwrap_or_default();
-                println!("server {id} has ended, {status}:\n{log}");
+            let log = self.dir.path().join(format!("{id}/log"));
+            let log = fs::read_to_string(log).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(LINES)..].join("\n");
+            match process.try_wait() {
+                Ok(Some(status)) => println!("server {id} has ended, {status}:\n{last}"),
+                _ => println!("server {id} runs:\n{last}"),
             }
         }
         for process in &mut self.processes {
@@ -160,9 +168,10 @@ fn configure_zookeeper(dir: &Path, ports: &Ports, id: usize) -> PathBuf {
     fs::create_dir_all(&data).unwrap();
     fs::write(data.join("myid"), id.to_string()).unwrap();
     let mut text = format!(
-        "tickTime=1000\ninitLimit=10\nsyncLimit=10\nmaxClientCnxns=0\ndataDir={}\n\
+        "tickTime=1000\ninitLimit=10\nsyncLimit={}\nmaxClientCnxns=0\ndataDir={}\n\
          clientPort={}\nminSessionTimeout=1000\nmaxSessionTimeout=600000\n\
          4lw.commands.whitelist=srvr\n",
+        SILENCE_MS / 1000,
         data.display(),
         ports.get(id, 0)
     );
