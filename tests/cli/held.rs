@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -176,27 +176,32 @@ fn neither_a_command_nor_what_it_has_started_outlives_the_process_that_holds_the
     assert_eq!(dev.run(&["lock", "a", "--wait", "30", "--", "true"]).status.code(), Some(0));
 }
 
+/// The guardian that a holder has by now: a directory of `/proc`.
+fn guardian(holder: u32) -> Option<PathBuf> {
+    let children = fs::read_to_string(format!("/proc/{holder}/task/{holder}/children")).unwrap();
+    let mut children = children.split_whitespace().map(|pid| Path::new("/proc").join(pid));
+    children.find(|process| {
+        let typed = fs::read_to_string(process.join("cmdline")).unwrap_or_default();
+        typed.contains("guard-held")
+    })
+}
+
 #[test]
-fn a_guardian_that_is_killed_is_replaced() {
+fn a_guardian_that_is_killed_is_replaced_by_one_that_guards_from_the_start() {
     let dev = Dev::start();
     let script = "sleep 1000 & echo $!; wait";
-    let args = ["lock", "a", "--session-timeout", "2", "--", "sh", "-c", script];
-    let mut holder = Aside::start(&dev, &args);
-    let grandchild = holder.line();
-    let parent = format!("PPid:\t{}\n", holder.process.id());
-    let guardian = || {
-        fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()).find(|process| {
-            let status = fs::read_to_string(process.join("status")).unwrap_or_default();
-            let typed = fs::read_to_string(process.join("cmdline")).unwrap_or_default();
-            status.contains(&parent) && typed.contains("guard-held")
-        })
-    };
-    let first = guardian().unwrap();
-    send(&first.file_name().unwrap().to_string_lossy(), "KILL");
-    wait_until("another one guards", || guardian().is_some_and(|next| next != first));
-    assert!(holder.is_at_work() && runs(&grandchild));
-    holder.signal("KILL");
-    wait_until("what the command has started is killed", || !runs(&grandchild));
+    for lock in ["a", "b", "c", "d", "e", "f"] {
+        let args = ["lock", lock, "--session-timeout", "2", "--", "sh", "-c", script];
+        let mut holder = Aside::start(&dev, &args);
+        let grandchild = holder.line();
+        let id = holder.process.id();
+        let first = guardian(id).unwrap();
+        send(&first.file_name().unwrap().to_string_lossy(), "KILL");
+        wait_until("another one guards", || guardian(id).is_some_and(|next| next != first));
+        // At once: it has heard of nothing but what it was started with.
+        holder.process.kill().unwrap();
+        wait_until("what the command has started is killed", || !runs(&grandchild));
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::guard::{Guard, Target};
+use super::guard::{Guard, Introduction, Target};
 use super::{Environment, Program, code, group};
 use crate::cli::tell;
 
@@ -43,6 +43,8 @@ pub(in crate::cli) struct Args {
     /// The process that holds something
     parent: i32,
     #[command(flatten)]
+    introduction: Introduction,
+    #[command(flatten)]
     program: Program,
 }
 
@@ -51,6 +53,10 @@ pub(in crate::cli) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("asking for a signal")?;
     if getppid().map(Pid::as_raw_pid) != Some(args.parent) {
         // It died before the kernel was asked.
+        return Ok(ExitCode::from(code::FAILED));
+    }
+    if let Err(error) = args.introduction.make() {
+        tell(&format!("conclave: telling the guardian of COMMAND whom to guard: {error}"));
         return Ok(ExitCode::from(code::FAILED));
     }
     let (program, arguments) = args.program.command.split_first().expect("checked");
@@ -151,16 +157,12 @@ pub(super) async fn run_while_held(
     revocable: bool,
 ) -> anyhow::Result<End> {
     let mut guard = Guard::start()?;
-    let mut running = Running::start(program, environment, None)?;
+    let introduction = guard.introduction(client);
+    let mut running = Running::start(program, environment, &introduction, None)?;
     let target = running.target();
-    // At once: it guards nobody before.
-    let guarded = guard.tell(client, target).await.context("telling the command's guardian");
-    let end = match guarded {
-        Ok(()) => tokio::select! {
-            end = supervise(&mut running, (client, hold), signals, revocable) => end,
-            error = guard.keep(client, target) => Err(error),
-        },
-        Err(error) => Err(error),
+    let end = tokio::select! {
+        end = supervise(&mut running, (client, hold), signals, revocable) => end,
+        error = guard.keep(client, target) => Err(error),
     };
     if end.is_err() {
         running.stop(Duration::ZERO, signals).await?;
@@ -225,7 +227,7 @@ pub(super) async fn run_beside(
     input: Option<Bytes>,
     signals: &mut Signals,
 ) -> anyhow::Result<ExitStatus> {
-    let mut running = Running::start(program, environment, input)?;
+    let mut running = Running::start(program, environment, &[], input)?;
     loop {
         tokio::select! {
             // A key that has ended the command is not one that comes after its end.
@@ -266,12 +268,13 @@ impl Running {
     fn start(
         program: &Program,
         environment: Environment,
+        introduction: &[String],
         input: Option<Bytes>,
     ) -> anyhow::Result<Running> {
         let is_group = !io::stdin().is_terminal();
         let mut command = Command::new(THIS_PROGRAM);
-        command.arg0("conclave").arg("run-held").arg(std::process::id().to_string()).arg("--");
-        command.args(&program.command).envs(environment);
+        command.arg0("conclave").arg("run-held").arg(std::process::id().to_string());
+        command.args(introduction).arg("--").args(&program.command).envs(environment);
         if is_group {
             command.process_group(0);
         }
