@@ -116,19 +116,23 @@ pub struct CreateMode {
     pub lifetime: Lifetime,
     /// Whether the parent's counter is appended to its name, as ten or more decimal digits.
     pub sequential: bool,
+    /// Whether it is a place in a line: whoever makes it waits for its siblings. While it has two or
+    /// more, the leader may keep it back until another write comes, or for a tick (10 ms unless
+    /// configured), to write both to the disk at once.
+    pub in_line: bool,
 }
 
 impl CreateMode {
     /// Persistent, under the very name given.
     pub const PERSISTENT: CreateMode =
-        CreateMode { lifetime: Lifetime::Persistent, sequential: false };
+        CreateMode { lifetime: Lifetime::Persistent, sequential: false, in_line: false };
     /// Ephemeral, under the very name given.
     pub const EPHEMERAL: CreateMode =
-        CreateMode { lifetime: Lifetime::Ephemeral, sequential: false };
+        CreateMode { lifetime: Lifetime::Ephemeral, sequential: false, in_line: false };
     /// Persistent, numbered.
     pub const PERSISTENT_SEQUENTIAL: CreateMode =
-        CreateMode { lifetime: Lifetime::Persistent, sequential: true };
+        CreateMode { lifetime: Lifetime::Persistent, sequential: true, in_line: false };
     /// Ephemeral, numbered.
     pub const EPHEMERAL_SEQUENTIAL: CreateMode =
-        CreateMode { lifetime: Lifetime::Ephemeral, sequential: true };
+        CreateMode { lifetime: Lifetime::Ephemeral, sequential: true, in_line: false };
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use conclave_proto::{
-    Epoch, ErrorCode, Fault, Op, Request, Secret, ServerId, SessionId, Txn, Xid, ZPath, Zxid,
-    convert,
+    CreateMode, Epoch, ErrorCode, Fault, Op, Request, Secret, ServerId, SessionId, Txn, Xid, ZPath,
+    Zxid, convert,
 };
 
 use crate::limits;
@@ -38,6 +38,9 @@ pub(super) struct Lead {
     /// What is admitted but cannot be proposed yet.
     pub(super) waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
+    /// Whether what waits is to be proposed as soon as there is room: it is more than places in
+    /// lines, or has waited for a tick.
+    pub(super) pressed: bool,
     /// The streams of writes from the followers.
     pub(super) streams: BTreeMap<ServerId, Stream>,
     /// The servers that are short of disk space.
@@ -151,7 +154,7 @@ impl Stream {
 impl Lead {
     /// Whether something has piled up that can be done now.
     pub(super) fn has_more(&self) -> bool {
-        (!self.waiting.is_empty() && self.has_room())
+        (self.pressed && !self.waiting.is_empty() && self.has_room())
             || (!self.movers.is_empty() && self.has_window())
             || (!self.asking.is_empty() && !self.mute)
             || !self.rejected.is_empty()
@@ -292,6 +295,7 @@ impl<N: Nodes> Replica<N> {
             in_flight_bytes: 0,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            pressed: false,
             streams: BTreeMap::new(),
             low_space: BTreeSet::new(),
             behind: BTreeSet::new(),
@@ -367,10 +371,11 @@ impl<N: Nodes> Replica<N> {
         self.admit((id, tag), work);
     }
 
-    /// Propose a write, or let it wait until there is room.
+    /// Propose a write, or let it wait until there is room, or until it has company.
     fn admit(&mut self, origin: (ServerId, u64), work: Work) {
+        let can_wait = self.can_wait(&work.request.op);
         let Part::Leading(lead) = &mut self.part else { return };
-        if lead.waiting.is_empty() && lead.has_room() {
+        if !can_wait && lead.waiting.is_empty() && lead.has_room() {
             if let Some(work) = self.propose(origin, work) {
                 self.wait_for_room(origin, work);
             }
@@ -382,12 +387,31 @@ impl<N: Nodes> Replica<N> {
             || lead.waiting_bytes >= room * limits::WAITING_BYTES;
         if full && !self.is_under_way(&work.request) {
             self.reject(origin, ErrorCode::Throttled);
+        } else if can_wait {
+            self.hold_back(origin, work);
         } else {
             self.wait_for_room(origin, work);
         }
     }
 
+    /// Whether a write is of no use before another one: it takes a place in a line behind at least
+    /// two others, who leave by writes. Behind one alone, that write may be under way already.
+    fn can_wait(&self, op: &Op) -> bool {
+        let Op::Create { path, mode: CreateMode { in_line: true, .. }, .. } = op else {
+            return false;
+        };
+        let parent = path.parent().and_then(|parent| self.nodes.node(&parent));
+        parent.is_some_and(|parent| parent.num_children >= 2)
+    }
+
     pub(super) fn wait_for_room(&mut self, origin: (ServerId, u64), work: Work) {
+        self.hold_back(origin, work);
+        if let Part::Leading(lead) = &mut self.part {
+            lead.pressed = true;
+        }
+    }
+
+    fn hold_back(&mut self, origin: (ServerId, u64), work: Work) {
         let since_ms = self.now_ms();
         let Part::Leading(lead) = &mut self.part else { return };
         lead.waiting_bytes += work.bytes();
@@ -557,6 +581,7 @@ impl<N: Nodes> Replica<N> {
         self.weigh_checkpoints();
         self.propose_moves();
         while let Part::Leading(lead) = &mut self.part
+            && lead.pressed
             && lead.has_room()
             && let Some(Waiting { origin, work, since_ms }) = lead.waiting.pop_front()
         {
@@ -569,6 +594,7 @@ impl<N: Nodes> Replica<N> {
             }
         }
         let Part::Leading(lead) = &mut self.part else { return };
+        lead.pressed &= !lead.waiting.is_empty();
         for (server, requests) in std::mem::take(&mut lead.rejected) {
             let message = PeerMessage::Rejected { epoch: lead.epoch, requests };
             self.out.send.push((server, message));

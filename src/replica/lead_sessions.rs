@@ -248,6 +248,9 @@ impl<N: Nodes> Replica<N> {
             self.admit_system(session, Op::ExpireSession);
         }
         self.reap();
+        if let Part::Leading(lead) = &mut self.part {
+            lead.pressed = true;
+        }
     }
 
     /// The signs of life of this server's own clients.
@@ -270,7 +273,7 @@ impl<N: Nodes> Replica<N> {
         let (clock_ms, time_of_day_ms, applied) = (self.now_ms(), self.time_ms, self.applied);
         let Part::Leading(lead) = &mut self.part else { return };
         let now_ms = lead.sessions.clock_ms();
-        if !lead.waiting.is_empty() || !lead.has_room() || now_ms < lead.reap_at_ms {
+        if lead.pressed || !lead.has_room() || now_ms < lead.reap_at_ms {
             return;
         }
         lead.reap_at_ms = now_ms + limits::REAP_INTERVAL_MS;

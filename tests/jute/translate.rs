@@ -23,7 +23,7 @@ fn create_body(text: &str, flags: i32) -> Body {
 }
 
 fn mode(lifetime: Lifetime, sequential: bool) -> CreateMode {
-    CreateMode { lifetime, sequential }
+    CreateMode { lifetime, sequential, ..CreateMode::default() }
 }
 
 /// Requests as ZooKeeper's clients write them, and what they mean.

@@ -64,7 +64,7 @@ async fn a_node_with_a_time_to_live_is_anothers_who_has_made_it_anew() {
     let (client, other) = (cluster.client().await, cluster.client().await);
     let kept = KeptNode::ttl(&client, "/kept", "mine", MINUTE).create().await.unwrap();
     // As if its keeper had been paused for longer than its time.
-    let mode = CreateMode { lifetime: Lifetime::Ttl(60_000), sequential: false };
+    let mode = CreateMode { lifetime: Lifetime::Ttl(60_000), ..CreateMode::default() };
     let again = other.multi().delete("/kept", None);
     again.create_with("/kept", "another's", mode, Acl::open()).await.unwrap();
     let Error::Ended { why, .. } = soon(kept.ended()).await else { panic!("it is not kept") };

@@ -49,6 +49,7 @@ scripts! {
     forwarding
     hand_over
     hub
+    in_line
     local_sessions
     lost_index
     low_space
@@ -380,7 +381,7 @@ fn time_does_not_stand_still_after_a_clock_that_was_ahead() {
         path: ZPath::new(path).unwrap(),
         data: None,
         acl: Acl::open(),
-        mode: CreateMode { lifetime, sequential: false },
+        mode: CreateMode { lifetime, ..CreateMode::default() },
     };
     let time_ms = 24 * 3600 * 1000;
     world.step(server(1), Input::Tick { now_ms: world.now_ms, time_ms });

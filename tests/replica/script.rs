@@ -133,10 +133,14 @@ fn operation(words: &[&str]) -> Op {
         ["create", at, ref rest @ ..] => create(at, CreateMode::PERSISTENT, rest),
         ["create-ephemeral", at, ref rest @ ..] => create(at, CreateMode::EPHEMERAL, rest),
         ["create-container", at] => {
-            let mode = CreateMode { lifetime: Lifetime::Container, sequential: false };
+            let mode = CreateMode { lifetime: Lifetime::Container, ..CreateMode::default() };
             create(at, mode, &[])
         }
         ["create-sequential", at] => create(at, CreateMode::PERSISTENT_SEQUENTIAL, &[]),
+        ["create-in-line", at] => {
+            let mode = CreateMode { in_line: true, ..CreateMode::EPHEMERAL_SEQUENTIAL };
+            create(at, mode, &[])
+        }
         ["create-for", who, at] => {
             let acl = vec![Acl { perms: Perms::ALL, identity: identify(who) }];
             Op::Create { path: path(at), data: None, acl, mode: CreateMode::PERSISTENT }

@@ -43,7 +43,7 @@ impl Tree {
             path: ZPath::new(path).unwrap(),
             data: Some(Bytes::copy_from_slice(data)),
             acl: Acl::open(),
-            mode: CreateMode { lifetime, sequential: false },
+            mode: CreateMode { lifetime, ..CreateMode::default() },
         });
         let xid = Xid(self.at.zxid.counter());
         let acked = Xid(xid.0.saturating_sub(5));

@@ -210,7 +210,7 @@ fn a_number_has_ten_digits() {
 fn a_session_has_a_most_ephemeral_nodes() {
     let mut tree = Large::new();
     let create = |name: &str, lifetime| {
-        let mode = CreateMode { lifetime, sequential: false };
+        let mode = CreateMode { lifetime, ..CreateMode::default() };
         Op::Create { path: path(name), data: None, acl: Acl::open(), mode }
     };
     let ephemeral = |name: &str| create(name, Lifetime::Ephemeral);

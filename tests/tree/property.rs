@@ -96,7 +96,11 @@ fn modes() -> impl Strategy<Value = CreateMode> {
         1 => select(vec![Lifetime::Ttl(0), Lifetime::Ttl(1), Lifetime::Ttl(50)]),
         2 => select(vec![Lifetime::Lingering(0), Lifetime::Lingering(1), Lifetime::Lingering(50)]),
     ];
-    (lifetime, any::<bool>()).prop_map(|(lifetime, sequential)| CreateMode { lifetime, sequential })
+    (lifetime, any::<bool>()).prop_map(|(lifetime, sequential)| CreateMode {
+        lifetime,
+        sequential,
+        ..CreateMode::default()
+    })
 }
 
 fn versions() -> impl Strategy<Value = Option<i32>> {

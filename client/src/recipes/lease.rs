@@ -98,7 +98,7 @@ impl Lease {
     pub async fn acquire(&self, holder: impl Into<Bytes>) -> Result<Option<LeaseHold>, Error> {
         let data = Body::new("", holder.into()).encode();
         let lifetime = Lifetime::Ttl(kept_ms(self.time));
-        let mode = CreateMode { lifetime, sequential: false };
+        let mode = CreateMode { lifetime, ..CreateMode::default() };
         loop {
             let asked = Instant::now();
             let create = self.place.client.create(&self.path, data.clone());

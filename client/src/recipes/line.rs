@@ -1,7 +1,7 @@
 //! A queue: nodes in the order in which they were made, each waiting for those before it.
 
 use bytes::Bytes;
-use conclave_proto::{ErrorCode, EventKind, WatchKind, ZPath, Zxid};
+use conclave_proto::{CreateMode, ErrorCode, EventKind, WatchKind, ZPath, Zxid};
 use tokio::sync::oneshot;
 
 use super::body::Body;
@@ -83,21 +83,31 @@ impl Line {
     ///
     /// If the caller does not wait for the end of this, the place is given up again.
     pub(super) async fn enter(&self, body: Body) -> Result<(Owned, Vec<Entry>), Error> {
+        self.join(body, false).await
+    }
+
+    /// As [`enter`](Line::enter), for one who does nothing until nobody is before the place.
+    pub(super) async fn enter_to_wait(&self, body: Body) -> Result<(Owned, Vec<Entry>), Error> {
+        self.join(body, true).await
+    }
+
+    async fn join(&self, body: Body, in_line: bool) -> Result<(Owned, Vec<Entry>), Error> {
         let (told, outcome) = oneshot::channel();
         let line = self.clone();
         self.place.runtime.spawn(async move {
             // One who does not listen any more drops the node, which gives up the place.
-            drop(told.send(line.create(body).await));
+            drop(told.send(line.create(body, in_line).await));
         });
         outcome.await.unwrap_or_else(|_| Err(self.shut_down()))
     }
 
-    async fn create(&self, body: Body) -> Result<(Owned, Vec<Entry>), Error> {
+    async fn create(&self, body: Body, in_line: bool) -> Result<(Owned, Vec<Entry>), Error> {
         let Place { client, .. } = &self.place;
+        let mode = CreateMode { in_line, ..self.place.mode(true) };
         let path = self.place.child(&format!("{}-", self.kind))?;
         loop {
             let create = client.create(&path, body.encode()).acl(self.place.acl.clone());
-            let created = create.mode(self.place.mode(true)).send();
+            let created = create.mode(mode).send();
             // The listing sees what was asked before it: one round trip does for both.
             let listing = self.first_page();
             match created.await {

@@ -371,7 +371,7 @@ impl Keeper {
 
     /// Sees to it that the node is there and is this one's.
     async fn create(&mut self, patience: Instant) -> Result<(), Error> {
-        let mode = crate::CreateMode { lifetime: self.lifetime, sequential: false };
+        let mode = crate::CreateMode { lifetime: self.lifetime, ..Default::default() };
         for _ in 0..ATTEMPTS {
             if let Some(stat) = self.client.exists(&self.path).await? {
                 if self.made_by == Some(stat.czxid) {

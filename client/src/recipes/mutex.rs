@@ -129,7 +129,7 @@ impl Mutex {
             return Ok(Hold { owned });
         }
         let body = Body::new("", self.description.clone());
-        let (owned, entries) = self.line.enter(body).await?;
+        let (owned, entries) = self.line.enter_to_wait(body).await?;
         self.line.wait_alone(&owned, owned.path(), entries).await?;
         Ok(self.hold(owned))
     }

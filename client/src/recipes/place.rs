@@ -119,7 +119,7 @@ impl Place {
             0 => Lifetime::Ephemeral,
             ms => Lifetime::Lingering(ms),
         };
-        CreateMode { lifetime, sequential }
+        CreateMode { lifetime, sequential, ..CreateMode::default() }
     }
 
     /// Makes the directory, which goes when its last node has, and what is above it.
@@ -138,7 +138,7 @@ impl Place {
             let lifetime = if *path == self.path { lifetime } else { Lifetime::Persistent };
             let is_own = path.is_within(&self.top);
             let acl = if is_own { self.acl.clone() } else { Acl::open() };
-            (CreateMode { lifetime, sequential: false }, acl)
+            (CreateMode { lifetime, ..CreateMode::default() }, acl)
         };
         create_missing(&self.client, &self.path, how).await
     }

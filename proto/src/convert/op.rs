@@ -283,6 +283,7 @@ fn create_to_wire(
         lifetime: lifetime.into(),
         ttl_ms,
         sequential: mode.sequential,
+        in_line: mode.in_line,
     }
 }
 
@@ -299,7 +300,8 @@ fn node_to_create(create: wire::Create) -> Result<NodeToCreate, Invalid> {
             return Err(Invalid::argument(format!("{} is not a lifetime", create.lifetime)));
         }
     };
-    let mode = CreateMode { lifetime, sequential: create.sequential };
+    let (sequential, in_line) = (create.sequential, create.in_line);
+    let mode = CreateMode { lifetime, sequential, in_line };
     Ok((new_path(&create.path, create.sequential)?, data(create.data)?, acl(create.acl)?, mode))
 }
 

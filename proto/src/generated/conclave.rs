@@ -230,6 +230,10 @@ pub struct Create {
     /// The parent's counter is appended to the name.
     #[prost(bool, tag = "6")]
     pub sequential: bool,
+    /// It is a place in a line: whoever makes it waits for its siblings. While it has two or more, the
+    /// leader may keep it back until another write comes, or for a tick, to write both at once.
+    #[prost(bool, tag = "7")]
+    pub in_line: bool,
 }
 /// Reply: done. With delete_if_exists also if there is no such node.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

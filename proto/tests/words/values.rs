@@ -167,7 +167,8 @@ fn mode() -> impl Strategy<Value = CreateMode> {
         Just(Lifetime::Container),
         any::<u64>().prop_map(Lifetime::Ttl),
     ];
-    (lifetime, any::<bool>()).prop_map(|(lifetime, sequential)| CreateMode { lifetime, sequential })
+    (lifetime, any::<bool>(), any::<bool>())
+        .prop_map(|(lifetime, sequential, in_line)| CreateMode { lifetime, sequential, in_line })
 }
 
 fn page() -> impl Strategy<Value = Page> {

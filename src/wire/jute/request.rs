@@ -228,6 +228,7 @@ fn create_mode(flags: i32, ttl: Option<i64>) -> Result<CreateMode, Code> {
             return Ok(CreateMode {
                 lifetime: Lifetime::Ttl(ms.ok_or(Code::BAD_ARGUMENTS)?),
                 sequential: flags == 6,
+                ..CreateMode::default()
             });
         }
         _ => return Err(Code::BAD_ARGUMENTS),
@@ -236,7 +237,7 @@ fn create_mode(flags: i32, ttl: Option<i64>) -> Result<CreateMode, Code> {
     if ttl.is_some_and(|ms| ms >= 0) {
         return Err(Code::BAD_ARGUMENTS);
     }
-    Ok(CreateMode { lifetime, sequential })
+    Ok(CreateMode { lifetime, sequential, ..CreateMode::default() })
 }
 
 fn delete(body: &mut Body) -> Result<Op, Code> {

@@ -108,7 +108,7 @@ fn version(path: &ZPath, scene: &mut Scene<'_, '_>) -> Option<i32> {
 
 fn create(scene: &mut Scene<'_, '_>) -> Op {
     let path = path(scene);
-    let mode = match scene.stage.random.below(8) {
+    let mut mode = match scene.stage.random.below(8) {
         0 => CreateMode::EPHEMERAL,
         1 => CreateMode::EPHEMERAL_SEQUENTIAL,
         2 => CreateMode::PERSISTENT_SEQUENTIAL,
@@ -116,6 +116,7 @@ fn create(scene: &mut Scene<'_, '_>) -> Op {
         4 => lingering(scene, true),
         _ => CreateMode::PERSISTENT,
     };
+    mode.in_line = mode.sequential && scene.stage.random.below(2) == 0;
     if mode.sequential && scene.model.children_at(&above(&path), Zxid::MAX).len() > CHILDREN {
         return delete(scene);
     }
@@ -125,7 +126,7 @@ fn create(scene: &mut Scene<'_, '_>) -> Op {
 /// As locks are: it outlives its session for a while, if that expires.
 fn lingering(scene: &mut Scene<'_, '_>, sequential: bool) -> CreateMode {
     let ms = scene.stage.random.between(1, 20) * 1000;
-    CreateMode { lifetime: Lifetime::Lingering(ms), sequential }
+    CreateMode { lifetime: Lifetime::Lingering(ms), sequential, ..CreateMode::default() }
 }
 
 /// That a node which exists, or existed, is still held.
