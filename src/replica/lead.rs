@@ -424,6 +424,10 @@ impl<N: Nodes> Replica<N> {
         let Some(throttle_ms) = self.config.throttle_ms else { return };
         let now_ms = self.now_ms();
         let Part::Leading(lead) = &mut self.part else { return };
+        if !lead.pressed {
+            // What is kept back for company does not wait for lack of room.
+            return;
+        }
         let late = |waiting: &Waiting| waiting.since_ms + u64::from(throttle_ms) < now_ms;
         let count = lead.waiting.partition_point(late);
         let mut kept = VecDeque::new();

@@ -158,9 +158,11 @@ impl Guard {
     }
 
     async fn tell(&mut self, client: &Client, target: Target) -> anyhow::Result<()> {
+        // It is looked after first, so that what is said now is there for its successor.
+        let ended = self.process.try_wait().context("looking after the command's guardian")?;
         let word = Word { target, at: certain_until(client) };
         self.tell.write_all(&word.encode()).await.context("telling the command's guardian")?;
-        if self.process.try_wait().context("looking after the command's guardian")?.is_some() {
+        if ended.is_some() {
             self.process = start_process(&self.told)?;
         }
         Ok(())
