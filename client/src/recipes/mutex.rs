@@ -68,8 +68,9 @@ pub(super) const LOCK: &str = "lock";
 /// write. A contender has one node, one watch on it, and one on the node before it: when the lock is
 /// released the next contender is told and no other.
 ///
-/// Behind two others, who have to release it first, the servers take up to 10 ms to note a place: they write it along with
-/// something else. What is asked with the same client meanwhile is answered after that.
+/// Behind two others, who have to release it first, the servers take up to 10 ms to note a place:
+/// they write it along with something else. What is asked with the same client meanwhile is answered
+/// after that.
 pub struct Mutex {
     line: Line,
     description: Bytes,
