@@ -128,9 +128,10 @@ fn writes_that_wait_for_too_long_are_refused_until_there_is_room() {
     }
     // A write is refused as soon as all that may be in flight is; before, it would wait with them.
     wait_for("all to be in flight that may be", || {
-        let in_flight =
-            || leader.metric("conclave_last_zxid") - leader.metric("conclave_committed_zxid");
-        (in_flight() >= UNCOMMITTED_ENTRIES as u64).then_some(())
+        let last = leader.metric("conclave_last_zxid");
+        // It is asked later, so that it may be beyond what was the last.
+        let in_flight = last.saturating_sub(leader.metric("conclave_committed_zxid"));
+        (in_flight >= UNCOMMITTED_ENTRIES as u64).then_some(())
     });
     for _ in 0..3 {
         assert_eq!(client.ask(SET_DATA, &set("/n")), THROTTLED);
