@@ -237,6 +237,13 @@ impl Lead {
         self.applied_at.front().filter(|at| is_old(at)).map_or(Zxid::ZERO, |at| at.1)
     }
 
+    /// Whether a write of that session may pass what waits: that is nothing, or kept back for
+    /// company alone, and not the same session's.
+    fn lets_pass(&self, session: SessionId) -> bool {
+        let is_its = |waiting: &Waiting| waiting.work.request.session == session;
+        self.waiting.is_empty() || (!self.pressed && !self.waiting.iter().any(is_its))
+    }
+
     /// Whether a client's write may be proposed now.
     pub(super) fn has_room(&self) -> bool {
         self.has_window() && !self.waits_for_checkpoints
@@ -375,7 +382,9 @@ impl<N: Nodes> Replica<N> {
     fn admit(&mut self, origin: (ServerId, u64), work: Work) {
         let can_wait = self.can_wait(&work.request.op);
         let Part::Leading(lead) = &mut self.part else { return };
-        if !can_wait && lead.waiting.is_empty() && lead.has_room() {
+        if !can_wait && lead.lets_pass(work.request.session) && lead.has_room() {
+            // What was kept back for company goes along.
+            lead.pressed = true;
             if let Some(work) = self.propose(origin, work) {
                 self.wait_for_room(origin, work);
             }
