@@ -21,6 +21,9 @@ use crate::cli::{Output, Unprinted, tell, try_say};
 
 /// What one measurement may take beside its own time: sessions are opened, nodes made and removed.
 const PREPARATION: Duration = Duration::from_secs(60);
+/// ZooKeeper servers that have just started may elect a leader once more, which closes every
+/// connection: that is no reason to end a run that has not begun.
+const WARM_UPS_AGAIN: u32 = 2;
 /// A load that keeps its threads this busy is what limits the servers.
 const SATURATED: f64 = 0.9;
 /// Its mark in the table.
@@ -227,13 +230,22 @@ async fn compare_all(args: &Args, sides: &Sides<'_>) -> anyhow::Result<bool> {
 
 async fn warm_up(args: &Args, sides: &Sides<'_>) -> anyhow::Result<()> {
     for side in [Side::ZooKeeper, Side::Conclave(Wire::ZooKeeper)] {
-        let what = (Kind::Mixed, Shape { clients: 64, depth: 16 });
-        let (mut load, pids) = load(args, sides, side, what, 0);
-        load.time = Duration::from_secs(args.warm_up);
-        tell(&format!("warming up {}", side.name()));
-        let warmed = timeout(load.time + PREPARATION, measure(&load, &pids)).await;
-        warmed.with_context(|| format!("warming up {}: not done in time", side.name()))??;
+        let mut again = WARM_UPS_AGAIN;
+        while let Err(error) = warm_up_one(args, sides, side).await {
+            ensure!(again > 0, error.context(format!("warming up {}", side.name())));
+            tell(&format!("warming up {} failed, once more: {error:#}", side.name()));
+            again -= 1;
+        }
     }
+    Ok(())
+}
+
+async fn warm_up_one(args: &Args, sides: &Sides<'_>, side: Side) -> anyhow::Result<()> {
+    let what = (Kind::Mixed, Shape { clients: 64, depth: 16 });
+    let (mut load, pids) = load(args, sides, side, what, 0);
+    load.time = Duration::from_secs(args.warm_up);
+    tell(&format!("warming up {}", side.name()));
+    timeout(load.time + PREPARATION, measure(&load, &pids)).await.context("not done in time")??;
     Ok(())
 }
 
