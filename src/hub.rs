@@ -45,6 +45,8 @@ pub struct Told {
     pub watch: WatchId,
     /// Whether the node's data goes with it.
     pub with_value: bool,
+    /// Whether the watch is gone with it.
+    pub is_last: bool,
 }
 
 /// A change of the past, and who may know of it.
@@ -104,7 +106,8 @@ impl Armed {
     }
 
     fn told(&self, &(watcher, watch): &(Watcher, WatchId)) -> Told {
-        Told { watcher, watch, with_value: self.with_value }
+        let is_last = self.kind.is_one_shot();
+        Told { watcher, watch, with_value: self.with_value, is_last }
     }
 }
 
@@ -245,13 +248,11 @@ impl Hub {
         } else {
             at.retain(|_, armed| !(armed.kind.is_one_shot() && armed.is_due(event)));
         }
-        for told in &told[first..] {
+        for told in told[first..].iter().filter(|told| told.is_last) {
             let own = self.watchers.get_mut(&told.watcher).expect("it has this watch");
-            if own.by_id.get(&told.watch).is_some_and(|(_, kind)| kind.is_one_shot()) {
-                own.remove(told.watch);
-                self.watches -= 1;
-                self.bytes -= event.path.as_str().len();
-            }
+            own.remove(told.watch);
+            self.watches -= 1;
+            self.bytes -= event.path.as_str().len();
         }
     }
 

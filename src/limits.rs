@@ -68,6 +68,10 @@ pub const ASKED_BYTES: usize = 1 << 20;
 pub const ALL_ASKED_BYTES: usize = PENDING_BYTES / 2;
 /// The bytes of requests without an answer that a client always may have.
 pub const ASKED_ALWAYS_BYTES: usize = 16 << 10;
+/// The bytes of frames that have come in part, of all clients of a server, but for
+/// [`ASKED_ALWAYS_BYTES`] of each. When there are more, the client that has been sending its frame for
+/// the longest time is dropped.
+pub const UNFINISHED_BYTES: usize = 128 << 20;
 /// The largest frame that a client of the ZooKeeper protocol may send, in bytes: the default of
 /// ZooKeeper's `jute.maxbuffer`.
 pub const JUTE_FRAME_BYTES: usize = 0xf_ffff;

@@ -169,6 +169,10 @@ impl<N: Nodes> Replica<N> {
             let Some(client) = self.clients.get(&conn) else { continue };
             let may_read = |acl| tree::allows(acl, Perms::READ, &client.identities);
             if !may_read(&change.acl) {
+                if told.is_last {
+                    let spent = ToClient::Spent(told.watch, change.event.path.clone());
+                    self.out.clients.push((conn, spent));
+                }
                 continue;
             }
             if !self.backlog.may_tell(&client.told) {

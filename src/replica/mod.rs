@@ -23,7 +23,8 @@ mod status;
 
 use bytes::Bytes;
 use conclave_proto::{
-    ClientMessage, Fault, Identity, Secret, ServerId, ServerMessage, SessionId, Xid, Zxid,
+    ClientMessage, Fault, Identity, Secret, ServerId, ServerMessage, SessionId, WatchId, Xid,
+    ZPath, Zxid,
 };
 
 use crate::tree::Excess;
@@ -147,6 +148,9 @@ pub struct Ready {
 pub enum ToClient {
     /// Send this.
     Message(ServerMessage),
+    /// Its watch of that number on that path, which fires once, has fired for an event of which it may
+    /// not know: it is told nothing, and the watch is gone.
+    Spent(WatchId, ZPath),
     /// Its identities take so many bytes: as many as each of its writes takes more than it shows.
     Identities(usize),
     /// Close once everything before is sent.

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use conclave_proto::{ErrorCode, Identity, ServerId, ServerMessage};
 use tokio::task::spawn_local;
 
-use crate::limits::{BACKOFF_MS, HANDSHAKES_PER_ADDRESS, IDENTITY_BYTES};
+use crate::limits::{BACKOFF_MS, HANDSHAKES_PER_ADDRESS, IDENTITY_BYTES, UNFINISHED_BYTES};
 use crate::net::{Certificate, Crowd, Incoming};
 use crate::replica::{ConnId, Input, ToClient};
 use crate::wire::words::{ConnectionFacts, Traffic};
@@ -18,7 +18,7 @@ use crate::wire::{Wire, Word};
 
 use super::audit::{Audit, Claimed, Record};
 use super::clock::{Clock, Entropy};
-use super::connection::{self, Client, Flushed, SHARED_BYTES, State, refusal};
+use super::connection::{self, Client, Flushed, Held, SHARED_BYTES, State, refusal};
 use super::inbox::Inbox;
 use super::metrics::Metrics;
 use super::passwords::Passwords;
@@ -48,12 +48,10 @@ pub(super) struct Clients {
     table: RefCell<Table>,
     /// Those for whom something has come in this turn.
     dirty: RefCell<Vec<Rc<Client>>>,
-    /// The bytes that wait to be sent to all of them.
-    waiting: Cell<usize>,
-    /// As many as may.
+    /// What is held for all of them.
+    held: Cell<Held>,
+    /// As many bytes as may wait to be sent.
     most_waiting: usize,
-    /// Those of their requests without an answer.
-    asked: Cell<usize>,
     /// Those without a session.
     strangers: Crowd,
 }
@@ -125,9 +123,8 @@ impl Clients {
             sockets: Crowd::new(limit, limit),
             table: RefCell::default(),
             dirty: RefCell::default(),
-            waiting: Cell::default(),
+            held: Cell::default(),
             most_waiting: settings.outbox_bytes,
-            asked: Cell::default(),
             strangers: Crowd::new(limit, HANDSHAKES_PER_ADDRESS.min(limit.div_ceil(2))),
         })
     }
@@ -189,6 +186,10 @@ impl Clients {
                     return;
                 }
             }
+            ToClient::Spent(watch, path) => {
+                state.spend(*watch, path);
+                return;
+            }
             ToClient::Identities(bytes) => {
                 state.weigh_identities(*bytes);
                 return;
@@ -245,14 +246,18 @@ impl Clients {
 
     /// Brings what is counted of all clients up to date with one of them.
     pub(super) fn recount(&self, state: &mut State) {
-        let ((waiting, asked), now) = state.recount();
-        self.waiting.set(self.waiting.get() - waiting + now.0);
-        self.asked.set(self.asked.get() - asked + now.1);
+        let (before, now) = state.recount();
+        let Held { waiting, asked, unfinished } = self.held.get();
+        self.held.set(Held {
+            waiting: waiting - before.waiting + now.waiting,
+            asked: asked - before.asked + now.asked,
+            unfinished: unfinished - before.unfinished + now.unfinished,
+        });
     }
 
     /// Drops those for whom most waits, as long as too much waits for all.
     fn make_room(&self) {
-        while self.waiting.get() > self.most_waiting {
+        while self.waiting() > self.most_waiting {
             let fullest = {
                 let table = self.table.borrow();
                 let clients = table.places.iter().flatten();
@@ -260,6 +265,33 @@ impl Clients {
             };
             let Some(fullest) = fullest else { return };
             self.drop_unread(&fullest);
+        }
+    }
+
+    /// So many bytes of a frame have come from a client that is not complete. If there is too much of
+    /// such frames, those go first that have taken the longest: they are the ones that may never be
+    /// complete.
+    pub(super) fn hold(&self, client: &Client, bytes: usize) {
+        {
+            let mut state = client.state.borrow_mut();
+            if !state.hold(&self.clock, bytes) {
+                return;
+            }
+            self.recount(&mut state);
+        }
+        while self.held.get().unfinished > UNFINISHED_BYTES {
+            let oldest = {
+                let table = self.table.borrow();
+                let since = |client: &Rc<Client>| client.state.borrow().unfinished_since_us();
+                let clients = table.places.iter().flatten();
+                let sending = clients.filter_map(|client| Some((since(client)?, client)));
+                sending.min_by_key(|&(since, _)| since).map(|(_, client)| client.clone())
+            };
+            let Some(oldest) = oldest else { return };
+            tracing::info!("dropping a client whose request has been coming for too long");
+            self.metrics.unfinished.inc();
+            oldest.reset();
+            self.remove(&oldest);
         }
     }
 
@@ -329,12 +361,12 @@ impl Clients {
 
     /// The bytes that wait to be sent to all clients.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.get()
+        self.held.get().waiting
     }
 
     /// The bytes of all clients' requests that have no answer yet.
     pub(super) fn asked(&self) -> usize {
-        self.asked.get()
+        self.held.get().asked
     }
 
     /// The requests of all clients that have no answer yet.

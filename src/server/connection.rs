@@ -17,10 +17,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use conclave_proto::frame::missing_bytes;
 use conclave_proto::message::Refused;
 use conclave_proto::request::Page;
 use conclave_proto::{
-    ClientMessage, Credentials, ErrorCode, Fault, Identity, Op, ServerMessage, Xid,
+    ClientMessage, Credentials, ErrorCode, Fault, Identity, Op, ServerMessage, WatchId, Xid, ZPath,
 };
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local};
@@ -37,6 +38,7 @@ use crate::wire::words::{ConnectionFacts, Traffic};
 use crate::wire::{Inbound, Malformed, Then, Wire, Word};
 
 use super::clients::Clients;
+use super::clock::Clock;
 use super::metrics::Kind;
 use super::passwords;
 use super::words;
@@ -85,8 +87,8 @@ pub(super) struct State {
     waiting: BytesMut,
     /// The most that it has held since it last gave memory back.
     most_waiting: usize,
-    /// How much of it, and of `asked_bytes`, is counted among that of all clients.
-    counted: (usize, usize),
+    /// How much of it, and of others, is counted among that of all clients.
+    counted: Held,
     /// A task is at it, because the socket was full.
     draining: bool,
     /// Close once everything in `waiting` is sent.
@@ -103,6 +105,10 @@ pub(super) struct State {
     asked: VecDeque<Asked>,
     /// Their bytes.
     asked_bytes: usize,
+    /// The bytes of a frame that has come in part, but for what a client always may have.
+    unfinished_bytes: usize,
+    /// Since when there are any, in µs.
+    unfinished_since_us: u64,
     /// The bytes of the client's identities, which go with each of its writes.
     identity_bytes: usize,
     /// Pings without an answer.
@@ -115,6 +121,17 @@ pub(super) struct State {
     largest: usize,
     /// The bytes of answers since the outbox was last empty.
     answers: usize,
+}
+
+/// The bytes that are held for a client, or for all of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    /// They wait to be sent.
+    pub(super) waiting: usize,
+    /// They are of requests without an answer.
+    pub(super) asked: usize,
+    /// They are of frames that have come in part.
+    pub(super) unfinished: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -146,7 +163,7 @@ impl Client {
             wire,
             waiting: BytesMut::new(),
             most_waiting: 0,
-            counted: (0, 0),
+            counted: Held::default(),
             draining: false,
             ending: false,
             dirty: false,
@@ -155,6 +172,8 @@ impl Client {
             paused: false,
             asked: VecDeque::new(),
             asked_bytes: 0,
+            unfinished_bytes: 0,
+            unfinished_since_us: 0,
             identity_bytes: 0,
             pings: 0,
             allowance: FIRST_ALLOWANCE,
@@ -173,6 +192,7 @@ impl Client {
         state.waiting = BytesMut::new();
         state.asked = VecDeque::new();
         state.asked_bytes = 0;
+        state.unfinished_bytes = 0;
         self.cut.notify_one();
         state.socket.take().is_some()
     }
@@ -250,6 +270,11 @@ impl State {
         self.identity_bytes = bytes;
     }
 
+    /// A watch that fires once has fired for an event of which the client may not know.
+    pub(super) fn spend(&mut self, watch: WatchId, path: &ZPath) {
+        self.wire.spend(watch, path);
+    }
+
     fn ask(&mut self, clients: &Clients, asked: Asked) {
         self.asked_bytes += asked.bytes;
         self.asked.push_back(asked);
@@ -297,11 +322,26 @@ impl State {
         self.waiting.len()
     }
 
-    /// Counts the bytes that wait to be sent, and those of requests without an answer: what was
-    /// counted before, and what is now.
-    pub(super) fn recount(&mut self) -> ((usize, usize), (usize, usize)) {
-        let before = mem::replace(&mut self.counted, (self.waiting.len(), self.asked_bytes));
-        (before, self.counted)
+    /// Counts what is held for the client: what was counted before, and what is now.
+    pub(super) fn recount(&mut self) -> (Held, Held) {
+        let (waiting, asked) = (self.waiting.len(), self.asked_bytes);
+        let now = Held { waiting, asked, unfinished: self.unfinished_bytes };
+        (mem::replace(&mut self.counted, now), now)
+    }
+
+    /// So many bytes of a frame have come that is not complete. Whether that is something new.
+    pub(super) fn hold(&mut self, clock: &Clock, bytes: usize) -> bool {
+        let bytes = bytes.saturating_sub(ASKED_ALWAYS_BYTES);
+        let before = mem::replace(&mut self.unfinished_bytes, bytes);
+        if before == 0 && bytes > 0 {
+            self.unfinished_since_us = clock.micros();
+        }
+        before != bytes
+    }
+
+    /// Since when a frame of the client has come in part, in µs; `None`: none has, or little of it.
+    pub(super) fn unfinished_since_us(&self) -> Option<u64> {
+        (self.unfinished_bytes > 0).then_some(self.unfinished_since_us)
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -513,6 +553,8 @@ async fn listen(
         let before = reader.received.len();
         let said = client.state.borrow_mut().next(&mut reader.received)?;
         let bytes = before - reader.received.len();
+        let unfinished = if said.is_none() { reader.received.len() } else { 0 };
+        clients.hold(client, unfinished);
         match said {
             Some(inbound) => match credentials(&inbound) {
                 Some((xid, credentials)) => check(clients, client, xid, &credentials, bytes).await,
@@ -644,8 +686,9 @@ impl Reader {
             read
         } else {
             // A frame that has only come in part moves to memory of its own, which grows with what
-            // really comes, not with what the frame's length claims.
-            self.received.reserve(self.received.len().max(READ_BYTES));
+            // really comes, not with what the frame's length claims, and not beyond that.
+            let more = self.received.len().min(missing_bytes(&self.received));
+            self.received.reserve(more.max(READ_BYTES));
             poll_fn(|cx| poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.received)).await
         };
         match read {

@@ -141,10 +141,16 @@ struct Recovery {
 
 fn recover(home: Home) -> Result<Opened, StoreError> {
     let has_log = list(&home.log_dir)?.iter().any(|name| generation_of(name).is_some());
-    if home.log_is_apart && !has_log {
-        let why = "it holds no log; if it is a device of its own, mount it; if the log is lost, \
-                   empty the data directory too and start with --lost-data: the server then \
-                   fetches everything from the others before it counts";
+    if !has_log {
+        let first = if home.log_is_apart {
+            "if it is a device of its own, mount it"
+        } else {
+            "if the log is kept elsewhere, name that directory as `log_dir`"
+        };
+        let why = format_args!(
+            "it holds no log; {first}; if the log is lost, empty the data directory too and start \
+             with --lost-data: the server then fetches everything from the others before it counts"
+        );
         return Err(StoreError::unusable(&home.log_dir, why));
     }
     let state = StateFile::open(&home.disk, &home.dir)?;
@@ -262,10 +268,12 @@ impl Recovery {
     fn note_damage(&mut self) -> Result<(), StoreError> {
         let mut promises = self.state.promises();
         if !self.home.repairable && (promises.needs_repair || !self.damage.is_empty()) {
-            let found = self.damage.join("; ");
+            let found = match &self.damage[..] {
+                [] => "it was to be repaired when it ran last".to_owned(),
+                damage => format!("it is damaged ({})", damage.join("; ")),
+            };
             let why = format_args!(
-                "it is damaged ({found}), and there is no other member to repair it from; restore \
-                 a backup"
+                "{found}, and there is no other member to repair it from; restore a backup"
             );
             return Err(StoreError::unusable(&self.home.dir, why));
         }

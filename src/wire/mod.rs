@@ -9,7 +9,7 @@ pub mod words;
 
 use bytes::BytesMut;
 use conclave_proto::frame::FrameError;
-use conclave_proto::{ClientMessage, ErrorCode, ServerMessage, Xid};
+use conclave_proto::{ClientMessage, ErrorCode, ServerMessage, WatchId, Xid, ZPath};
 
 pub use words::Word;
 
@@ -93,6 +93,15 @@ impl Wire {
                 Then::GoOn
             }
             Wire::ZooKeeper(connection) => connection.write(message, out),
+        }
+    }
+
+    /// A watch that fires once has fired for an event of which the client may not know.
+    pub fn spend(&mut self, watch: WatchId, path: &ZPath) {
+        match self {
+            // Its clients know their watches by numbers, of which nothing is kept here.
+            Wire::Native(_) => {}
+            Wire::ZooKeeper(connection) => connection.spend(watch, path),
         }
     }
 

@@ -20,6 +20,7 @@ use crate::server::{Server, wait_for};
 
 const MALFORMED: &str = "conclave_malformed_frames_total";
 const INVALID: &str = "conclave_invalid_requests_total";
+const UNFINISHED: &str = "conclave_unfinished_frames_total";
 
 /// A client that keeps to the rules, beside one that does not.
 struct Witness(Client);
@@ -96,6 +97,29 @@ fn a_frame_that_is_never_finished() {
     drop(clients);
     witness.is_undisturbed();
     assert_eq!(server.metric(MALFORMED), 0, "to hang up is no offence");
+}
+
+#[test]
+fn more_unfinished_frames_than_a_server_has_room_for() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    let before = server.resident_bytes();
+    let most = FRAME_BYTES - 1;
+    let mut frame = vec![0; 4 + most];
+    frame[..4].copy_from_slice(&u32::try_from(FRAME_BYTES).unwrap().to_be_bytes());
+    // 400 MiB in all. Whoever has been at it the longest makes room for the others.
+    let clients: Vec<Client> = (0..400)
+        .map(|_| {
+            let mut client = Client::open(server.client);
+            client.send(&frame);
+            client
+        })
+        .collect();
+    wait_for("room to be made", || (server.metric(UNFINISHED) > 200).then_some(()));
+    assert!(server.resident_bytes() < before + (320 << 20), "memory for what is never finished");
+    witness.is_undisturbed();
+    drop(clients);
+    witness.is_undisturbed();
 }
 
 #[test]

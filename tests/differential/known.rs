@@ -7,8 +7,7 @@ use crate::script;
 use crate::system::Heard;
 
 /// The names of the differences, as they stand in docs/COMPATIBILITY.md.
-pub(crate) const NAMES: [&str; 10] = [
-    "check-watches-after-secrets",
+pub(crate) const NAMES: [&str; 9] = [
     "check-watches-of-others",
     "close-session-order",
     "exists-needs-read",
@@ -175,7 +174,6 @@ fn name_of(op: &Op, theirs: i32, ours: i32) -> Option<&'static str> {
             Some("path-rules-first")
         }
         (Op::Exists { .. }, 0, NO_AUTH) => Some("exists-needs-read"),
-        (Op::CheckWatches { .. }, NO_WATCHER, 0) => Some("check-watches-after-secrets"),
         (Op::CheckWatches { .. }, 0, NO_WATCHER) => Some("check-watches-of-others"),
         _ => None,
     }

@@ -113,7 +113,7 @@ fn lengths_that_cannot_be_end_the_connection() {
 }
 
 #[test]
-fn handshakes_of_another_length_end_the_connection() {
+fn handshakes_that_are_cut_or_too_long_end_the_connection() {
     let body = connect_body();
     for length in (0..44).chain([46, 60]) {
         let mut bytes = body.0.to_vec();

@@ -1,14 +1,15 @@
 //! One table for both wires: what each request of ZooKeeper's becomes is what the native protocol
 //! says in its own words. From there on there is one set of rules.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use conclave::wire::{Inbound, Then, Wire};
 use conclave_proto::convert::encode_client;
 use conclave_proto::frame::write_frame;
 use conclave_proto::message::{Connected, Refused, ServerMessage};
 use conclave_proto::request::ReadLevel;
 use conclave_proto::{
-    Acl, ClientMessage, CreateMode, ErrorCode, Fault, Lifetime, Op, Reply, Stat, Xid, ZPath, Zxid,
+    Acl, ClientMessage, CreateMode, ErrorCode, Fault, Lifetime, Op, Reply, Secret, SessionId, Stat,
+    Xid, ZPath, Zxid,
 };
 
 use crate::speech::{Body, Talk, connect_body, connected, path};
@@ -243,6 +244,35 @@ fn handshakes_with_and_without_the_last_byte() {
         let mut talk = Talk::new();
         talk.says(&body);
         assert_eq!(talk.hears(&refused(ErrorCode::Unavailable)), (Vec::new(), Then::Close));
+    }
+}
+
+/// aiozk and zoonado ask for a new session with a password of one byte.
+#[test]
+fn passwords_of_any_length() {
+    let password = |bytes: Option<&[u8]>, session: i64, last: &[u8]| {
+        let mut body = Body::new().int(0).long(0).int(10_000).long(session);
+        match bytes {
+            Some(bytes) => {
+                body = body.int(i32::try_from(bytes.len()).unwrap());
+                body.0.put_slice(bytes);
+            }
+            None => body = body.int(-1),
+        }
+        body.0.put_slice(last);
+        body
+    };
+    for bytes in [None, Some(&[][..]), Some(&[7]), Some(&[7; 15]), Some(&[7; 16]), Some(&[7; 20])] {
+        for last in [&[][..], &[1]] {
+            let connect = |session| match Talk::new().says(&password(bytes, session, last)) {
+                Some(Inbound::Message(ClientMessage::Connect(connect))) => connect,
+                other => panic!("{bytes:?} is {other:?}"),
+            };
+            let new = connect(0);
+            assert_eq!((new.session, new.read_only), (None, last == [1]));
+            let secret = if bytes == Some(&[7; 16]) { [7; 16] } else { [0; 16] };
+            assert_eq!(connect(9).session, Some((SessionId(9), Secret::new(secret))));
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Watches have paths instead of numbers.
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use conclave::wire::Inbound;
 use conclave_proto::{
-    ClientMessage, ErrorCode, EventKind, Op, Reply, Stat, WatchId, WatchKind, Zxid,
+    ClientMessage, ErrorCode, Event, EventKind, Op, Reply, ServerMessage, Stat, WatchId, WatchKind,
+    ZPath, Zxid,
 };
 
 use crate::speech::{Body, Talk};
@@ -34,6 +35,64 @@ fn a_watch_is_there_until_it_fires() {
     assert!(has(&mut talk, 2) && has(&mut talk, 3) && !has(&mut talk, 1));
     assert_eq!(talk.event(id, 80, EventKind::DataChanged, "/a"), 1);
     assert!(!has(&mut talk, 2));
+}
+
+#[test]
+fn a_watch_that_fires_unseen_is_gone() {
+    let mut talk = Talk::open();
+    let id = watch_data(&mut talk);
+    talk.wire.spend(id, &ZPath::new("/a").unwrap());
+    assert!(!has(&mut talk, 3));
+}
+
+/// The client may have heard all of it before, since it asks from its last answer on.
+#[test]
+fn a_persistent_watch_that_is_set_again_is_told_the_latest_of_each_node() {
+    let mut talk = Talk::open();
+    let body = Body::new().long(50).texts(&[]).texts(&[]).texts(&[]).texts(&[]).texts(&["/a"]);
+    let Some(Inbound::Message(ClientMessage::Request { op, .. })) = talk.asks(-8, 105, body) else {
+        panic!("not a watch")
+    };
+    let Op::Watch { id, .. } = op else { panic!("not a watch") };
+    for (at, kind, of) in [
+        (60, EventKind::Deleted, "/a/b"),
+        (61, EventKind::Created, "/a/b"),
+        (62, EventKind::DataChanged, "/a/c"),
+        (63, EventKind::DataChanged, "/a/b"),
+        (64, EventKind::Deleted, "/a/c"),
+    ] {
+        assert_eq!(talk.event(id, at, kind, of), 0);
+    }
+    let (frames, _) = talk.respond(Ok(Reply::Done));
+    let told = frames.into_iter().map(|frame| {
+        let mut frame = frame.slice(16..);
+        let kind = frame.get_i32();
+        frame.advance(8);
+        (kind, String::from_utf8(frame.to_vec()).unwrap())
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [(3, "/a/b".into()), (2, "/a/c".into())]);
+}
+
+/// If the connection breaks before all of them are told what they missed, the next setWatches must
+/// ask from where this one did.
+#[test]
+fn what_is_told_while_watches_are_set_again_says_nothing_of_how_far_it_goes() {
+    let mut talk = Talk::open();
+    let zxid = |frame: &Bytes| i64::from_be_bytes(*frame[4..].first_chunk().unwrap());
+    let pong = ServerMessage::Pong { zxid: Zxid::from_bits(90), counted_ms_ago: None };
+    let mut came =
+        talk.asks(-8, 101, Body::new().long(50).texts(&["/a", "/b"]).texts(&[]).texts(&[]));
+    while let Some(Inbound::Message(ClientMessage::Request { op, .. })) = came {
+        let Op::Watch { id, path, .. } = op else { panic!("not a watch") };
+        let event = Event { zxid: Zxid::from_bits(60), path, kind: EventKind::DataChanged };
+        talk.hears(&ServerMessage::Event { watch: id, event, value: None });
+        assert_eq!(zxid(&talk.hears(&pong).0[0]), 0);
+        let (told, _) = talk.respond(Ok(Reply::Done));
+        assert_eq!((told.len(), zxid(&told[0])), (1, -1));
+        came = talk.more();
+    }
+    talk.answer(Err(ErrorCode::BadArguments.into()));
+    assert_eq!(zxid(&talk.hears(&pong).0[0]), 90);
 }
 
 #[test]
@@ -70,10 +129,11 @@ fn many_watches_are_set_again_with_one_answer() {
         let Op::Watch { id, path, kind, since, .. } = op else { panic!("not a watch") };
         assert_eq!(since, Some(Zxid::from_bits(50)));
         if kind == WatchKind::Children {
-            assert_eq!(talk.event(id, 60, EventKind::ChildrenChanged, "/a"), 1);
+            assert_eq!(talk.event(id, 60, EventKind::ChildrenChanged, "/a"), 0, "not yet");
         }
         kinds.push((path.to_string(), kind));
-        assert!(talk.respond(Ok(Reply::Done)).0.is_empty(), "a part has no answer");
+        let told = talk.respond(Ok(Reply::Done)).0.len();
+        assert_eq!(told, usize::from(kind == WatchKind::Children), "a part has no answer");
         came = talk.more();
     }
     assert!(matches!(came, Some(Inbound::Known)));

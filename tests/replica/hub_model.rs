@@ -74,7 +74,8 @@ impl Model {
         self.watches.retain(|&(watcher, watch), it| {
             let concerned = Model::concerns(&it.path, it.kind, it.since, event);
             if concerned {
-                told.push(Told { watcher, watch, with_value: it.with_value });
+                let is_last = it.kind.is_one_shot();
+                told.push(Told { watcher, watch, with_value: it.with_value, is_last });
             }
             !(concerned && it.kind.is_one_shot())
         });

@@ -383,9 +383,11 @@ impl World {
         }
         let answers = ready.clients.iter().filter_map(|(_, message)| match message {
             ToClient::Message(ServerMessage::Response(response)) => Some(response.clone()),
-            ToClient::Message(_) | ToClient::Identities(_) | ToClient::Close | ToClient::Drop => {
-                None
-            }
+            ToClient::Message(_)
+            | ToClient::Spent(..)
+            | ToClient::Identities(_)
+            | ToClient::Close
+            | ToClient::Drop => None,
         });
         self.turns.push(answers.collect());
         for (conn, message) in ready.clients {
@@ -451,6 +453,9 @@ impl World {
                 self.log.push(format!("{name}: closed"));
             }
             ToClient::Identities(_) => {}
+            ToClient::Spent(watch, path) => {
+                self.log.push(format!("{name}: watch {} of {path} has fired unseen", watch.0));
+            }
             ToClient::Message(ServerMessage::Pong { .. }) if client.stays => {}
             ToClient::Message(message) => {
                 client.take(&message);

@@ -277,6 +277,19 @@ fn a_log_directory_that_is_not_mounted_is_refused() {
 }
 
 #[test]
+fn a_log_directory_that_is_not_named_any_more_is_asked_for() {
+    let (dir, log) = (tempdir().unwrap(), tempdir().unwrap());
+    let apart = || Options { log_dir: Some(log.path().to_owned()), ..options() };
+    drop(store::open(dir.path(), &identity(), apart()).unwrap());
+    let state = fs::read(dir.path().join("state")).unwrap();
+    let error = store::open(dir.path(), &identity(), options()).map(drop).unwrap_err();
+    assert!(error.to_string().contains("name that directory as `log_dir`"), "{error}");
+    assert_eq!(fs::read(dir.path().join("state")).unwrap(), state);
+    let opened = store::open(dir.path(), &identity(), apart()).unwrap();
+    assert!(!opened.durable.needs_repair && opened.report.damage.is_empty());
+}
+
+#[test]
 fn only_the_owner_can_read_the_data() {
     let dir = tempdir().unwrap();
     let home = dir.path().join("data");

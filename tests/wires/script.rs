@@ -97,9 +97,14 @@ impl Run {
                 Line::Done(done) => {
                     let Done { op, answer, told } = &**done;
                     writeln!(text, "{}", names.show(op, answer, forms)).unwrap();
+                    // ZooKeeper's wire does not say when a watch missed what it is told.
+                    let resumes = matches!(op, Op::Watch { since: Some(_), .. });
                     for (name, Told { zxid, kind, path }) in told {
-                        let zxid = names.zxid(*zxid);
-                        writeln!(text, "    {name}: {kind:?} {path} at {zxid}").unwrap();
+                        write!(text, "    {name}: {kind:?} {path}").unwrap();
+                        if !resumes {
+                            write!(text, " at {}", names.zxid(*zxid)).unwrap();
+                        }
+                        writeln!(text).unwrap();
                     }
                 }
             }

@@ -23,7 +23,7 @@ mod reply;
 mod request;
 mod watches;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use conclave_proto::frame::{HEADER_BYTES, next_frame};
@@ -44,9 +44,6 @@ use numbers::{Code, PING_XID};
 use request::{Answer, Asked, Rearm};
 use watches::{Slot, Watches};
 
-/// The length of a handshake; newer clients send one more byte.
-const CONNECT_BYTES: usize = 44;
-
 /// What there is to know of a connection in order to understand and to be understood.
 #[derive(Debug)]
 pub struct Connection {
@@ -61,8 +58,8 @@ pub struct Connection {
     last_event: Option<(Zxid, EventKind, ZPath)>,
     /// The watches that it was meant for.
     last_told: Vec<WatchId>,
-    /// Whether the watch that is being set again had something to tell.
-    told: bool,
+    /// What the watch that is being set again has missed.
+    missed: Vec<Event>,
     /// What went wrong with a request of many operations.
     failed: Option<Code>,
     /// Whether one of its operations succeeded.
@@ -109,7 +106,7 @@ impl Connection {
             dialect: Dialect::ZooKeeper,
             last_event: None,
             last_told: Vec::new(),
-            told: false,
+            missed: Vec::new(),
             failed: None,
             succeeded: false,
             leaving: false,
@@ -157,12 +154,10 @@ impl Connection {
 
     fn greet(&mut self, frame: Bytes) -> Result<Inbound, Malformed> {
         let length = frame.len();
-        if !(CONNECT_BYTES..=CONNECT_BYTES + 1).contains(&length) {
-            return Err(Malformed(format!("a handshake of {length} bytes")));
-        }
-        let connect = read_connect(Body::new(frame), length > CONNECT_BYTES)
-            .map_err(|_| Malformed("a handshake that cannot be understood".into()))?;
-        self.stage = Stage::Greeted { with_read_only: length > CONNECT_BYTES };
+        let (connect, with_read_only) = read_connect(Body::new(frame)).map_err(|_| {
+            Malformed(format!("a handshake of {length} bytes that cannot be understood"))
+        })?;
+        self.stage = Stage::Greeted { with_read_only };
         Ok(Inbound::Message(ClientMessage::Connect(connect)))
     }
 
@@ -247,7 +242,10 @@ impl Connection {
                 return self.respond(response, out);
             }
             ServerMessage::Event { watch, event, .. } => self.tell(*watch, event, out),
-            ServerMessage::Pong { zxid, .. } => reply::put_header(PING_XID, *zxid, Code::OK, out),
+            ServerMessage::Pong { zxid, .. } => {
+                let zxid = if self.is_rearming() { Zxid::ZERO } else { *zxid };
+                reply::put_header(PING_XID, zxid, Code::OK, out);
+            }
             // There is no word for either.
             ServerMessage::Gap { .. } => {}
             ServerMessage::GoAway { .. } => self.leaving = true,
@@ -264,23 +262,37 @@ impl Connection {
         if self.leaving && self.pending.is_empty() { Then::Close } else { Then::GoOn }
     }
 
+    /// Whether watches are being set again that may yet have something to tell. Until then nothing
+    /// may say how far the client has heard: if the connection breaks in between, its next setWatches
+    /// asks from there.
+    fn is_rearming(&self) -> bool {
+        matches!(self.rest, Some(Rest::Rearm { .. }))
+            || matches!(self.pending.front(), Some(Pending { answer: Answer::Rearmed(_), .. }))
+    }
+
     fn knows_read_only(&self) -> bool {
         self.stage == Stage::Greeted { with_read_only: true }
     }
 
+    /// A watch that fires once has fired for an event of which the client may not know.
+    pub fn spend(&mut self, watch: WatchId, path: &ZPath) {
+        self.watches.fired(watch, path);
+    }
+
     fn tell(&mut self, watch: WatchId, event: &Event, out: &mut BytesMut) {
         if let Some(Pending { answer: Answer::Rearmed(wanted), .. }) = self.pending.front()
-            && wanted.path == event.path
-            && Some(Slot::of(wanted.kind)) == Slot::in_number(watch)
+            && watch == self.watches.id(&wanted.path, Slot::of(wanted.kind))
         {
-            self.told = true;
+            self.missed.push(event.clone());
+            return;
         }
         self.watches.fired(watch, &event.path);
         let told = (event.zxid, event.kind, event.path.clone());
         // One change may fire several watches of a client, which is told once; a watch that fires
         // twice knows of two changes.
         if self.last_event.as_ref() != Some(&told) || self.last_told.contains(&watch) {
-            reply::put_event(event, out);
+            let zxid = (!self.is_rearming()).then_some(event.zxid);
+            reply::put_event(zxid, event, out);
             self.last_event = Some(told);
             self.last_told.clear();
         }
@@ -310,7 +322,7 @@ impl Connection {
                 return self.then();
             }
             (Answer::Rearmed(_) | Answer::AllRearmed | Answer::Unwatched { .. }, result) => {
-                match self.part_done(answer, result) {
+                match self.part_done(answer, result, out) {
                     Some(code) => code,
                     None => return self.then(),
                 }
@@ -336,17 +348,23 @@ impl Connection {
     }
 
     /// One operation of a request of many is done: the answer to the request, if it was the last.
-    fn part_done(&mut self, answer: Answer, result: &Result<Reply, Fault>) -> Option<Code> {
+    fn part_done(
+        &mut self,
+        answer: Answer,
+        result: &Result<Reply, Fault>,
+        out: &mut BytesMut,
+    ) -> Option<Code> {
         match (answer, result) {
             (Answer::Rearmed(wanted), Ok(_)) => {
-                let told = std::mem::take(&mut self.told);
-                if !told || !wanted.kind.is_one_shot() {
+                let missed = std::mem::take(&mut self.missed);
+                if missed.is_empty() || !wanted.kind.is_one_shot() {
                     self.watches.add(wanted);
                 }
+                latest(&missed).into_iter().for_each(|event| reply::put_event(None, event, out));
                 None
             }
             (Answer::Rearmed(_), Err(fault)) => {
-                self.told = false;
+                self.missed = Vec::new();
                 // A node that may not be read is as silent as it is to a new watch.
                 if fault.code != ErrorCode::NoAuth {
                     self.failed = Some(Code::of(fault.code));
@@ -398,6 +416,20 @@ impl Connection {
     }
 }
 
+/// The last thing that happened to each node, and the last to its children, in order. A client asks
+/// for what came after the last answer that it has had, and may have heard much of that before: so
+/// it is told once more how things are, not of nodes that went and are there again.
+fn latest(missed: &[Event]) -> Vec<&Event> {
+    let mut seen = BTreeSet::new();
+    let mut latest: Vec<&Event> = missed
+        .iter()
+        .rev()
+        .filter(|event| seen.insert((&event.path, event.kind == EventKind::ChildrenChanged)))
+        .collect();
+    latest.reverse();
+    latest
+}
+
 /// The most places for requests that an idle connection keeps.
 const QUEUE_KEPT: usize = 64;
 
@@ -415,19 +447,22 @@ fn is_of_one_part(code: ErrorCode) -> bool {
     )
 }
 
-fn read_connect(mut body: Body, with_read_only: bool) -> Result<Connect, Code> {
+/// A handshake, and whether it has the last field, which clients of before 3.4 do not know.
+fn read_connect(mut body: Body) -> Result<(Connect, bool), Code> {
     // The version of the protocol: there is only one.
     body.int()?;
     let last_zxid = Zxid::from_bits(body.unsigned_long()?);
     let timeout_ms = u32::try_from(body.int()?).unwrap_or(0);
     let session = SessionId(body.unsigned_long()?);
     let password = body.buffer()?.unwrap_or_default();
+    let with_read_only = body.end().is_err();
     let read_only = with_read_only && body.bool()?;
     body.end()?;
-    // A password of another length is a wrong one.
+    // A password of another length is a wrong one. A client without a session sends any.
     let secret = Secret::new(password[..].try_into().unwrap_or([0; 16]));
     let session = (session != SessionId::NONE).then_some((session, secret));
-    Ok(Connect { version: PROTOCOL_VERSION, session, timeout_ms, last_zxid, read_only })
+    let version = PROTOCOL_VERSION;
+    Ok((Connect { version, session, timeout_ms, last_zxid, read_only }, with_read_only))
 }
 
 /// The bytes of a frame's length, which a four-letter word takes the place of.

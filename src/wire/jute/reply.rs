@@ -11,6 +11,8 @@ use super::keeper::{Dialect, Filter, Only};
 use super::numbers::{Code, NOTIFICATION_XID, SYNC_CONNECTED, event_type, opcode};
 use super::request::Answer;
 
+/// What events have in place of a zxid that says nothing, as ZooKeeper's do: −1.
+const NO_ZXID: Zxid = Zxid::from_bits(u64::MAX);
 /// The bytes of a session's password.
 const PASSWORD_BYTES: usize = 16;
 
@@ -69,10 +71,10 @@ pub(super) fn put_failed_multi(
     });
 }
 
-/// An event.
-pub(super) fn put_event(event: &Event, out: &mut BytesMut) {
+/// An event, and the zxid up to which the client has heard everything, if that is known.
+pub(super) fn put_event(zxid: Option<Zxid>, event: &Event, out: &mut BytesMut) {
     write_frame(out, |out| {
-        header(NOTIFICATION_XID, event.zxid, Code::OK, out);
+        header(NOTIFICATION_XID, zxid.unwrap_or(NO_ZXID), Code::OK, out);
         out.put_i32(event_type(event.kind));
         out.put_i32(SYNC_CONNECTED);
         put_text(out, event.path.as_str());

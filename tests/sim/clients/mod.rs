@@ -298,7 +298,7 @@ impl Load<Whole> for Clients {
         }
         let message = match what {
             ToClient::Message(message) => Some(message),
-            ToClient::Identities(_) => return,
+            ToClient::Identities(_) | ToClient::Spent(..) => return,
             ToClient::Close | ToClient::Drop => {
                 conn.accepted = false;
                 None
