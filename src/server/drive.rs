@@ -13,7 +13,7 @@ use tokio::task::yield_now;
 use crate::limits::UNWRITTEN_BYTES;
 use crate::peers::Links;
 use crate::replica::{Input, Notice, PeerMessage, Ready, Replica, Strain};
-use crate::store::{Home, StoreNodes, fatal};
+use crate::store::{Home, StoreNodes, fatal, retire};
 use crate::tree::{Excess, Measure};
 use crate::zab::{self, SnapshotOrder, WriteToken};
 
@@ -175,6 +175,8 @@ impl Drive {
                     if self.transfers.received(from, sync) {
                         self.state.installing = true;
                         self.log.put(Job::Install { sync, at, received }, false);
+                    } else {
+                        retire(received);
                     }
                 }
                 Outcome::Spoilt { from, sync, why } => self.transfers.spoilt(from, sync, &why),

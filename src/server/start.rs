@@ -143,7 +143,7 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
         let options = store::Options {
             log_dir: settings.log_dir.clone(),
             map_bytes: settings.storage.map_bytes,
-            repairable: settings.members.len() > 1,
+            repairable: is_repairable(settings.id, &settings.members),
             lost: settings.lost_data,
             ..store::Options::default()
         };
@@ -158,6 +158,13 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+/// Whether the others can bring back what this server has lost. It counts in no quorum until then, so
+/// they must be a majority without it.
+fn is_repairable(id: ServerId, members: &[Member]) -> bool {
+    let voters = || members.iter().filter(|member| !member.observer);
+    voters().filter(|member| member.id != id).count() > voters().count() / 2
 }
 
 fn write_pid(file: &Path) -> Result<(), StartError> {

@@ -11,11 +11,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_proto::ServerId;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::timeout;
 
 use crate::peers::{Chunk, Links};
 use crate::replica::Input;
@@ -28,6 +30,9 @@ use super::metrics::Metrics;
 
 /// The chunks that may be on their way.
 const WINDOW: u32 = 16;
+/// How long a receiver may take for none of the chunks on their way. The view that it is sent keeps
+/// what the tree has given up since from being used again, so it is not kept for one whose disk hangs.
+const CREDIT_DEADLINE: Duration = Duration::from_secs(60);
 /// The chunks that the reading thread is ahead of the link.
 const AHEAD: usize = 2;
 
@@ -214,7 +219,7 @@ fn read(mut view: SnapshotReader, chunks: &mpsc::Sender<Result<Option<Bytes>, St
     }
 }
 
-/// Sends the chunks as credit comes. False: the view cannot be read.
+/// Sends the chunks as credit comes. False: the view cannot be read, or nobody takes it.
 async fn forward(
     links: &Links,
     to: ServerId,
@@ -231,7 +236,10 @@ async fn forward(
             None => return false,
         };
         while index.saturating_sub(credit.chunks.get()) >= WINDOW {
-            credit.grown.notified().await;
+            if timeout(CREDIT_DEADLINE, credit.grown.notified()).await.is_err() {
+                tracing::warn!(peer = %to, "server {to} does not take the snapshot it is sent");
+                return false;
+            }
         }
         links.send_chunk(to, &Chunk { sync, index, last, bytes });
         links.flush();

@@ -1,5 +1,5 @@
-//! Every change of a file, other than LMDB's own, goes through here, so that a test can watch the
-//! disk, copy it between two steps, and make a step fail.
+//! Every change of a file, other than LMDB's own, and every read that recovery rests on goes through
+//! here, so that a test can watch the disk, copy it between two steps, and make a step fail.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -15,9 +15,11 @@ use super::error::{IoContext, StoreError};
 /// What the system's cache holds a file in, and what writing past it is aligned to, in bytes.
 pub(super) const PAGE_BYTES: usize = 4096;
 
-/// A change that is about to be made.
+/// What is about to be done.
 #[derive(Debug)]
 pub enum Step<'a> {
+    /// Read from there on.
+    Read(&'a Path, u64),
     /// Create an empty file.
     Create(&'a Path),
     /// Write these bytes there.
@@ -32,7 +34,7 @@ pub enum Step<'a> {
     SyncDir(&'a Path),
 }
 
-/// Is told of each [`Step`] before it is made; an error is taken for that of the system call.
+/// Is told of each [`Step`] before it is done; an error is taken for that of the system call.
 pub type Watch = dyn Fn(&Step<'_>) -> io::Result<()> + Send + Sync;
 
 /// Where a test stands to watch the disk: see [`Step`].
@@ -111,6 +113,22 @@ impl Disk {
     /// Open a file to read and write it.
     pub(super) fn open(&self, path: &Path) -> Result<File, StoreError> {
         OpenOptions::new().read(true).write(true).open(path).at("open", path)
+    }
+
+    /// Fill the buffer with what is there.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if the disk has lost it.
+    pub(super) fn read(
+        &self,
+        file: &File,
+        path: &Path,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), StoreError> {
+        self.step(&Step::Read(path, offset))
+            .and_then(|()| file.read_exact_at(buffer, offset))
+            .at("read", path)
     }
 
     pub(super) fn write(

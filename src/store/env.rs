@@ -30,7 +30,7 @@ const LOCK_FILE: &str = "lock.mdb";
 const LOCK_ROOM: u64 = 64 << 10;
 
 /// How many views may be open at once: the loop's, a checkpoint's and those of snapshots.
-const READERS: u32 = 64;
+const READERS: u32 = 512;
 
 type Table = Database<'static, Raw, Raw>;
 

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use super::env::DAMAGE_MARK;
 use super::home::space_at;
 
@@ -115,7 +117,13 @@ pub(super) trait IoContext<T> {
 
 impl<T> IoContext<T> for io::Result<T> {
     fn at(self, what: &'static str, path: &Path) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Io { what, path: path.to_owned(), source })
+        self.map_err(|source| {
+            if what == "read" && is_lost(&source) {
+                StoreError::damaged(path, format_args!("cannot be read: {source}"))
+            } else {
+                StoreError::Io { what, path: path.to_owned(), source }
+            }
+        })
     }
 }
 
@@ -134,6 +142,13 @@ impl<T> TreeContext<T> for heed::Result<T> {
             }
         })
     }
+}
+
+/// Whether a read failed because the disk, or the file system, does not have any more what was
+/// written: to try again gives nothing else.
+fn is_lost(error: &io::Error) -> bool {
+    let lost = [Errno::IO, Errno::BADMSG, Errno::UCLEAN].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| lost.contains(&code))
 }
 
 fn is_damage(error: &heed::Error) -> bool {

@@ -2,8 +2,6 @@
 //! promises of the protocol (`state`).
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::BufMut;
@@ -226,8 +224,7 @@ impl StateFile {
             ));
         }
         let file = disk.open(&path)?;
-        let slots =
-            [read_slot(&file, 0).at("read", &path)?, read_slot(&file, 1).at("read", &path)?];
+        let slots = [read_slot(disk, &file, &path, 0)?, read_slot(disk, &file, &path, 1)?];
         let mut newest = None;
         for (copy, slot) in (0..).zip(slots) {
             match slot {
@@ -299,17 +296,21 @@ impl Slot {
     }
 }
 
-fn read_slot(file: &File, copy: u64) -> io::Result<Result<Slot, Unsealed>> {
+fn read_slot(
+    disk: &Disk,
+    file: &File,
+    path: &Path,
+    copy: u64,
+) -> Result<Result<Slot, Unsealed>, StoreError> {
+    let at = copy * SLOT_SPACING;
+    let size = file.metadata().at("look at", path)?.len();
     let mut bytes = [0; SLOT_BYTES];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        let offset = copy * SLOT_SPACING + filled as u64;
-        match file.read_at(&mut bytes[filled..], offset)? {
-            0 => break,
-            read => filled += read,
-        }
+    let there = usize::try_from(size.saturating_sub(at)).unwrap_or(SLOT_BYTES).min(SLOT_BYTES);
+    match disk.read(file, path, at, &mut bytes[..there]) {
+        Ok(()) => Ok(Slot::decode(&bytes[..there])),
+        Err(StoreError::Damaged { .. }) => Ok(Err(Unsealed::Damaged)),
+        Err(error) => Err(error),
     }
-    Ok(Slot::decode(&bytes[..filled]))
 }
 
 /// A position as bytes: twelve of them.

@@ -187,9 +187,9 @@ impl Layer {
             change.node = Some(node);
             return self.index(place, owner, lifetime);
         };
-        // A node that changes keeps its index, or else is removed and comes back.
-        let same = (old.owner, old.lifetime) == (owner, lifetime);
-        assert!(same, "{path} changes, but not its owner and its lifetime");
+        // A node that changes keeps its index and its age, or else is removed and comes back.
+        let same = (old.owner, old.lifetime, old.czxid) == (owner, lifetime, node.czxid);
+        assert!(same, "{path} changes, but not what it was made as");
         self.bytes -= size(old);
         *old = node;
     }

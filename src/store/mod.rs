@@ -41,7 +41,7 @@ pub use disk::{Probe, Step, Watch};
 pub use error::{EXIT_STORAGE, StoreError, fatal};
 pub use home::{Home, Space};
 pub use log::LogWriter;
-pub use nodes::{Checkpointed, Frozen, Scrub, StoreNodes};
+pub use nodes::{Checkpointed, Frozen, Scrub, StoreNodes, retire};
 pub use open::open;
 pub use snapshot::{Installed, Received, SnapshotReader, SnapshotWriter};
 

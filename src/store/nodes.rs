@@ -124,10 +124,7 @@ impl StoreNodes {
         assert!(checkpoint.layers <= self.handed, "a checkpoint is reported that was not begun");
         self.view = alive(self.view.tree().view());
         self.handed -= checkpoint.layers;
-        let retired: Vec<_> = self.frozen.drain(..checkpoint.layers).collect();
-        // To free a hundred thousand nodes takes milliseconds, which the loop does not have. If
-        // there can be no thread, it is done here.
-        drop(std::thread::Builder::new().name("retire".into()).spawn(move || drop(retired)));
+        retire(self.frozen.drain(..checkpoint.layers).collect::<Vec<_>>());
     }
 
     /// Open a view of the state exactly as it is now.
@@ -141,7 +138,7 @@ impl StoreNodes {
     /// Replace the state by a snapshot that has been installed. A checkpoint of the old state that
     /// is still being written does no harm; its [`StoreNodes::checkpointed`] is ignored.
     pub fn replace(&mut self, installed: Installed) {
-        *self = *installed.nodes;
+        retire(std::mem::replace(self, *installed.nodes));
     }
 
     /// A check of the whole tree on disk as of the last checkpoint: damage that no read has met yet
@@ -267,6 +264,13 @@ impl StoreNodes {
 }
 
 /// The value, or the end of the process.
+/// Give back what may take long to free, without the caller's waiting for it: a hundred thousand nodes
+/// take milliseconds, and the last hold on a file of many GB takes seconds. If there can be no thread,
+/// it is done here.
+pub fn retire<T: Send + 'static>(retired: T) {
+    drop(std::thread::Builder::new().name("retire".into()).spawn(move || drop(retired)));
+}
+
 fn alive<T>(result: Result<T, StoreError>) -> T {
     result.unwrap_or_else(|error| fatal(&error))
 }

@@ -42,6 +42,10 @@ const DOUBTFUL_STARTS: usize = 2;
 pub fn open(dir: &Path, identity: &Identity, options: Options) -> Result<Opened, StoreError> {
     assert!(u32::try_from(options.segment_bytes).is_ok(), "offsets in a segment have 32 bits");
     let home = Home::claim(dir, identity, options)?;
+    // A process that was killed may have renamed what is not durable yet. From here on it is relied
+    // on.
+    home.disk.sync_dir(&home.log_dir)?;
+    home.disk.sync_dir(&home.dir)?;
     match owner(&home)? {
         Some(owner) if owner.formed => recover(home),
         _ => form(home),

@@ -184,6 +184,16 @@ impl Reading {
 
     /// Read these segments as far as the history is sound. The result is what was cut off.
     fn read(&mut self, segments: &mut [SegmentReader]) -> Result<u64, StoreError> {
+        match self.go_through(segments) {
+            Err(StoreError::Damaged { path, what }) => {
+                self.damage.get_or_insert(format!("{} {what}", path.display()));
+                Ok(0)
+            }
+            result => result,
+        }
+    }
+
+    fn go_through(&mut self, segments: &mut [SegmentReader]) -> Result<u64, StoreError> {
         for index in 0..segments.len() {
             let stop = segments.get(index + 1).map(|next| next.header.base);
             let segment = &mut segments[index];

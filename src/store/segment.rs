@@ -13,7 +13,6 @@
 //! of the file left behind is never taken for a record, and nobody can plant one in a value.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::{BufMut, Bytes};
@@ -134,6 +133,7 @@ fn decode_head(seed: u32, bytes: &[u8]) -> Option<Head> {
 /// Reads a segment from its first record on.
 #[derive(Debug)]
 pub(super) struct SegmentReader {
+    disk: Disk,
     file: File,
     pub(super) path: PathBuf,
     pub(super) header: Header,
@@ -163,7 +163,7 @@ impl SegmentReader {
         let size = file.metadata().at("look at", path)?.len();
         let page = usize::try_from(HEADER_BYTES.min(size)).expect("a page");
         let mut bytes = vec![0; page];
-        file.read_exact_at(&mut bytes, 0).at("read", path)?;
+        disk.read(&file, path, 0, &mut bytes)?;
         let header = Header::decode(path, &bytes)?;
         if size < header.size {
             let what = format_args!("it has {size} bytes, not {}", header.size);
@@ -172,6 +172,7 @@ impl SegmentReader {
         let (seed, offset) = (header.seed(), HEADER_BYTES);
         let path = path.to_owned();
         Ok(SegmentReader {
+            disk: disk.clone(),
             file,
             path,
             header,
@@ -193,7 +194,7 @@ impl SegmentReader {
         if offset < self.buffer_at || end > buffered {
             let left = usize::try_from(self.size - offset).unwrap_or(usize::MAX);
             self.buffer.resize(len.max(READ_BYTES).min(left), 0);
-            self.file.read_exact_at(&mut self.buffer, offset).at("read", &self.path)?;
+            self.disk.read(&self.file, &self.path, offset, &mut self.buffer)?;
             self.buffer_at = offset;
         }
         let start = usize::try_from(offset - self.buffer_at).expect("it is within the buffer");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use conclave_proto::{Lifetime, SessionId, ZPath};
+use conclave_proto::{Lifetime, SessionId, ZPath, Zxid};
 
 use super::digest::digest_of_node;
 use super::nodes::{Node, Nodes};
@@ -69,10 +69,20 @@ impl Edits {
 struct Edit {
     /// What the node that was there before the transaction counted.
     before: Tally,
-    /// Whose that node was, and how long it was to live.
-    was: Option<(SessionId, Lifetime)>,
+    /// As what that node was made.
+    was: Option<Made>,
     /// The node that is there after it.
     after: Option<Node>,
+}
+
+/// What a node is made as, and stays: whose it is, how long it is to live, and when it was made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Made(SessionId, Lifetime, Zxid);
+
+impl Made {
+    fn of(node: &Node) -> Made {
+        Made(node.owner, node.lifetime, node.czxid)
+    }
 }
 
 /// What a node adds to [`super::Meta`].
@@ -166,7 +176,7 @@ impl<'a, N: Nodes> Draft<'a, N> {
     fn edit(&mut self, path: &ZPath, now: &Node) -> &mut Edit {
         self.edits.entry(path, || Edit {
             before: Tally::of(path, now),
-            was: Some((now.owner, now.lifetime)),
+            was: Some(Made::of(now)),
             after: None,
         })
     }
@@ -180,13 +190,13 @@ impl<'a, N: Nodes> Draft<'a, N> {
             meta.bytes = meta.bytes - before.bytes + tally.bytes;
             meta.quotas = meta.quotas - before.quotas + tally.quotas;
             meta.digest = meta.digest.wrapping_sub(before.digest).wrapping_add(tally.digest);
-            let owner_before = was.map_or(SessionId::NONE, |(owner, _)| owner);
+            let owner_before = was.map_or(SessionId::NONE, |Made(owner, ..)| owner);
             let owner = after.as_ref().map_or(SessionId::NONE, |node| node.owner);
             change_owner(self.nodes, owner_before, owner);
             match after {
                 Some(node) => {
                     // One that was deleted and came back as another is not a node that changed.
-                    if was.is_some_and(|was| was != (node.owner, node.lifetime)) {
+                    if was.is_some_and(|was| was != Made::of(&node)) {
                         self.nodes.remove_node(&path);
                     }
                     self.nodes.put_node(&path, node);

@@ -251,11 +251,11 @@ impl Nodes for MemoryNodes {
     }
 
     fn put_node(&mut self, path: &ZPath, node: Node) {
-        let (owner, lifetime) = (node.owner, node.lifetime);
+        let (owner, lifetime, czxid) = (node.owner, node.lifetime, node.czxid);
         match self.nodes.insert(path.clone(), node) {
             Some(old) => {
-                let same = (old.owner, old.lifetime) == (owner, lifetime);
-                assert!(same, "{path} changes, but not its owner and its lifetime");
+                let same = (old.owner, old.lifetime, old.czxid) == (owner, lifetime, czxid);
+                assert!(same, "{path} changes, but not what it was made as");
             }
             None => {
                 self.children.extend(as_child(path));

@@ -220,6 +220,37 @@ fn a_writer_that_failed_refuses_to_go_on() {
     opened.log.apply(&[Write::CurrentEpoch(epoch(1))]).unwrap_err();
 }
 
+/// A directory with some entries, opened again while the disk has lost what these reads ask for.
+fn open_with_lost(lost: impl Fn(&Path, u64) -> bool + Send + Sync + 'static) -> Opened {
+    let dir = tempdir().unwrap();
+    let mut opened = open(dir.path());
+    let batch = entries(Position::default(), epoch(1), &[100; 3]);
+    opened.log.apply(&[Write::Append(batch)]).unwrap();
+    opened.log.sync().unwrap();
+    drop(opened);
+    let probe = Probe(Arc::new(move |step: &Step<'_>| match step {
+        Step::Read(path, offset) if lost(path, *offset) => {
+            Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()))
+        }
+        _ => Ok(()),
+    }));
+    store::open(dir.path(), &identity(), Options { probe: Some(probe), ..options() }).unwrap()
+}
+
+#[test]
+fn what_the_disk_cannot_read_any_more_is_damage() {
+    let state = open_with_lost(|path, offset| path.ends_with("state") && offset == 0);
+    assert!(!state.durable.needs_repair, "the other copy has it");
+    assert_eq!(state.durable.entries.len(), 3);
+    let is_log = |path: &Path| path.extension().is_some_and(|extension| extension == "log");
+    for from in [0, 1] {
+        let log = open_with_lost(move |path, offset| is_log(path) && offset >= from);
+        assert!(log.durable.needs_repair);
+        let damage = log.report.damage.join("; ");
+        assert!(damage.contains("cannot be read"), "{damage}");
+    }
+}
+
 #[test]
 fn damage_that_nobody_can_repair_is_refused_and_left_as_it_is() {
     let dir = tempdir().unwrap();

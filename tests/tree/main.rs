@@ -13,6 +13,7 @@ mod digest;
 mod model;
 mod property;
 mod script;
+mod stored;
 mod watch;
 mod words;
 mod world;

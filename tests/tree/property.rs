@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::model::{self, Model};
+use crate::stored::{Pause, Stored};
 use crate::world::{World, identity, path, txn, zxid};
 
 /// One transaction, but for what depends on those before it.
@@ -171,12 +172,21 @@ fn stats() -> impl Strategy<Value = StatTest> {
     })
 }
 
+/// A node that goes and comes back as another, all at once.
+fn replacement(path: ZPath, data: Option<Bytes>, mode: CreateMode) -> Op {
+    let delete = Op::Delete { path: path.clone(), version: None };
+    let mode = CreateMode { sequential: false, ..mode };
+    let then = vec![delete, Op::Create { path, data, acl: Acl::open(), mode }];
+    Op::Multi { conditions: Vec::new(), then, otherwise: Vec::new() }
+}
+
 fn ops() -> impl Strategy<Value = Op> {
     let secret = |byte| Secret::new([byte; 16]);
     prop_oneof![
         16 => parts(),
         6 => (vec(conditions(), 0..3), vec(parts(), 0..5), vec(parts(), 0..3))
             .prop_map(|(conditions, then, otherwise)| Op::Multi { conditions, then, otherwise }),
+        2 => (paths(), data(), modes()).prop_map(|(path, data, mode)| replacement(path, data, mode)),
         1 => (paths(), 0..5_u32).prop_map(|(path, limit)| Op::DeleteRecursive { path, limit }),
         1 => Just(Op::CloseSession),
         1 => Just(Op::ExpireSession),
@@ -207,13 +217,15 @@ struct Twins {
     model: Model,
     clock: i64,
     last_xid: [u64; 4],
+    /// The tree on disk, if it is to be looked at.
+    stored: Option<Stored>,
 }
 
 impl Twins {
     /// With or without quotas.
-    fn new(with_quotas: bool) -> Twins {
-        let mut twins =
-            Twins { world: World::new(), model: Model::new(), clock: 0, last_xid: [0; 4] };
+    fn new(with_quotas: bool, stored: Option<Stored>) -> Twins {
+        let (world, model) = (World::new(), Model::new());
+        let mut twins = Twins { world, model, clock: 0, last_xid: [0; 4], stored };
         for session in 1..3 {
             let (session, secret) = (SessionId(session), Secret::new([0; 16]));
             let op = Op::CreateSession { session, timeout_ms: 1000, secret };
@@ -253,7 +265,11 @@ impl Twins {
     }
 
     fn apply(&mut self, txn: &Txn) {
-        let Applied { zxid, result, changes, duplicate, .. } = self.world.apply(txn);
+        let applied = self.world.apply(txn);
+        if let Some(stored) = &mut self.stored {
+            stored.apply(&self.world.nodes, &applied, txn);
+        }
+        let Applied { zxid, result, changes, duplicate, .. } = applied;
         let expected = self.model.apply(crate::world::zxid(self.world.applied), txn);
         let events =
             changes.iter().map(|change| (change.event.kind, change.event.path.to_string()));
@@ -343,7 +359,7 @@ proptest! {
         read_path in paths(),
         with_quotas in any::<bool>(),
     ) {
-        let mut twins = Twins::new(with_quotas);
+        let mut twins = Twins::new(with_quotas, None);
         for step in history {
             twins.step(step);
         }
@@ -351,5 +367,56 @@ proptest! {
             twins.compare_reads(&path(known), &ids, limit);
         }
         twins.compare_reads(&read_path, &ids, limit);
+    }
+}
+
+fn pauses() -> impl Strategy<Value = Pause> {
+    prop_oneof![
+        40 => Just(Pause::Nothing),
+        4 => Just(Pause::Freeze),
+        4 => Just(Pause::Write),
+        1 => Just(Pause::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_stored_is_what_is_in_memory(
+        history in vec((steps(), pauses()), 1..60),
+        with_quotas in any::<bool>(),
+    ) {
+        let mut twins = Twins::new(with_quotas, Some(Stored::new()));
+        for (step, pause) in history {
+            twins.step(step);
+            let stored = twins.stored.as_mut().unwrap();
+            stored.pause(pause);
+            stored.compare(&twins.world.nodes);
+        }
+    }
+}
+
+/// What is on disk of the first of them must not come back.
+#[test]
+fn a_node_that_has_come_back_as_another_can_go() {
+    let lifetimes = [Lifetime::Persistent, Lifetime::Container, Lifetime::Ttl(50)];
+    for lifetime in lifetimes.into_iter().chain([Lifetime::Ephemeral, Lifetime::Lingering(50)]) {
+        let mut twins = Twins::new(false, Some(Stored::new()));
+        let mode = CreateMode { lifetime, ..CreateMode::default() };
+        let create = Op::Create { path: path("/a"), data: None, acl: Acl::open(), mode };
+        let delete = Op::Delete { path: path("/a"), version: None };
+        for (op, pause) in [
+            (create, Pause::Reopen),
+            (replacement(path("/a"), None, mode), Pause::Nothing),
+            (delete, Pause::Nothing),
+            (Op::DeleteIfExists { path: path("/a"), version: None }, Pause::Reopen),
+        ] {
+            twins.apply(&txn(SessionId(1), op));
+            let stored = twins.stored.as_mut().unwrap();
+            stored.compare(&twins.world.nodes);
+            stored.pause(pause);
+            stored.compare(&twins.world.nodes);
+        }
     }
 }
