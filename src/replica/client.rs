@@ -265,10 +265,11 @@ impl Queue {
         None
     }
 
-    /// A read waits for something else from now on. Nothing happens if it has been answered.
+    /// A read waits for something else from now on. Nothing happens if it has been answered, or is
+    /// given up.
     pub(super) fn set_need(&mut self, slot: u64, need: Need) {
         if let Some(Slot { state: SlotState::Read { need: old, .. }, .. }) = self.get_mut(slot)
-            && *old != Need::Nothing
+            && !matches!(old, Need::Nothing | Need::GivenUp)
         {
             *old = need;
         }

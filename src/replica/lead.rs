@@ -53,6 +53,8 @@ pub(super) struct Lead {
     pub(super) candidates: VecDeque<(Zxid, Candidate)>,
     /// Those whose session is to move to them, once that can be proposed.
     pub(super) movers: VecDeque<Candidate>,
+    /// Those of them whose session is to end as soon as that can be proposed, until the next tick.
+    pub(super) put_off: Vec<Candidate>,
     /// Those who want to resume sessions that no leader knows, until the end of these is
     /// committed.
     pub(super) mourners: BTreeMap<SessionId, Vec<Candidate>>,
@@ -237,6 +239,21 @@ impl Lead {
         self.applied_at.front().filter(|at| is_old(at)).map_or(Zxid::ZERO, |at| at.1)
     }
 
+    /// Drop the writes of a server's clients that wait.
+    fn forget_waiting_of(&mut self, server: ServerId) {
+        let is_kept = |waiting: &Waiting| waiting.origin.0 != server || waiting.origin.1 == SYSTEM;
+        self.waiting.retain(is_kept);
+        self.waiting_bytes = self.waiting.iter().map(|waiting| waiting.work.bytes()).sum();
+    }
+
+    /// Whether the end of that session is proposed, and not applied here yet.
+    pub(super) fn has_end_in_flight(&self, session: SessionId) -> bool {
+        self.in_flight.iter().any(|proposal| {
+            let request = &proposal.txn.request;
+            request.session == session && matches!(request.op, Op::CloseSession | Op::ExpireSession)
+        })
+    }
+
     /// Whether a write of that session may pass what waits: that is nothing, or kept back for
     /// company alone, and not the same session's.
     fn lets_pass(&self, session: SessionId) -> bool {
@@ -309,6 +326,7 @@ impl<N: Nodes> Replica<N> {
             waits_for_checkpoints: false,
             candidates: VecDeque::new(),
             movers: VecDeque::new(),
+            put_off: Vec::new(),
             mourners: BTreeMap::new(),
             ended: Ended::after(self.applied),
             time_ms: self.nodes.meta().time_ms,
@@ -672,7 +690,11 @@ impl<N: Nodes> Replica<N> {
                 return;
             }
             stream.begin(name);
+            // The follower sends all of them again, or nobody waits for them any more. Were there
+            // two of one write, one could be refused and the other be carried out.
+            lead.forget_waiting_of(from);
         }
+        let stream = lead.streams.entry(from).or_default();
         if first > stream.next {
             if !std::mem::replace(&mut stream.asked, true) {
                 let message = PeerMessage::Resend { epoch, stream: name, first: stream.next };

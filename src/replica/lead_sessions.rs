@@ -152,7 +152,11 @@ impl<N: Nodes> Replica<N> {
         let Part::Leading(lead) = &mut self.part else { return };
         if lead.sessions.is_closing(session) {
             // What ends must not be opened again.
-            lead.candidates.push_back((lead.last_proposed(applied), candidate));
+            if lead.has_end_in_flight(session) {
+                lead.candidates.push_back((lead.last_proposed(applied), candidate));
+            } else {
+                lead.put_off.push(candidate);
+            }
             return;
         }
         let timeout_ms = lead.sessions.timeout_ms(session).expect("every session has a clock");
@@ -225,6 +229,7 @@ impl<N: Nodes> Replica<N> {
         }
         self.throttle();
         let Part::Leading(lead) = &mut self.part else { return };
+        lead.movers.extend(lead.put_off.drain(..));
         // A server that was stopped could not hear anybody meanwhile: that time does not count.
         lead.sessions.advance(elapsed_ms.min(4 * u64::from(self.config.tick_ms)));
         let now_ms = lead.sessions.clock_ms();

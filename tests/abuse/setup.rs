@@ -34,6 +34,21 @@ fn a_configuration_that_is_not_there() {
     assert_eq!(lines(&said), 1, "{said}");
 }
 
+/// One that votes and one that does not: without the first there is no majority that could bring
+/// anything back.
+#[test]
+fn a_loss_that_the_others_cannot_repair() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("conclave.toml");
+    let members = "id = 1\ncluster = \"c\"\n[[members]]\nid = 1\npeer = \"127.0.0.1:2\"\n\
+                   [[members]]\nid = 2\npeer = \"127.0.0.1:1\"\nobserver = true\n";
+    std::fs::write(&file, members).unwrap();
+    let flags = ["--config", file.to_str().unwrap(), "--client", "127.0.0.1:0", "--no-admin"];
+    let (status, said) = fail(&dir.path().join("d"), &[&flags[..], &["--lost-data"]].concat());
+    assert_eq!(status.code(), Some(73), "{said}");
+    assert!(said.contains("restore a backup"), "{said}");
+}
+
 #[test]
 fn a_port_in_use() {
     let dir = tempfile::tempdir().unwrap();

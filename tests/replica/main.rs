@@ -43,6 +43,7 @@ macro_rules! scripts {
 
 scripts! {
     behind
+    waiting_again
     certainty
     containers
     expiry
