@@ -278,7 +278,7 @@ impl Create<'_> {
         self.lifetime(Lifetime::Container)
     }
 
-    /// The node is deleted when it has had no children and no change for so long.
+    /// The node is deleted when it has no children and its data has not changed for so long.
     pub fn ttl(self, ttl: Duration) -> Self {
         self.lifetime(Lifetime::Ttl(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)))
     }

@@ -98,7 +98,7 @@ pub enum Lifetime {
     Lingering(u64),
     /// Until its last child is deleted.
     Container,
-    /// Until it has had no children and no change for this many ms.
+    /// Until it has no children and its data has not changed for this many ms.
     Ttl(u64),
 }
 

@@ -406,7 +406,7 @@ pub struct Request {
 /// A write as the leader stamped it: all that a replica needs to apply it as every other does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Txn {
-    /// The version of the rules to apply it by. The leader raises it only when all members know it.
+    /// The version of the rules to apply it by. A server that does not know it stops.
     pub semantics: u16,
     /// The leader's clock, ms since 1970; never goes back from one transaction to the next.
     pub time_ms: i64,

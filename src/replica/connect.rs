@@ -148,15 +148,7 @@ impl<N: Nodes> Replica<N> {
 
     /// The session has moved to the connection of this mark.
     pub(super) fn granted(&mut self, mark: u64, session: SessionId, claim: Claim) {
-        let conn = self.conn_of(mark);
-        if let Some(Client { state: State::Open(open), .. }) = self.clients.get_mut(&conn)
-            && open.session == session
-        {
-            // It was asked for twice, before and after a change of epochs.
-            open.claim = open.claim.max(claim);
-            return;
-        }
-        self.grant(conn, session, Grant::Claim(claim), claim.0);
+        self.grant(self.conn_of(mark), session, Grant::Claim(claim), claim.0);
     }
 
     /// The leader says that there is no such session.

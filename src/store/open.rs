@@ -68,13 +68,13 @@ fn refuse_orphans(home: &Home) -> Result<(), StoreError> {
     let is_segment = |name: &String| generation_of(name).is_some();
     if list(&home.dir)?.iter().any(is_data) {
         let why = "it holds data but its file `identity` is missing; copy that of a backup, or \
-                   give an empty directory";
+                   give an empty directory and start with --lost-data";
         return Err(StoreError::unusable(&home.dir, why));
     }
     if list(&home.log_dir)?.iter().any(is_segment) {
         let why = format!(
             "it holds a log, but the data directory {} is empty; give both as they were, or empty \
-             both",
+             both and start with --lost-data",
             home.dir.display()
         );
         return Err(StoreError::unusable(&home.log_dir, why));

@@ -371,7 +371,7 @@ impl Disk {
     }
 
     /// Whether a write has taken longer than so many ticks.
-    fn stalls(&self, now: u64, ticks: u64) -> bool {
+    pub(super) fn stalls(&self, now: u64, ticks: u64) -> bool {
         self.in_flight.front().is_some_and(|(_, _, since)| now - since > ticks)
     }
 }

@@ -71,8 +71,9 @@ impl Looking {
             }
             Standing::Leading { .. } | Standing::Following { .. } => {}
             Standing::Looking { .. } => {
-                if !mutual {
-                    // It does not know yet that its words arrive.
+                // It does not know yet that its words arrive. One who is damaged tells it nothing by an
+                // answer, and two of them would answer each other for ever.
+                if !mutual && !core.damaged {
                     let answer = self.ballot(core);
                     core.send(from, answer);
                 }

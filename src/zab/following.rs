@@ -186,6 +186,10 @@ impl Following {
         match &mut self.phase {
             Phase::Joining if core.now >= self.ask_at => self.ask(core),
             Phase::Joining | Phase::Promised { .. } | Phase::Receiving { .. } => {}
+            // Nothing that is committed reaches its clients any more: they are better off elsewhere.
+            Phase::Streaming(_) if core.disk.stalls(core.now, 2 * core.silence()) => {
+                return Next::Look("this server's disk stands still");
+            }
             Phase::Streaming(streaming) => streaming.gap_told = false,
         }
         Next::Stay

@@ -222,8 +222,7 @@ impl Follower {
     /// The bytes of the log that are kept for it at most.
     pub(super) fn may_keep(&self) -> usize {
         match self.state {
-            Progress::Streaming { .. } if self.spared => usize::MAX,
-            Progress::Streaming { .. } if !self.catching_up => LAG_WINDOW_BYTES,
+            Progress::Streaming { .. } if !self.catching_up && !self.spared => LAG_WINDOW_BYTES,
             Progress::Streaming { .. }
             | Progress::Snapshot { .. }
             | Progress::Joined
@@ -422,6 +421,11 @@ impl Leading {
     /// A leader whose own disk stands still while the others go on is in their way: it could
     /// answer none of its own clients.
     fn check_own_disk(&mut self, core: &Core) -> Next {
+        if let Stage::Synchronising { .. } = self.stage
+            && core.disk.stalls(core.now, 2 * core.silence())
+        {
+            return Next::Look("this server's disk stands still");
+        }
         if core.log.committed() <= core.log.durable() {
             self.behind_since = None;
             return Next::Stay;

@@ -378,6 +378,10 @@ impl Leading {
         if server != from {
             return Next::Stay;
         }
+        if begun && after != asked {
+            // It was asked for twice. To ask again for each answer would never end.
+            return Next::Stay;
+        }
         if after.zxid > asked.zxid {
             // Without entries: its log does not reach back that far. Otherwise, an echo.
             let unreachable = entries.is_empty();
@@ -442,6 +446,10 @@ impl Leading {
     /// committed.
     fn start_from(&mut self, core: &mut Core, server: ServerId, theirs: Position) {
         let Some(follower) = self.followers.get_mut(&server) else { return };
+        // What was sent from another start does not count.
+        follower.in_flight.clear();
+        follower.in_flight_bytes = 0;
+        follower.probe = None;
         follower.state = match core.log.at_or_before(theirs) {
             Some(start) => {
                 let upto = core.log.last();

@@ -228,11 +228,9 @@ fn open_with_lost(lost: impl Fn(&Path, u64) -> bool + Send + Sync + 'static) -> 
     opened.log.apply(&[Write::Append(batch)]).unwrap();
     opened.log.sync().unwrap();
     drop(opened);
-    let probe = Probe(Arc::new(move |step: &Step<'_>| match step {
-        Step::Read(path, offset) if lost(path, *offset) => {
-            Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()))
-        }
-        _ => Ok(()),
+    let probe = Probe(Arc::new(move |step: &Step<'_>| {
+        let lost = matches!(step, Step::Read(path, offset) if lost(path, *offset));
+        if lost { Err(rustix::io::Errno::IO.into()) } else { Ok(()) }
     }));
     store::open(dir.path(), &identity(), Options { probe: Some(probe), ..options() }).unwrap()
 }

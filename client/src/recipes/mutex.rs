@@ -115,7 +115,8 @@ impl Mutex {
 
     /// How long nobody gets the lock after its holder's session has expired (not after it was
     /// released): the time that writes which are under way may take to arrive. The servers keep it,
-    /// by the leader's clock. None unless said.
+    /// by the leader's clock: if another one comes to lead whose clock is ahead, it is shorter by as
+    /// much. None unless said.
     ///
     /// One who waits and whose session expires counts like a holder, since nobody can know whether
     /// it was just about to become one.
