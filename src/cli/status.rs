@@ -84,8 +84,9 @@ impl MemberStatus {
 pub(super) type Answer = (String, Result<(MemberStatus, Value), String>);
 
 fn ask(admin: &str) -> anyhow::Result<(MemberStatus, Value)> {
-    let agent: ureq::Agent =
-        ureq::Agent::config_builder().timeout_global(Some(ANSWER_DEADLINE)).build().into();
+    // A proxy of the environment is for the web, and reaches no loopback address of this machine.
+    let config = ureq::Agent::config_builder().timeout_global(Some(ANSWER_DEADLINE)).proxy(None);
+    let agent: ureq::Agent = config.build().into();
     let body = agent.get(format!("http://{admin}/status")).call()?.body_mut().read_to_string()?;
     let value: Value = serde_json::from_str(&body)?;
     let status = MemberStatus::deserialize(&value).context("an answer that is no status")?;

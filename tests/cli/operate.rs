@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::held::{Aside, wait_until};
-use super::{Dev, Ports, TempDir};
+use super::{Dev, Ports, TempDir, text};
 
 fn conclave(args: &[&str]) -> Command {
     let mut command = super::conclave();
@@ -109,6 +109,17 @@ fn dev_starts_again_at_once_after_it_was_killed() {
     let (mut dev, _) = three_servers(home.path(), &ports);
     dev.signal("INT");
     assert_eq!(dev.code(), Some(0));
+}
+
+#[test]
+fn servers_are_asked_how_they_are_without_a_proxy() {
+    let dev = Dev::start();
+    let mut status = dev.command(&["status", "--leader"]);
+    for name in ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"] {
+        status.env(name, "http://127.0.0.1:1");
+    }
+    let answer = status.env_remove("NO_PROXY").env_remove("no_proxy").output().unwrap();
+    assert_eq!(text(&answer.stdout), "1\n", "{}", text(&answer.stderr));
 }
 
 #[test]
