@@ -129,6 +129,9 @@ pub(crate) fn explain(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && recipes::runs_another(&typed) {
         return recipes::misused();
     }
+    if error.use_stderr() && typed.first().is_some_and(|command| command == "serve") {
+        return serve::misused();
+    }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
 }
 

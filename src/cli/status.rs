@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::connect::Servers;
-use super::{Output, say};
+use super::{Output, say, tell};
 
 /// How long a server may take to say how it is.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
@@ -109,8 +109,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         let leads = |(_, answer): &Answer| {
             answer.as_ref().ok().filter(|(status, _)| status.leads()).map(|(status, _)| status.id)
         };
-        let leader = answers.iter().find_map(leads);
-        say!("{}", leader.context("no server that answers leads")?);
+        match answers.iter().find_map(leads) {
+            Some(leader) => say!("{leader}"),
+            None => tell("conclave: no server that answers leads"),
+        }
     } else if args.output.json {
         for (address, answer) in &answers {
             match answer {

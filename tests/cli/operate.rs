@@ -123,7 +123,7 @@ fn servers_are_asked_how_they_are_without_a_proxy() {
 }
 
 #[test]
-fn a_wait_for_servers_of_which_none_leads_says_so() {
+fn who_asks_servers_of_which_none_leads_is_told_so() {
     let (home, ports) = (TempDir::new().unwrap(), Ports::claim());
     let (_dev, leader) = three_servers(home.path(), &ports);
     let address = |id: u8| format!("127.0.0.1:{}", ports.first() + 10 * u16::from(id - 1));
@@ -133,6 +133,9 @@ fn a_wait_for_servers_of_which_none_leads_says_so() {
     assert!(said.contains("none of the servers that were asked leads"), "{said}");
     let (code, said) = wait(&[1, 2, 3].map(address).join(","));
     assert_eq!(code, Some(0), "{said}");
+    let (code, said) = run(&["status", "--leader", "--servers", &address(leader % 3 + 1)]);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("no server that answers leads"), "{said}");
 }
 
 #[test]
