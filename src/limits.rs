@@ -124,6 +124,8 @@ pub const PASSWORD_CHECKS_PER_ADDRESS: usize = 256;
 pub const USERS: usize = 10_000;
 /// The records of the audit log that wait to be written; more are lost, and counted.
 pub const AUDIT_QUEUE: usize = 8192;
+/// The bytes of such records, each with all that its client is: more are lost, too.
+pub const AUDIT_QUEUE_BYTES: usize = 64 << 20;
 /// The attempts of one origin to be somebody that the audit log has of one minute; more are counted.
 pub const AUDIT_ATTEMPTS: u64 = 100;
 /// The origins whose attempts are counted one by one; those beyond are counted together.

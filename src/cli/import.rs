@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use conclave_client::{Acl, Client, Created, Error, ErrorCode, Node, Pending, Stat, ZPath};
 use indicatif::ProgressBar;
@@ -52,14 +52,24 @@ pub(super) struct Import {
 impl Import {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         ensure!(self.dir.is_dir(), "{} is not a directory", self.dir.display());
-        ensure!(
-            !self.dir.join(UNFINISHED).exists(),
-            "an export into {} has not ended: start it again, or remove {UNFINISHED} from it to \
-             load what there is",
-            self.dir.display()
-        );
+        self.check_ended()?;
         let root = ZPath::new(&self.path).with_context(|| format!("the path {:?}", self.path))?;
         self.common.with(async |client| self.work(client, &root).await).await
+    }
+
+    /// The ACLs of an export, and of each part of it, are known only when it has ended.
+    fn check_ended(&self) -> anyhow::Result<()> {
+        let dir = self.dir.canonicalize();
+        let dir = dir.with_context(|| format!("reading {}", self.dir.display()))?;
+        if let Some(top) = dir.ancestors().find(|above| above.join(UNFINISHED).exists()) {
+            bail!(
+                "an export into {} has not ended: start it again, or remove {UNFINISHED} from it to \
+                 load what there is without the ACLs that are still missing, for everybody to read \
+                 and change",
+                top.display()
+            );
+        }
+        Ok(())
     }
 
     async fn work(&self, client: &Client, root: &ZPath) -> anyhow::Result<ExitCode> {

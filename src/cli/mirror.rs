@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -43,7 +43,7 @@ impl Mirror {
     /// If there is something else in it, or it cannot be written.
     pub(super) fn begin(dir: &Path, replace: bool) -> anyhow::Result<Mirror> {
         let create = || format!("creating {}", dir.display());
-        fs::create_dir_all(dir).with_context(create)?;
+        directories().recursive(true).create(dir).with_context(create)?;
         let mut stale = names(dir).with_context(|| format!("reading {}", dir.display()))?;
         let goes_on = stale.remove(&OsString::from(UNFINISHED));
         ensure!(
@@ -53,7 +53,7 @@ impl Mirror {
         );
         let unfinished = dir.join(UNFINISHED);
         if !goes_on {
-            fs::create_dir(&unfinished).with_context(create)?;
+            directories().create(&unfinished).with_context(create)?;
         }
         let open = vec![Open { path: dir.into(), stale }];
         Ok(Mirror { open, unfinished, acls: None, written: 0 })
@@ -132,13 +132,13 @@ impl Mirror {
             Ok(_) => {
                 let kept = self.unfinished.join("file");
                 fs::rename(path, &kept)?;
-                fs::create_dir(path)?;
+                directories().create(path)?;
                 fs::rename(&kept, path.join(NODE_DATA_FILE))?;
                 let stale = was_there.then(|| NODE_DATA_FILE.into());
                 Ok(stale.into_iter().collect())
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                fs::create_dir(path)?;
+                directories().create(path)?;
                 Ok(BTreeSet::new())
             }
             Err(error) => Err(error),
@@ -158,13 +158,7 @@ impl Mirror {
             Ok(_) | Err(_) => {}
         }
         let partial = self.unfinished.join("file");
-        // Data is for those who may read its node, which a directory cannot know.
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&partial)?;
+        let mut file = create(&partial)?;
         file.write_all(data)?;
         fs::rename(partial, path)?;
         self.current().stale.remove(&OsString::from(name));
@@ -190,6 +184,13 @@ impl Open {
 /// A file for its owner alone: data is for those who may read its node, which a directory cannot know.
 fn create(file: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file)
+}
+
+/// Makes directories for their owner alone, as their names are, too, for those who may list the nodes.
+fn directories() -> DirBuilder {
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700);
+    builder
 }
 
 fn names(dir: &Path) -> io::Result<BTreeSet<OsString>> {

@@ -129,6 +129,9 @@ pub(crate) fn explain(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && recipes::runs_another(&typed) {
         return recipes::misused();
     }
+    if error.use_stderr() && typed.first().is_some_and(|command| command == "serve") {
+        return serve::misused();
+    }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
 }
 
@@ -147,7 +150,12 @@ fn wait_for(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
     let handle = runtime.handle().clone();
     let (end, ended) = oneshot::channel::<()>();
     thread::scope(move |scope| {
-        scope.spawn(move || runtime.block_on(ended));
+        scope.spawn(move || {
+            // It ends when its other end is dropped.
+            runtime.block_on(ended).ok();
+            // A name of a server that is not found yet interests nobody any more.
+            runtime.shutdown_background();
+        });
         let outcome = handle.block_on(command);
         drop(end);
         outcome
@@ -156,7 +164,9 @@ fn wait_for(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
 
 /// Runs a command that measures, on this thread with all that belongs to it.
 fn measure(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    let outcome = Builder::new_current_thread().enable_all().build()?.block_on(command);
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(command);
+    runtime.shutdown_background();
     outcome.or_else(|error| {
         let Unprinted(why) = error.downcast()?;
         end_unprinted(&why)

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread;
 
 use anyhow::Context;
 use clap::ValueEnum;
@@ -16,6 +17,8 @@ use serde::Deserialize;
 use serde::de::value::{self, StrDeserializer};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+
+use super::tell;
 
 /// Run one server of an ensemble until it gets SIGTERM or SIGINT
 ///
@@ -36,7 +39,8 @@ Examples:
     conclave serve --config /etc/conclave.toml --set timing.silence_ms=3000
 
 Exit codes: 0 stopped as asked; 69 an address cannot be listened on; 70 the state differs from the
-leader's; 73 the data directory, or the file of --pid-file, cannot be used; 74 the disk failed; 78 wrong configuration.
+leader's; 73 the data directory, or the file of --pid-file, cannot be used; 74 the disk failed; 78 wrong configuration, or
+command line.
 docs/OPERATING.md explains every key, metric and message.")]
 pub(super) struct Args {
     /// Read this configuration
@@ -125,21 +129,27 @@ enum LogFormat {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    start_logging(&args)?;
+    if let Err(error) = start_logging(&args) {
+        tell(&format!("conclave: {error:#}"));
+        return Ok(misused());
+    }
     // A server with a broken part must not go on without it: whatever panics ends the process.
     std::panic::set_hook(Box::new(|bug| {
         tracing::error!("the server stops because of a bug: {bug}");
         std::process::abort();
     }));
-    if args.stop_with_stdin {
-        std::thread::Builder::new().name("stdin".into()).spawn(stop_with_stdin)?;
+    if args.stop_with_stdin
+        && let Err(error) = thread::Builder::new().name("stdin".into()).spawn(stop_with_stdin)
+    {
+        tracing::error!("cannot start the thread that reads the standard input: {error}");
+        return Ok(ExitCode::from(server::EXIT_UNAVAILABLE));
     }
     let (lost_data, pid_file) = (args.lost_data, args.pid_file.clone());
     let settings = match configure(args).and_then(Config::validate) {
         Ok(settings) => server::Settings { lost_data, pid_file, ..settings },
         Err(error) => {
             tracing::error!("{error}");
-            return Ok(ExitCode::from(server::EXIT_CONFIG));
+            return Ok(misused());
         }
     };
     match server::run(&settings) {
@@ -149,6 +159,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(error.exit_code()))
         }
     }
+}
+
+/// The exit code that says that what was typed or configured is wrong, after which it is of no use to
+/// start the server again.
+pub(super) fn misused() -> ExitCode {
+    ExitCode::from(server::EXIT_CONFIG)
 }
 
 /// The end of the standard input counts as SIGTERM.

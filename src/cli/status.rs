@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::connect::Servers;
-use super::{Output, say};
+use super::{Output, say, tell};
 
 /// How long a server may take to say how it is.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
@@ -84,8 +84,9 @@ impl MemberStatus {
 pub(super) type Answer = (String, Result<(MemberStatus, Value), String>);
 
 fn ask(admin: &str) -> anyhow::Result<(MemberStatus, Value)> {
-    let agent: ureq::Agent =
-        ureq::Agent::config_builder().timeout_global(Some(ANSWER_DEADLINE)).build().into();
+    // A proxy of the environment is for the web, and reaches no loopback address of this machine.
+    let config = ureq::Agent::config_builder().timeout_global(Some(ANSWER_DEADLINE)).proxy(None);
+    let agent: ureq::Agent = config.build().into();
     let body = agent.get(format!("http://{admin}/status")).call()?.body_mut().read_to_string()?;
     let value: Value = serde_json::from_str(&body)?;
     let status = MemberStatus::deserialize(&value).context("an answer that is no status")?;
@@ -108,8 +109,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         let leads = |(_, answer): &Answer| {
             answer.as_ref().ok().filter(|(status, _)| status.leads()).map(|(status, _)| status.id)
         };
-        let leader = answers.iter().find_map(leads);
-        say!("{}", leader.context("no server that answers leads")?);
+        match answers.iter().find_map(leads) {
+            Some(leader) => say!("{leader}"),
+            None => tell("conclave: no server that answers leads"),
+        }
     } else if args.output.json {
         for (address, answer) in &answers {
             match answer {

@@ -204,7 +204,7 @@ pub struct WatchedKeys(watch::Receiver<Arc<Keys>>);
 
 impl WatchedKeys {
     /// Reads the files, and reads them again whenever they have changed, on a thread of its own. Files
-    /// that cannot be used are told of and change nothing.
+    /// that cannot be used are told of, change nothing, and are tried again.
     ///
     /// # Errors
     /// If they cannot be used at the start.
@@ -216,7 +216,7 @@ impl WatchedKeys {
         // Looked at before they are read, so that no change is missed.
         let seen = Stamps::of(&files);
         let keys = Keys::read(&files, &purpose)?;
-        warn_if_short(&files.cert, &keys);
+        warn_of(&files, &keys);
         let (sender, receiver) = watch::channel(Arc::new(keys));
         let path = files.cert.clone();
         thread::Builder::new()
@@ -260,13 +260,17 @@ fn follow(
     counters: &CertCounters,
 ) {
     let mut before = tried.clone();
+    let mut rejected_because = None;
     while !keys.is_closed() {
         thread::sleep(LOOK_INTERVAL);
         let now = Stamps::of(files);
         let is_settled = now == before;
         before = now.clone();
         // Files that are still being replaced, one after the other, do not fit together yet.
-        if now == tried || !is_settled {
+        // And those that were rejected may be usable without a change: that from which on they are valid has
+        // come, or this user may read them.
+        let is_known = now == tried;
+        if !is_settled || is_known && rejected_because.is_none() {
             continue;
         }
         tried = now;
@@ -274,11 +278,17 @@ fn follow(
         match Keys::read(files, purpose) {
             Ok(fresh) => {
                 tracing::info!("{path} has changed: new connections use the new certificate");
-                warn_if_short(&files.cert, &fresh);
+                warn_of(files, &fresh);
                 keys.send_replace(Arc::new(fresh));
                 counters.reloaded.inc();
+                rejected_because = None;
             }
             Err(error) => {
+                let because = Some(error.to_string());
+                if is_known && because == rejected_because {
+                    continue;
+                }
+                rejected_because = because;
                 tracing::error!(
                     "{path}, its key or its CA has changed, but cannot be used, so the earlier \
                      certificate stays in use: {error}"
@@ -371,12 +381,6 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, KeysEr
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, KeysError> {
     let pem = read_file(path)?;
-    if fs::metadata(path).is_ok_and(|of| of.mode() & 0o007 != 0) {
-        tracing::warn!(
-            "{} is a private key that everybody on this machine may read: chmod 0600",
-            path.display()
-        );
-    }
     PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
         let remedy = "give a file with a private key in PEM, without a password \
                       (-----BEGIN PRIVATE KEY-----)";
@@ -439,13 +443,20 @@ fn check_signature(
     verifier.verify_client_cert(own, intermediates, now).map(|_| ())
 }
 
-fn warn_if_short(path: &Path, keys: &Keys) {
+/// What whoever runs the server should know of the files, although they can be used.
+fn warn_of(files: &Files, keys: &Keys) {
+    if fs::metadata(&files.key).is_ok_and(|of| of.mode() & 0o007 != 0) {
+        tracing::warn!(
+            "{} is a private key that everybody on this machine may read: chmod 0600",
+            files.key.display()
+        );
+    }
     let left = keys.not_after.saturating_sub(Duration::from_secs(UnixTime::now().as_secs()));
     if left < SHORT {
         tracing::warn!(
             "the certificate {} ends in {} days: put a new one in its place, it is taken while \
              the server runs",
-            path.display(),
+            files.cert.display(),
             left.as_secs() / DAY_S
         );
     }

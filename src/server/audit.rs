@@ -13,11 +13,11 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -25,7 +25,9 @@ use conclave_proto::{Acl, ErrorCode, Identity, ServerId};
 use prometheus_client::metrics::counter::Counter;
 use serde::{Serialize, Serializer};
 
-use crate::limits::{AUDIT_ATTEMPTS, AUDIT_BURST_BYTES, AUDIT_FILES, AUDIT_ORIGINS, AUDIT_QUEUE};
+use crate::limits::{
+    AUDIT_ATTEMPTS, AUDIT_BURST_BYTES, AUDIT_FILES, AUDIT_ORIGINS, AUDIT_QUEUE, AUDIT_QUEUE_BYTES,
+};
 use crate::net::origin;
 use crate::replica::{AclChange, Authentication};
 
@@ -125,6 +127,28 @@ impl Record {
         }
     }
 
+    /// How much of the memory it takes, about.
+    fn bytes(&self) -> usize {
+        let texts = match self {
+            Record::Started { cluster, members } => cluster.len() + total(members, String::len),
+            Record::MemberRefused { address, why } => address.len() + why.len(),
+            Record::Authenticated(claimed) | Record::AuthenticationFailed(claimed) => {
+                let Claimed { address, session, scheme, id } = claimed;
+                let session = session.as_ref().map_or(0, String::len);
+                address.len() + session + scheme.len() + id.len()
+            }
+            Record::AclChange { zxid, requested, session, by, path, acl, error } => {
+                let by = total(by, |Identity { scheme, id }| scheme.len() + id.len());
+                let error = error.as_ref().map_or(0, String::len);
+                let place = zxid.len() + requested.len() + session.len() + path.len();
+                place + by + total(acl, String::len) + error
+            }
+            Record::MoreAttempts { address, .. } => address.len(),
+            Record::MemberLinked { .. } | Record::MemberLost { .. } | Record::Lost { .. } => 0,
+        };
+        size_of::<Entry>() + texts
+    }
+
     /// The change of an ACL, as the replica tells it.
     pub(super) fn acl_change(change: &AclChange) -> Record {
         Record::AclChange {
@@ -137,6 +161,11 @@ impl Record {
             error: change.error.map(|code: ErrorCode| code.to_string()),
         }
     }
+}
+
+/// The sizes of several, with what each takes besides.
+fn total<T>(of: &[T], bytes: impl Fn(&T) -> usize) -> usize {
+    of.iter().map(|one| size_of::<T>() + bytes(one)).sum()
 }
 
 /// Identities as texts.
@@ -173,9 +202,32 @@ pub(super) struct Audit(Option<Arc<Inner>>);
 #[derive(Debug)]
 struct Inner {
     clock: Clock,
-    queue: SyncSender<(i64, Record)>,
-    lost: Arc<AtomicU64>,
+    queue: SyncSender<Entry>,
+    waiting: Arc<AtomicUsize>,
+    lost: Lost,
+}
+
+/// A record that waits to be written.
+#[derive(Debug)]
+struct Entry {
+    time_ms: i64,
+    bytes: usize,
+    record: Record,
+}
+
+/// The records that could not be written.
+#[derive(Clone, Debug)]
+struct Lost {
+    /// Those of which the log does not tell yet.
+    untold: Arc<AtomicU64>,
     counter: Counter,
+}
+
+impl Lost {
+    fn add(&self, records: u64) {
+        self.untold.fetch_add(records, Ordering::Relaxed);
+        self.counter.inc_by(records);
+    }
 }
 
 impl Audit {
@@ -191,26 +243,29 @@ impl Audit {
     ) -> io::Result<Audit> {
         let Some(settings) = settings else { return Ok(Audit(None)) };
         let (queue, records) = sync_channel(AUDIT_QUEUE);
-        let lost = Arc::new(AtomicU64::new(0));
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let lost = Lost { untold: Arc::default(), counter };
         let most_bytes = settings.max_bytes / (2 * AUDIT_FILES) as u64;
         let general = Book::open(&settings.file, most_bytes)?;
         let acls = Book::open(&beside(&settings.file), most_bytes)?;
         let attempts = Attempts::default();
         let server = server.get();
-        let writer = Writer { server, general, acls, attempts, lost: lost.clone(), clock };
+        let (taken, untold) = (waiting.clone(), lost.clone());
+        let writer =
+            Writer { server, general, acls, attempts, waiting: taken, lost: untold, clock };
         thread::Builder::new().name("audit".into()).spawn(move || writer.run(&records))?;
-        Ok(Audit(Some(Arc::new(Inner { clock, queue, lost, counter }))))
+        Ok(Audit(Some(Arc::new(Inner { clock, queue, waiting, lost }))))
     }
 
     /// Keeps a record, now.
     pub(super) fn record(&self, record: Record) {
         let Some(inner) = &self.0 else { return };
-        let entry = (inner.clock.time_of_day_ms(), record);
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            inner.queue.try_send(entry)
-        {
-            inner.lost.fetch_add(1, Ordering::Relaxed);
-            inner.counter.inc();
+        let bytes = record.bytes();
+        let entry = Entry { time_ms: inner.clock.time_of_day_ms(), bytes, record };
+        let before = inner.waiting.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > AUDIT_QUEUE_BYTES || inner.queue.try_send(entry).is_err() {
+            inner.waiting.fetch_sub(bytes, Ordering::Relaxed);
+            inner.lost.add(1);
         }
     }
 }
@@ -238,12 +293,13 @@ struct Writer {
     general: Book,
     acls: Book,
     attempts: Attempts,
-    lost: Arc<AtomicU64>,
+    waiting: Arc<AtomicUsize>,
+    lost: Lost,
     clock: Clock,
 }
 
 impl Writer {
-    fn run(mut self, records: &Receiver<(i64, Record)>) {
+    fn run(mut self, records: &Receiver<Entry>) {
         loop {
             let mut next = match records.recv_timeout(MINUTE) {
                 Ok(next) => Some(next),
@@ -254,24 +310,26 @@ impl Writer {
             for (origin, records) in self.attempts.end_of_minute(now_ms) {
                 self.put(now_ms, &Record::MoreAttempts { address: origin.to_string(), records });
             }
-            while let Some((time_ms, record)) = next {
+            while let Some(Entry { time_ms, bytes, record }) = next {
+                self.waiting.fetch_sub(bytes, Ordering::Relaxed);
                 if record.attempt().is_none_or(|origin| self.attempts.admit(origin)) {
                     self.put(time_ms, &record);
                 }
-                let waiting = self.general.page.text.len() + self.acls.page.text.len();
-                let has_room = waiting < AUDIT_BURST_BYTES;
+                let burst = self.general.page.text.len() + self.acls.page.text.len();
+                let has_room = burst < AUDIT_BURST_BYTES;
                 next = if has_room { records.try_recv().ok() } else { None };
             }
-            let lost = self.lost.swap(0, Ordering::Relaxed);
+            let lost = self.lost.untold.swap(0, Ordering::Relaxed);
             if lost > 0 {
                 self.put(self.clock.time_of_day_ms(), &Record::Lost { records: lost });
             }
             for book in [&mut self.general, &mut self.acls] {
-                let Page { text, records } = std::mem::take(&mut book.page);
+                let Page { text, records, lost } = std::mem::take(&mut book.page);
                 if let Err(error) = book.write(&text) {
                     let file = book.path.display();
                     tracing::warn!(%file, %error, "cannot write the audit log");
-                    self.lost.fetch_add(records, Ordering::Relaxed);
+                    self.lost.add(records);
+                    self.lost.untold.fetch_add(lost, Ordering::Relaxed);
                 }
             }
         }
@@ -285,7 +343,11 @@ impl Writer {
         };
         serde_json::to_writer(&mut page.text, &line).expect("a record is plain data");
         page.text.push(b'\n');
-        page.records += if let Record::Lost { records } = record { *records } else { 1 };
+        if let Record::Lost { records } = record {
+            page.lost += records;
+        } else {
+            page.records += 1;
+        }
     }
 }
 
@@ -293,8 +355,9 @@ impl Writer {
 #[derive(Debug, Default)]
 struct Page {
     text: Vec<u8>,
-    /// For how many records it stands.
     records: u64,
+    /// Of how many lost ones it tells.
+    lost: u64,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -335,39 +398,83 @@ struct Book {
     path: PathBuf,
     file: File,
     bytes: u64,
+    /// The file does not end with a line, but with a part of one.
+    is_torn: bool,
     most_bytes: u64,
     page: Page,
 }
 
 impl Book {
     fn open(path: &Path, most_bytes: u64) -> io::Result<Book> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(
+        let mut options = OpenOptions::new();
+        let file = options.read(true).append(true).create(true).mode(0o600).open(path).map_err(
             |error| {
                 io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display()))
             },
         )?;
-        let bytes = file.metadata()?.len();
-        Ok(Book { path: path.to_owned(), file, bytes, most_bytes, page: Page::default() })
+        let (path, page) = (path.to_owned(), Page::default());
+        let mut book = Book { path, file, bytes: 0, is_torn: false, most_bytes, page };
+        book.look()?;
+        Ok(book)
+    }
+
+    /// Finds out how the file ends, which a crash or an error may have decided.
+    fn look(&mut self) -> io::Result<()> {
+        self.bytes = self.file.metadata()?.len();
+        self.is_torn = match self.bytes.checked_sub(1) {
+            None => false,
+            Some(last) => {
+                let mut end = [0];
+                self.file.read_exact_at(&mut end, last)?;
+                end != *b"\n"
+            }
+        };
+        Ok(())
     }
 
     fn write(&mut self, text: &[u8]) -> io::Result<()> {
         if self.bytes > 0 && self.bytes + text.len() as u64 > self.most_bytes {
-            for number in (1..AUDIT_FILES).rev() {
-                let older = self.numbered(number);
-                let newer = if number == 1 { self.path.clone() } else { self.numbered(number - 1) };
-                match fs::rename(newer, older) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    Ok(()) | Err(_) => {}
-                }
-            }
-            *self = Book::open(&self.path, self.most_bytes)?;
+            self.turn_over()?;
+        }
+        let written = self.append(text);
+        if written.is_err() {
+            // A line too many does no harm.
+            self.is_torn = true;
+            self.look().ok();
+        }
+        written
+    }
+
+    fn append(&mut self, text: &[u8]) -> io::Result<()> {
+        if self.is_torn {
+            self.file.write_all(b"\n")?;
+            self.bytes += 1;
+            self.is_torn = false;
         }
         self.file.write_all(text)?;
         self.bytes += text.len() as u64;
         Ok(())
     }
 
+    /// Begins a new file. The others move on up to the first name that is free, so that no older one
+    /// goes if this is tried again after an error.
+    fn turn_over(&mut self) -> io::Result<()> {
+        let mut free = 0;
+        while free + 1 < AUDIT_FILES && self.numbered(free).try_exists()? {
+            free += 1;
+        }
+        for number in (1..=free).rev() {
+            fs::rename(self.numbered(number - 1), self.numbered(number))?;
+        }
+        *self = Book::open(&self.path, self.most_bytes)?;
+        Ok(())
+    }
+
+    /// The file with a number; the newest has none.
     fn numbered(&self, number: usize) -> PathBuf {
+        if number == 0 {
+            return self.path.clone();
+        }
         let mut name = self.path.as_os_str().to_owned();
         name.push(format!(".{number}"));
         name.into()
@@ -376,6 +483,8 @@ impl Book {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -436,5 +545,84 @@ mod tests {
         // What was there stays when it is opened again.
         Book::open(&path, 100).unwrap().write(b"again\n").unwrap();
         assert!(fs::read_to_string(&path).unwrap().ends_with("19\nagain\n"));
+    }
+    #[test]
+    fn no_older_file_goes_for_one_that_was_not_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        let mut book = Book::open(&path, 100).unwrap();
+        for number in 0..4 {
+            book.write(format!("{number:99}\n").as_bytes()).unwrap();
+        }
+        let older = |number: usize| fs::read_to_string(book.numbered(number)).unwrap();
+        let kept = [1, 2].map(older);
+        // As if it had moved on, and another could not be opened.
+        fs::remove_file(book.numbered(3)).unwrap();
+        for number in [2, 1, 0] {
+            fs::rename(book.numbered(number), book.numbered(number + 1)).unwrap();
+        }
+        book.write(b"next\n").unwrap();
+        let found = [2, 3].map(|number| fs::read_to_string(book.numbered(number)).unwrap());
+        assert_eq!(found, kept);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "next\n");
+    }
+
+    #[test]
+    fn a_torn_line_is_not_joined_to_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        for (before, after) in [("", "b\n"), ("a\n", "a\nb\n"), ("a\nto", "a\nto\nb\n")] {
+            fs::write(&path, before).unwrap();
+            let mut book = Book::open(&path, 100).unwrap();
+            book.write(b"b\n").unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), after);
+        }
+    }
+
+    fn refused(bytes: usize) -> Record {
+        Record::MemberRefused { address: "::1".into(), why: "x".repeat(bytes) }
+    }
+
+    #[test]
+    fn a_record_that_the_disk_refuses_is_counted_once() {
+        let (queue, records) = sync_channel(AUDIT_QUEUE);
+        // Each is as much as is written at once.
+        for time_ms in 0..3 {
+            queue.send(Entry { time_ms, bytes: 0, record: refused(AUDIT_BURST_BYTES) }).unwrap();
+        }
+        drop(queue);
+        let full = || Book::open(Path::new("/dev/full"), u64::MAX).unwrap();
+        let lost = Lost { untold: Arc::default(), counter: Counter::default() };
+        let writer = Writer {
+            server: 1,
+            general: full(),
+            acls: full(),
+            attempts: Attempts::default(),
+            waiting: Arc::default(),
+            lost: lost.clone(),
+            clock: Clock::start(),
+        };
+        writer.run(&records);
+        assert_eq!(lost.counter.get(), 3);
+        assert_eq!(lost.untold.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn what_waits_for_a_slow_disk_has_an_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("audit.log");
+        // Nobody reads what is written there.
+        let made = Command::new("mkfifo").arg(&file).status().unwrap();
+        assert!(made.success());
+        let (settings, lost) = (AuditSettings { file, max_bytes: 1 << 40 }, Counter::default());
+        let server = ServerId::new(1).unwrap();
+        let audit = Audit::start(Some(&settings), server, Clock::start(), lost.clone()).unwrap();
+        let most = AUDIT_QUEUE_BYTES >> 20;
+        for _ in 0..2 * most {
+            audit.record(refused(1 << 20));
+        }
+        let kept = 2 * most as u64 - lost.get();
+        // One more is being written.
+        assert!((1..=most as u64 + 1).contains(&kept), "{kept}");
     }
 }

@@ -137,7 +137,7 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
         .enable_all()
         .event_interval(TASKS_PER_POLL)
         .build_local(LocalOptions::default())?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let ports = Ports::open(settings, room, &metrics)?;
         let identity = Identity { cluster: settings.cluster.clone(), server: settings.id };
         let options = store::Options {
@@ -157,7 +157,10 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
         stop.wait().await;
         tracing::info!("stopped");
         Ok(())
-    })
+    });
+    // Nobody waits any more for the names of members, the only work that is done aside by the runtime.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Whether the others can bring back what this server has lost. It counts in no quorum until then, so

@@ -185,9 +185,21 @@ fn a_level_of_the_log_that_there_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let (status, said) = fail(&data, &["--log", "inform", "--client", "127.0.0.1:0", "--no-admin"]);
-    assert_eq!(status.code(), Some(1), "{said}");
+    assert_eq!(status.code(), Some(78), "{said}");
     assert!(said.contains("\"inform\" is not a level") && said.contains("use error, "), "{said}");
     assert!(!data.exists());
+}
+
+#[test]
+fn a_flag_that_there_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    for wrong in [&["--clinet", "127.0.0.1:0"][..], &["--client", "nowhere"], &["--id"]] {
+        let (status, said) = fail(&dir.path().join("data"), wrong);
+        assert_eq!(status.code(), Some(78), "{said}");
+        assert!(said.contains(wrong[0]), "{said}");
+    }
+    let mut help = Command::new(env!("CARGO_BIN_EXE_conclave"));
+    assert!(help.args(["serve", "--help"]).stdout(Stdio::null()).status().unwrap().success());
 }
 
 /// A disk of its own, in memory.

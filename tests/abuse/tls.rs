@@ -12,7 +12,7 @@ use conclave_client::{Acl, Client, Error, ErrorCode, Identity, Perms, Tls};
 use rcgen::DnType;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
@@ -247,20 +247,26 @@ fn handshakes_that_never_finish_keep_nobody_out_for_long() {
     });
 }
 
+/// The certificate that a server shows.
+fn shown(authority: &Authority, server: &Server) -> Vec<u8> {
+    let mut stream = dial(authority, server.client);
+    stream.flush().unwrap();
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock).unwrap();
+    }
+    stream.conn.peer_certificates().unwrap()[0].to_vec()
+}
+
+fn on_disk(authority: &Authority, file: &str) -> Vec<u8> {
+    CertificateDer::from_pem_file(authority.path(file)).unwrap().to_vec()
+}
+
 #[test]
 fn a_new_certificate_is_taken_and_a_bad_one_is_not() {
     let authority = authority();
     let server = start(&authority, &[]);
-    let shown = || {
-        let mut stream = dial(&authority, server.client);
-        stream.flush().unwrap();
-        while stream.conn.is_handshaking() {
-            stream.conn.complete_io(&mut stream.sock).unwrap();
-        }
-        stream.conn.peer_certificates().unwrap()[0].to_vec()
-    };
-    let on_disk =
-        |file: &str| CertificateDer::from_pem_file(authority.path(file)).unwrap().to_vec();
+    let shown = || shown(&authority, &server);
+    let on_disk = |file: &str| on_disk(&authority, file);
     on_a_runtime(async {
         let client = connect(&server, Some(tls(&authority, "alice")), DEADLINE).await.unwrap();
         let first = shown();
@@ -286,6 +292,19 @@ fn a_new_certificate_is_taken_and_a_bad_one_is_not() {
         let days = server.get("/metrics");
         assert!(days.contains("conclave_certificate_days_left{of=\"clients\"}"), "{days}");
     });
+}
+
+#[test]
+fn a_certificate_that_is_not_valid_yet_is_taken_when_it_is() {
+    let authority = authority();
+    let server = start(&authority, &[]);
+    // Later than the files are looked at twice.
+    let soon = Duration::from_secs(UnixTime::now().as_secs() + 6);
+    authority.issue("server", Claims { not_before: Some(soon), ..Claims::default() });
+    server.wait_for_metric("conclave_certificates_reloaded_total", 1);
+    assert_eq!(shown(&authority, &server), on_disk(&authority, "server.pem"));
+    assert_eq!(server.log().matches("is not valid yet").count(), 1, "{}", server.log());
+    assert_eq!(server.metric("conclave_certificates_rejected_total"), 1);
 }
 
 #[test]

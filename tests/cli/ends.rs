@@ -2,8 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _, pipe};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -86,6 +88,66 @@ fn only_who_finds_no_server_is_asked_whether_they_run() {
     let refused = dev.complain(&["ls", "/", "--auth", "password:alice:wonderland"]);
     assert!(refused.contains("refused"), "{refused}");
     assert!(!refused.contains("are the servers running?"), "{refused}");
+}
+
+/// A server of names that answers nobody.
+struct Silence {
+    socket: UdpSocket,
+    home: TempDir,
+}
+
+impl Silence {
+    /// `None`: this user may not have one.
+    fn begin() -> Option<Silence> {
+        let own = Command::new("unshare").args(["-m", "true"]).stderr(Stdio::null()).status();
+        if !own.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let mut addresses = (1..255).map(|host| Ipv4Addr::new(127, 0, 53, host));
+        let socket = addresses.find_map(|address| UdpSocket::bind((address, 53)).ok())?;
+        let home = TempDir::new().unwrap();
+        let nameserver = format!("nameserver {}\n", socket.local_addr().unwrap().ip());
+        fs::write(home.path().join("resolv.conf"), nameserver).unwrap();
+        Some(Silence { socket, home })
+    }
+
+    /// `conclave` where names are asked for here, and for minutes.
+    fn conclave(&self, args: &[&str]) -> Command {
+        let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", script]).arg(self.home.path().join("resolv.conf"));
+        command.args(["env", "--default-signal", env!("CARGO_BIN_EXE_conclave")]).args(args);
+        command.env("RES_OPTIONS", "timeout:30 attempts:5");
+        command
+    }
+
+    /// Waits until somebody asks for a name.
+    fn is_asked(&self) {
+        self.socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        self.socket.recv_from(&mut [0; 1024]).unwrap();
+    }
+}
+
+#[test]
+fn nobody_who_ends_waits_for_a_name_to_be_found() {
+    let Some(silence) = Silence::begin() else { return };
+    let name = "nowhere.example:7400";
+    let ls = silence.conclave(&["ls", "/", "--servers", name, "--timeout", "1"]);
+    assert_eq!(Aside::of(ls).code(), Some(1));
+    silence.is_asked();
+
+    // Nobody has asked this one yet.
+    let Some(silence) = Silence::begin() else { return };
+    let data = silence.home.path().join("data");
+    let mut serve = silence.conclave(&["serve", "--client", "127.0.0.1:0", "--no-zookeeper"]);
+    serve.args(["--no-admin", "--peer", "127.0.0.1:0", "--data-dir"]).arg(data);
+    for member in ["1=127.0.0.1:1", "2=nowhere.example:1", "3=nowhere.example:2"] {
+        serve.args(["--member", member]);
+    }
+    let mut serve = Aside::of(serve);
+    silence.is_asked();
+    serve.signal("TERM");
+    assert_eq!(serve.code(), Some(0));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::held::{Aside, wait_until};
-use super::{Dev, Ports, TempDir};
+use super::{Dev, Ports, TempDir, text};
 
 fn conclave(args: &[&str]) -> Command {
     let mut command = super::conclave();
@@ -112,7 +112,18 @@ fn dev_starts_again_at_once_after_it_was_killed() {
 }
 
 #[test]
-fn a_wait_for_servers_of_which_none_leads_says_so() {
+fn servers_are_asked_how_they_are_without_a_proxy() {
+    let dev = Dev::start();
+    let mut status = dev.command(&["status", "--leader"]);
+    for name in ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"] {
+        status.env(name, "http://127.0.0.1:1");
+    }
+    let answer = status.env_remove("NO_PROXY").env_remove("no_proxy").output().unwrap();
+    assert_eq!(text(&answer.stdout), "1\n", "{}", text(&answer.stderr));
+}
+
+#[test]
+fn who_asks_servers_of_which_none_leads_is_told_so() {
     let (home, ports) = (TempDir::new().unwrap(), Ports::claim());
     let (_dev, leader) = three_servers(home.path(), &ports);
     let address = |id: u8| format!("127.0.0.1:{}", ports.first() + 10 * u16::from(id - 1));
@@ -122,6 +133,9 @@ fn a_wait_for_servers_of_which_none_leads_says_so() {
     assert!(said.contains("none of the servers that were asked leads"), "{said}");
     let (code, said) = wait(&[1, 2, 3].map(address).join(","));
     assert_eq!(code, Some(0), "{said}");
+    let (code, said) = run(&["status", "--leader", "--servers", &address(leader % 3 + 1)]);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("no server that answers leads"), "{said}");
 }
 
 #[test]

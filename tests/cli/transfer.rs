@@ -1,6 +1,7 @@
 //! Trees that go out to files and come in again.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -234,7 +235,10 @@ fn an_export_that_was_killed_goes_on_and_is_no_backup_before() {
     let dev = Dev::start();
     let (from, to) = (dir(&dev, "from"), dir(&dev, "to"));
     let large = "large ".repeat(100_000);
-    write_files(&from, &[("dead", "soon"), ("large", &large), ("tiny", "tiny")]);
+    write_files(
+        &from,
+        &[("dead", "soon"), ("large", &large), ("part/of/it", ""), ("tiny", "tiny")],
+    );
     whole(&import(&dev, &from, "/a"));
     // The kernel kills who writes a file of more than a few KiB: in the middle of the second one.
     let script = format!("ulimit -c 0; ulimit -f 64; exec \"$0\" export /a {}", to.display());
@@ -245,9 +249,16 @@ fn an_export_that_was_killed_goes_on_and_is_no_backup_before() {
         .unwrap();
     assert_eq!(killed.status.code(), None, "{}", text(&killed.stderr));
     assert!(to.join("dead").exists());
+    // As if it had come a little further.
+    write_files(&to, &[("part/of/it", "")]);
     let refused = import(&dev, &to, "/b");
     assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stdout));
     assert!(text(&refused.stderr).contains("export"), "{}", text(&refused.stderr));
+    assert_eq!(dev.run(&["exists", "/b"]).status.code(), Some(1));
+    let part = import(&dev, &to.join("part"), "/b");
+    assert_eq!(part.status.code(), Some(1), "{}", text(&part.stdout));
+    let said = text(&part.stderr);
+    assert!(said.contains(to.to_str().unwrap()) && said.contains("has not ended"), "{said}");
     assert_eq!(dev.run(&["exists", "/b"]).status.code(), Some(1));
     let above = dir(&dev, "above");
     write_files(&above, &[("to/.conclave-export/file", "half")]);
@@ -259,6 +270,19 @@ fn an_export_that_was_killed_goes_on_and_is_no_backup_before() {
     fs::remove_file(from.join("dead")).unwrap();
     assert_same(&from, &to);
     whole(&import(&dev, &to, "/b"));
+}
+
+/// Names of nodes are for those who may list them, which a directory cannot know.
+#[test]
+fn what_is_exported_is_for_its_owner_alone() {
+    let dev = Dev::start();
+    dev.ask(&["create", "--parents", "/a/dir/leaf", "leaf"]);
+    let to = dir(&dev, "new/to");
+    whole(&export(&dev, "/a", &to, &[]));
+    for (name, mode) in [("", 0o700), ("dir", 0o700), ("dir/leaf", 0o600)] {
+        let found = fs::metadata(to.join(name)).unwrap().permissions().mode();
+        assert_eq!(found & 0o777, mode, "{name:?}");
+    }
 }
 
 #[test]

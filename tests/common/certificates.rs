@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use tempfile::TempDir;
@@ -25,6 +26,8 @@ pub(crate) struct Claims<'a> {
     pub(crate) uri: Option<&'a str>,
     /// It has ended long ago.
     pub(crate) expired: bool,
+    /// When it begins, since 1970.
+    pub(crate) not_before: Option<Duration>,
 }
 
 impl Authority {
@@ -54,6 +57,9 @@ impl Authority {
         if claims.expired {
             params.not_before = rcgen::date_time_ymd(2020, 1, 1);
             params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        }
+        if let Some(since_1970) = claims.not_before {
+            params.not_before = rcgen::date_time_ymd(1970, 1, 1) + since_1970;
         }
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
