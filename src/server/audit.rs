@@ -546,6 +546,7 @@ mod tests {
         Book::open(&path, 100).unwrap().write(b"again\n").unwrap();
         assert!(fs::read_to_string(&path).unwrap().ends_with("19\nagain\n"));
     }
+
     #[test]
     fn no_older_file_goes_for_one_that_was_not_begun() {
         let dir = tempfile::tempdir().unwrap();
