@@ -364,7 +364,9 @@ impl<T> Read<'_, T> {
         self.level(ReadLevel::Linearizable)
     }
 
-    /// Everything up to this transaction is in the answer; the server waits for it if it must.
+    /// Everything up to this transaction is in the answer; the server waits for it if it must, and
+    /// what is asked after it waits too. For a transaction of another history, from a cluster that
+    /// was restored from a backup for example, it fails with [`Error::Timeout`].
     pub fn at_least(self, zxid: Zxid) -> Self {
         self.level(ReadLevel::AtLeast(zxid))
     }

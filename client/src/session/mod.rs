@@ -5,7 +5,8 @@
 //! then they get their number and stay in `in_flight` until they are answered, in order. When the
 //! connection is lost nothing is given up: on the next connection the identities are presented and
 //! the watches set again, then every request in flight is sent again under the number it had (the
-//! servers carry out a write with a known number once), then new ones follow.
+//! servers carry out a write with a known number once), then new ones follow. Only a read that had
+//! to wait, and whose caller waits no longer, gives its number to one that need not.
 //!
 //! Time is given in ms on a clock of the driver's.
 
@@ -452,13 +453,33 @@ impl<T, W: Clone> Session<T, W> {
             connection.sent += 1;
             return self.in_flight.back().map(|request| &request.message);
         }
-        let again = &mut self.in_flight[connection.sent];
+        let place = connection.sent;
         connection.sent += 1;
+        if place < self.timed_out {
+            self.give_up_waiting(place);
+        }
+        let again = &mut self.in_flight[place];
         again.sent_ms = now_ms;
         if let ClientMessage::Request { acked, .. } = &mut again.message {
             *acked = Xid(self.acked);
         }
         Some(&again.message)
+    }
+
+    /// Puts a read that need not wait in the place of one that may have to wait for ever, for what
+    /// is not in the servers' history, and whose caller has gone: all that was asked after it would
+    /// wait with it. The number has to be used, since the next ones are.
+    fn give_up_waiting(&mut self, place: usize) {
+        let ClientMessage::Request { xid, acked, level, op } = &self.in_flight[place].message
+        else {
+            return;
+        };
+        let may_wait = *level != ReadLevel::Local || matches!(op, Op::Sync { .. });
+        if may_wait && !op.is_write() {
+            let instead = request(*xid, *acked, ReadLevel::Local, Op::WhoAmI);
+            let message = std::mem::replace(&mut self.in_flight[place].message, instead);
+            self.forget_watch_of(&message);
+        }
     }
 
     fn forget_watch_of(&mut self, message: &ClientMessage) {

@@ -539,3 +539,37 @@ fn what_has_timed_out_keeps_its_place_among_the_numbers() {
     assert!(matches!(effects.last(), Some(Effect::Complete(7, Ok(_)))), "{effects:?}");
     assert_eq!(session.take_freed().0, 8);
 }
+
+#[test]
+fn a_read_that_nobody_waits_for_is_not_asked_again() {
+    let mut session = open();
+    let level = ReadLevel::AtLeast(z(1_000));
+    let (watch, path) = (WatchId(7), path(0));
+    let read = Op::Get { path: path.clone(), watch: Some(watch) };
+    let write = Op::SetData { path, data: None, version: None };
+    session.submit(0, read, level, Some(70), 0);
+    session.submit(0, write.clone(), level, None, 1);
+    while next(&mut session, 0).is_some() {}
+    session.tick(60_000);
+    let mut effects = Vec::new();
+    session.take_effects(&mut effects);
+    session.disconnected();
+    session.connected(70_000);
+    next(&mut session, 60_000);
+    greet(&mut session, 60_000);
+    let asked = std::iter::from_fn(|| next(&mut session, 60_000)).map(|message| match message {
+        ClientMessage::Request { xid, level, op, .. } => (xid.0, level, op),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(asked.collect::<Vec<_>>(), [(1, ReadLevel::Local, Op::WhoAmI), (2, level, write)]);
+    effects.clear();
+    session.take_effects(&mut effects);
+    assert!(effects.contains(&Effect::Finish(70, None)), "{effects:?}");
+    (1..=2).for_each(|xid| answer(&mut session, 60_000, xid));
+    // The watch is not set again either.
+    session.disconnected();
+    session.connected(70_000);
+    next(&mut session, 60_000);
+    greet(&mut session, 60_000);
+    assert_eq!(next(&mut session, 60_000), None);
+}

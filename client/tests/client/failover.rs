@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use conclave_client::proto::message::{Connect, ServerLimits};
+use conclave_client::proto::request::ReadLevel;
 use conclave_client::proto::{Op, ServerMessage};
 use conclave_client::{Client, Error, ErrorCode, Reply, Stat, State};
 
@@ -104,6 +105,30 @@ async fn a_server_without_a_leader_is_left_and_the_request_asked_again() {
     peer.answer(2, 2, data("1")).await;
     soon(set_a).await.unwrap();
     assert_eq!(soon(get_a).await.unwrap().text(), Ok("1"));
+}
+
+#[tokio::test]
+async fn a_read_that_no_server_can_answer_holds_up_nothing_once_its_time_is_over() {
+    let fake = Fake::start().await;
+    let timeout = Duration::from_secs(1);
+    let builder = Client::builder().servers(fake.address()).operation_timeout(timeout);
+    let (client, mut peer) = tokio::join!(soon(builder.connect()), fake.open());
+    let client = client.unwrap();
+    let of_another_history = client.get("/a").at_least(z(1 << 60)).send();
+    peer.expect(1, get("/a")).await;
+    let error = soon(of_another_history).await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { sent: true, .. }), "{error}");
+    let set_b = client.set("/b", "1").send();
+    peer.expect(2, set("/b", "1")).await;
+    peer.fault(1, 1, ErrorCode::Unavailable).await;
+    peer.is_closed().await;
+    let mut peer = fake.resume().await;
+    let instead = peer.request().await;
+    assert_eq!((instead.xid, instead.level, instead.op), (1, ReadLevel::Local, Op::WhoAmI));
+    peer.expect(2, set("/b", "1")).await;
+    peer.answer(1, 1, Ok(Reply::Identities(Vec::new()))).await;
+    peer.answer(2, 2, Ok(Reply::Stat(Stat::default()))).await;
+    soon(set_b).await.unwrap();
 }
 
 #[tokio::test]
