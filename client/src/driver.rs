@@ -235,7 +235,7 @@ impl Driver {
     ) -> Result<Turn, Broken> {
         let now_ms = self.shared.now_ms();
         let has_commands = self.take_commands(now_ms, cx);
-        let holds_back = self.holds_back();
+        let holds_back = self.holds_back(now_ms);
         let has_read = !holds_back && self.read(link, now_ms, cx)?;
         self.session.tick(now_ms);
         let has_written = self.write(link, now_ms, cx)?;
@@ -254,11 +254,13 @@ impl Driver {
 
     /// Whether to read nothing for now: a burst of events shall not overflow what waits for a
     /// reader who reads. One who makes no progress is not waited for: perhaps it waits for an
-    /// answer.
-    fn holds_back(&mut self) -> bool {
+    /// answer. Nor is one while a pong is to come: without it the session is less and less certain,
+    /// and the server is left. Then what comes may overflow into a gap.
+    fn holds_back(&mut self, now_ms: u64) -> bool {
         let Some((inbox, before)) = self.pressing.take() else { return false };
         let now = inbox.len();
-        let holds_back = now > WATCH_ITEMS_PRESSING && now < before;
+        let makes_progress = now > WATCH_ITEMS_PRESSING && now < before;
+        let holds_back = makes_progress && self.session.can_wait(now_ms);
         if holds_back {
             self.pressing = Some((inbox, now));
         }

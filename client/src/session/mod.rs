@@ -398,6 +398,11 @@ impl<T, W: Clone> Session<T, W> {
         matches!(&self.phase, Phase::Open(connection) if connection.pulse.owes_ping())
     }
 
+    /// Whether what the server says can wait to be heard.
+    pub(crate) fn can_wait(&self, now_ms: u64) -> bool {
+        matches!(&self.phase, Phase::Open(connection) if connection.pulse.can_wait(now_ms))
+    }
+
     /// The message that [`next_message`](Self::next_message) gave last is over the server's limit
     /// and was not sent.
     pub(crate) fn refuse_last(&mut self, bytes: usize, limit: usize) {
