@@ -60,7 +60,9 @@ const TLS_ALERT: [u8; 2] = [21, 3];
 /// How long one attempt to connect and shake hands may take.
 #[derive(Clone, Copy)]
 pub(crate) struct Attempt {
-    /// To open the session. A server without a leader takes its time to refuse, and to leave it
+    /// To reach a server that is to open the session.
+    pub(crate) reach: Duration,
+    /// To open it, once the server is reached. A server without a leader takes its time to refuse, and to leave it
     /// before may leave a session behind that nobody uses.
     pub(crate) open: Duration,
     /// To resume it: so short that several servers can be tried before it expires.
@@ -146,7 +148,10 @@ impl Driver {
                 config: connector.refresh(),
                 name: connector.server_name(&name),
             });
-            let dialled = dial(name, secure, self.shared.instant(at_ms), self.attempt());
+            let (at, dice) = (self.shared.instant(at_ms), self.dialer.dice());
+            let within =
+                if self.session.is_new() { self.attempt.reach } else { self.attempt.resume };
+            let dialled = dial(name, secure, at, within, dice);
             let dialled = self.attend(dialled).await?;
             let since_ms = self.shared.now_ms();
             let (broken, stream) = match dialled {
@@ -161,10 +166,6 @@ impl Driver {
             }
         }
         None
-    }
-
-    fn attempt(&self) -> Duration {
-        if self.session.is_new() { self.attempt.open } else { self.attempt.resume }
     }
 
     /// Waits for `future` while there is no connection; `None` if the session ended meanwhile.
@@ -193,7 +194,8 @@ impl Driver {
 
     /// Serves the session on a connection until that ends.
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&mut self, stream: S) -> Broken {
-        let attempt_ms = u64::try_from(self.attempt().as_millis()).unwrap_or(u64::MAX);
+        let within = if self.session.is_new() { self.attempt.open } else { self.attempt.resume };
+        let attempt_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         self.session.connected(self.shared.now_ms().saturating_add(attempt_ms));
         let mut link = Link {
             stream,

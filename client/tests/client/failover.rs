@@ -7,7 +7,7 @@ use conclave_client::proto::request::ReadLevel;
 use conclave_client::proto::{Op, ServerMessage};
 use conclave_client::{Client, Error, ErrorCode, Reply, Stat, State};
 
-use crate::fake::{Fake, LIMITS, SESSION, connected, data, get, secret, set, soon, z};
+use crate::fake::{Fake, LIMITS, SESSION, Unreachable, connected, data, get, secret, set, soon, z};
 
 async fn next_state(states: &mut conclave_client::States) -> Option<State> {
     soon(states.next()).await
@@ -293,6 +293,32 @@ async fn nobody_there_is_said_after_the_connect_timeout() {
     );
     assert!(error.starts_with(&expected), "{error}");
     assert!(error.contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn servers_that_cannot_be_reached_leave_time_for_the_others_to_connect() {
+    let silent = [Unreachable::start().await, Unreachable::start().await];
+    let fake = Fake::start().await;
+    let [first, second] = silent.each_ref().map(Unreachable::address);
+    let servers = format!("{first},{second},{}", fake.address());
+    let builder = Client::builder().servers(servers).connect_timeout(Duration::from_secs(2));
+    // Each tries the servers in an order of its own.
+    let connecting: Vec<_> = (0..16).map(|_| tokio::spawn(builder.clone().connect())).collect();
+    let mut peers = Vec::new();
+    let serve = async {
+        loop {
+            peers.push(fake.open().await);
+        }
+    };
+    let connected = async {
+        for client in connecting {
+            soon(client).await.unwrap().unwrap();
+        }
+    };
+    tokio::select! {
+        () = serve => {}
+        () = connected => {}
+    }
 }
 
 #[tokio::test]
