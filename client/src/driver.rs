@@ -473,7 +473,7 @@ impl Drop for Driver {
     /// Whether the session has ended or the runtime is shut down: nobody waits in vain.
     fn drop(&mut self) {
         self.session.abandon();
-        let failure = self.session.ended().cloned().unwrap_or(Failure::Closed);
+        let failure = self.session.ended().cloned().unwrap_or(Failure::Closed { confirmed: false });
         for command in self.shared.queue.end(failure) {
             match command {
                 Command::Submit(submission) => self.session.submit(

@@ -130,8 +130,14 @@ impl Client {
     /// it, as a majority followed it. It moves on as long as the connection is well, and not while
     /// the server at the other end is cut off from the others.
     ///
+    /// It is past once the session has ended, and always while the session is
+    /// [read-only](Builder::read_only). Of a session that has not written yet nothing is certain if
+    /// its server keeps such sessions to itself (`sessions.local`): it ends with that server.
+    ///
     /// What must not be done twice (by the holder of a lock, by a leader) may be done until then,
-    /// as far as the clocks of this machine and of the servers run at the same speed.
+    /// as far as the clocks of this machine and of the servers run at the same speed. An [`Instant`]
+    /// stands still while a machine is suspended, on Linux for one: after it has gone on, this may
+    /// be in the future by up to a session timeout though the session has expired meanwhile.
     ///
     /// ```
     /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
@@ -172,8 +178,10 @@ impl Client {
         shared.queue.order(Command::Close(Some(completion)));
         match outcome.await {
             // Without a word: it had ended before. Expired: so it had, or it was closed by a server
-            // that died before it could say so.
-            Ok(Ok(_) | Err(Failure::Expired)) | Err(_) => Ok(()),
+            // that died before it could say so. Confirmed: to another one who closed it.
+            Ok(Ok(_) | Err(Failure::Expired | Failure::Closed { confirmed: true })) | Err(_) => {
+                Ok(())
+            }
             Ok(Err(failure)) => {
                 Err(failure.into_error(Operation::new("close", None), shared.operation_timeout))
             }

@@ -217,7 +217,8 @@ impl<T> Future for Pending<T> {
         let outcome = match &mut self.state {
             State::Waiting(outcome) => {
                 // The driver is gone without a word only if its runtime was shut down.
-                ready!(Pin::new(outcome).poll(cx)).unwrap_or(Err(Failure::Closed))
+                ready!(Pin::new(outcome).poll(cx))
+                    .unwrap_or(Err(Failure::Closed { confirmed: false }))
             }
             State::Failed(_) | State::Refused(_) | State::Finished => {
                 match std::mem::replace(&mut self.state, State::Finished) {

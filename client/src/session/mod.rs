@@ -318,7 +318,7 @@ impl<T, W: Clone> Session<T, W> {
 
     /// Ends the session here without telling the servers, where it will expire.
     pub(crate) fn abandon(&mut self) {
-        self.end(Failure::Closed, State::Closed);
+        self.end(Failure::Closed { confirmed: false }, State::Closed);
     }
 
     /// Gives the connection up.
@@ -341,6 +341,7 @@ impl<T, W: Clone> Session<T, W> {
         }
         // Whoever sees an operation fail because the session has ended finds it ended.
         self.effects.push(Effect::State(state));
+        self.facts.certain_until_ms = 0;
         self.phase = Phase::Ended(failure.clone());
         self.fail_all(failure);
     }
@@ -509,7 +510,9 @@ impl<T, W: Clone> Session<T, W> {
                 ServerMessage::Connected(connected),
             ) => {
                 let (sent_ms, so_far_ms) = (*sent_ms, self.facts.certain_until_ms);
-                let certain_ms = Some(so_far_ms).filter(|_| !self.is_new());
+                // One that only this server knows is over when there is a leader.
+                let shows_nothing = !self.is_new() || connected.read_only;
+                let certain_ms = Some(so_far_ms).filter(|_| shows_nothing);
                 let timeout_ms = connected.timeout_ms.max(1);
                 self.open(Pulse::new(timeout_ms, sent_ms, now_ms, certain_ms), connected);
             }
@@ -651,7 +654,7 @@ impl<T, W: Clone> Session<T, W> {
         };
         self.finish(request.token, request.counted, outcome);
         if is_close {
-            self.end(Failure::Closed, State::Closed);
+            self.end(Failure::Closed { confirmed: true }, State::Closed);
         }
     }
 
@@ -748,7 +751,7 @@ impl<T, W: Clone> Session<T, W> {
                 matches!(&request.message, ClientMessage::Request { op: Op::CloseSession, .. });
             self.finish(token, None, Err(Failure::Timeout { sent: true }));
             if is_close {
-                return self.end(Failure::Closed, State::Closed);
+                return self.end(Failure::Closed { confirmed: false }, State::Closed);
             }
         }
         while let Some(request) = self.waiting.pop_front_if(|next| next.deadline_ms <= now_ms) {
@@ -760,7 +763,7 @@ impl<T, W: Clone> Session<T, W> {
             let failure = Failure::Timeout { sent: false };
             self.finish(request.token, request.counted, Err(failure));
             if matches!(request.op, Op::CloseSession) {
-                return self.end(Failure::Closed, State::Closed);
+                return self.end(Failure::Closed { confirmed: false }, State::Closed);
             }
         }
     }

@@ -390,12 +390,16 @@ fn open() -> Session<u64, u64> {
 }
 
 fn greet(session: &mut Session<u64, u64>, now_ms: u64) {
+    greet_as(session, now_ms, false);
+}
+
+fn greet_as(session: &mut Session<u64, u64>, now_ms: u64, read_only: bool) {
     let connected = Connected {
         session: SessionId(1),
         secret: Secret::new([1; 16]),
         timeout_ms: TIMEOUT_MS,
         resumed: session.facts().session == SessionId(1),
-        read_only: false,
+        read_only,
         server: ServerId::new(1).unwrap(),
         zxid: z(1),
         limits: ServerLimits { frame_bytes: 1 << 20, in_flight: 5 },
@@ -490,6 +494,16 @@ fn a_session_is_certain_as_far_as_the_servers_count() {
     ping(&mut session, 10_900);
     pong(&mut session, 10_950, Some(0));
     assert_eq!(until_ms(&session), 19_900);
+}
+
+#[test]
+fn a_session_without_a_quorum_is_never_certain() {
+    let mut session = session(60_000);
+    session.connected(1_000);
+    session.next_message(0);
+    greet_as(&mut session, 0, true);
+    assert_eq!(session.facts().certain_until_ms, 0);
+    assert!(session.is_open());
 }
 
 #[test]
