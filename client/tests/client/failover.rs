@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
+use conclave_client::proto::convert::encode_client;
 use conclave_client::proto::message::{Connect, ServerLimits};
 use conclave_client::proto::request::ReadLevel;
-use conclave_client::proto::{Op, ServerMessage};
+use conclave_client::proto::{ClientMessage, Op, ServerMessage, Xid};
 use conclave_client::{Client, Error, ErrorCode, Reply, Stat, State};
 
 use crate::fake::{Fake, LIMITS, SESSION, Unreachable, connected, data, get, secret, set, soon, z};
@@ -48,8 +50,7 @@ async fn what_was_in_flight_is_sent_again_under_its_number() {
     assert_eq!(last_zxid, z(5));
     let fourth = client.get("/b").send();
     peer.connected(true).await;
-    let again = peer.request().await;
-    assert_eq!((again.xid, again.acked, again.op), (2, 1, set("/a", "2")));
+    peer.expect(2, set("/a", "2")).await;
     peer.expect(3, get("/a")).await;
     peer.expect(4, get("/b")).await;
     peer.answer(2, 6, Ok(Reply::Stat(Stat::default()))).await;
@@ -61,6 +62,43 @@ async fn what_was_in_flight_is_sent_again_under_its_number() {
     for state in [State::Connected, State::Suspended, State::Resumed] {
         assert_eq!(next_state(&mut states).await, Some(state));
     }
+}
+
+#[tokio::test]
+async fn what_fits_the_limit_exactly_fits_it_again_when_more_is_answered() {
+    let fake = Fake::start().await;
+    let long = "x".repeat(300).leak();
+    let largest = ClientMessage::Request {
+        xid: Xid(2),
+        acked: Xid(0),
+        level: ReadLevel::Local,
+        op: set("/b", long),
+    };
+    let mut frame = BytesMut::new();
+    encode_client(&largest, &mut frame);
+    let limits = ServerLimits { frame_bytes: u32::try_from(frame.len()).unwrap(), ..LIMITS };
+    let script = async {
+        let mut peer = fake.accept().await;
+        peer.connect().await;
+        peer.connected_with(false, limits, 10_000).await;
+        peer
+    };
+    let (client, mut peer) = tokio::join!(soon(Client::connect(fake.address())), script);
+    let client = client.unwrap();
+    let get_a = client.get("/a").send();
+    let set_b = client.set("/b", long.as_bytes()).send();
+    peer.expect(1, get("/a")).await;
+    peer.expect(2, set("/b", long)).await;
+    peer.answer(1, 1, data("")).await;
+    soon(get_a).await.unwrap();
+    drop(peer);
+
+    let mut peer = fake.accept().await;
+    peer.connect().await;
+    peer.connected_with(true, limits, 10_000).await;
+    peer.expect(2, set("/b", long)).await;
+    peer.answer(2, 2, Ok(Reply::Stat(Stat::default()))).await;
+    soon(set_b).await.unwrap();
 }
 
 #[tokio::test]
