@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_proto::request::{ReadLevel, Reply};
-use conclave_proto::{Acl, CreateMode, ErrorCode, Lifetime, Op, Stat, WatchId, ZPath, Zxid};
+use conclave_proto::{Acl, CreateMode, ErrorCode, Fault, Lifetime, Op, Stat, WatchId, ZPath, Zxid};
 use tokio::sync::oneshot;
 
 use crate::error::Operation;
@@ -200,7 +200,9 @@ impl<T> Pending<T> {
     /// For a multi, names the operation inside that failed.
     fn error(&self, failure: Failure) -> Error {
         let mut operation = self.operation.clone();
-        if let Failure::Fault(fault) = &failure {
+        if let Failure::Fault(fault) = &failure
+            && is_of_one_part(fault)
+        {
             let index = usize::try_from(fault.index).unwrap_or(usize::MAX);
             if let Some(part) = self.parts.get(index) {
                 operation = Operation { index: Some(index), ..part.clone() };
@@ -208,6 +210,26 @@ impl<T> Pending<T> {
         }
         failure.into_error(operation, self.operation_timeout)
     }
+}
+
+/// Whether a fault in a multi is of the operation at its index. One of the whole multi has the index
+/// 0, so that there only the codes say it that none but a single operation can have.
+fn is_of_one_part(fault: &Fault) -> bool {
+    let is_of_one = matches!(
+        fault.code,
+        ErrorCode::NoNode
+            | ErrorCode::NodeExists
+            | ErrorCode::BadVersion
+            | ErrorCode::NotEmpty
+            | ErrorCode::NoChildrenForEphemerals
+            | ErrorCode::ConditionFailed
+            | ErrorCode::InvalidAcl
+            | ErrorCode::NoAuth
+            | ErrorCode::QuotaExceeded
+            | ErrorCode::SequenceOverflow
+            | ErrorCode::EphemeralOnLocalSession
+    );
+    fault.index > 0 || is_of_one
 }
 
 impl<T> Future for Pending<T> {

@@ -106,6 +106,31 @@ async fn an_error_names_the_operation_and_the_path() {
 }
 
 #[tokio::test]
+async fn an_error_of_a_whole_multi_names_none_of_its_operations() {
+    let fake = Fake::start().await;
+    let (client, mut peer) = connected(&fake).await;
+    // A fault that can be of all as well as of the first does not say which.
+    let whole = [ErrorCode::OutcomeUnknown, ErrorCode::TooLarge, ErrorCode::NoSpace];
+    for (xid, code) in (1..).zip(whole) {
+        let multi = client.multi().create("/x", "").delete("/y", None).send();
+        peer.request().await;
+        peer.fault(xid, 1, code).await;
+        let error = soon(multi).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("multi: {}", code.describe()));
+    }
+    let multi = client.multi().create("/x", "").delete("/y", None).send();
+    peer.request().await;
+    peer.answer(4, 1, Err(Fault { code: ErrorCode::TooLarge, index: 1 })).await;
+    let error = soon(multi).await.unwrap_err().to_string();
+    assert!(error.starts_with("operation 1 of a multi, delete /y: "), "{error}");
+    let multi = client.multi().create("/x", "").delete("/y", None).send();
+    peer.request().await;
+    peer.fault(5, 1, ErrorCode::NodeExists).await;
+    let error = soon(multi).await.unwrap_err().to_string();
+    assert!(error.starts_with("operation 0 of a multi, create /x: "), "{error}");
+}
+
+#[tokio::test]
 async fn options_of_requests_reach_the_server() {
     let fake = Fake::start().await;
     let (client, mut peer) = connected(&fake).await;
