@@ -27,7 +27,9 @@ use crate::watch::Watch;
 /// A client of Conclave: one session. Cloning is cheap, and all clones share the session.
 ///
 /// The session ends, and its ephemeral nodes are deleted, when [`close`](Client::close) is called
-/// or the last clone is dropped.
+/// or the last clone is dropped. After a drop the runtime has to run on for a moment to tell the
+/// servers. If it ends first, as it does when `main` returns, nobody tells them, and the nodes stay
+/// until the session expires: so end a program with `client.close().await`.
 #[derive(Clone)]
 pub struct Client {
     pub(crate) handle: Arc<Handle>,
@@ -168,7 +170,7 @@ impl Client {
     }
 
     /// Ends the session, after everything that was asked before: its ephemeral nodes are deleted
-    /// when this returns.
+    /// when this returns. Several clones may do so at once.
     ///
     /// # Errors
     /// If no server confirms it; then the session ends when it expires.
