@@ -48,7 +48,8 @@ impl Builder {
     }
 
     /// The servers, `host:port` separated by commas. The client connects to one of them, chosen at
-    /// random, and to another one when that one fails. Names are resolved at every attempt.
+    /// random, and to another one when that one fails. Names are resolved at every attempt; of
+    /// several addresses of a name each is tried, in any order, and has a part of the attempt's time.
     pub fn servers(mut self, servers: impl Into<String>) -> Builder {
         self.servers = servers.into();
         self
@@ -61,7 +62,10 @@ impl Builder {
         self
     }
 
-    /// How long [`connect`](Builder::connect) tries. 10 s unless said.
+    /// How long [`connect`](Builder::connect) tries to open a session: each server for an equal part
+    /// of it, though for 3 s at most and 100 ms at least, before it turns to the next one. 10 s
+    /// unless said. [Identities](Builder::identity) are presented after that, and each of them may
+    /// take as long as an [operation](Builder::operation_timeout).
     pub fn connect_timeout(mut self, timeout: Duration) -> Builder {
         self.connect_timeout = timeout;
         self
@@ -117,7 +121,7 @@ impl Builder {
             operation_timeout_ms: millis("operation timeout", self.operation_timeout)?.into(),
             read_only: self.read_only,
         };
-        let attempt = attempt(self.session_timeout, servers.len());
+        let attempt = attempt(self.session_timeout, self.connect_timeout, servers.len());
         let shared = Arc::new(Shared::new(self.operation_timeout, runtime.clone()));
         let dialer = Dialer::new(servers, seed()?);
         let connector = self.tls.map(Connector::new).transpose()?;
@@ -159,11 +163,14 @@ impl Builder {
     }
 }
 
-fn attempt(session_timeout: Duration, servers: usize) -> Attempt {
-    let servers = u32::try_from(servers).unwrap_or(u32::MAX);
-    let share = session_timeout / servers.saturating_mul(2).max(1);
+fn attempt(session_timeout: Duration, connect_timeout: Duration, servers: usize) -> Attempt {
+    let servers = u32::try_from(servers).unwrap_or(u32::MAX).max(1);
+    let open = Duration::from_secs(3);
+    // Each server has its turn, though all the others cannot be reached.
+    let reach = (connect_timeout / servers).clamp(Duration::from_millis(100), open);
+    let share = session_timeout / servers.saturating_mul(2);
     let resume = share.clamp(Duration::from_millis(200), Duration::from_secs(2));
-    Attempt { open: Duration::from_secs(3), resume }
+    Attempt { reach, open, resume }
 }
 
 fn millis(what: &str, duration: Duration) -> Result<u32, Error> {

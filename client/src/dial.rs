@@ -1,14 +1,15 @@
 //! Which server to try next, and when.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
@@ -22,6 +23,8 @@ const PAUSE_MS: u64 = 20;
 const PAUSE_MAX_MS: u64 = 2_000;
 /// A connection that has lasted so long shows that its server was well.
 const WELL_MS: u64 = 1_000;
+/// The shortest time for which one address of a server is tried, unless the attempt ends.
+const SHARE_MIN: Duration = Duration::from_millis(100);
 
 /// Chooses servers: in a random order, each with a pause of its own that grows with its failures
 /// and is partly random, so that the clients of a failed server do not all come at the same time.
@@ -44,9 +47,7 @@ impl Dialer {
         let mut dice = Dice::new(seed);
         let mut servers: Vec<Server> =
             names.into_iter().map(|name| Server { name, not_before_ms: 0, failures: 0 }).collect();
-        for last in (1..servers.len()).rev() {
-            servers.swap(last, dice.below(last + 1));
-        }
+        dice.shuffle(&mut servers);
         Dialer { servers, next: 0, not_before_ms: 0, dice }
     }
 
@@ -66,6 +67,11 @@ impl Dialer {
     /// The server's name.
     pub(crate) fn name(&self, server: usize) -> &str {
         &self.servers[server].name
+    }
+
+    /// What gives the order in which the addresses of a server are tried.
+    pub(crate) fn dice(&mut self) -> Dice {
+        self.dice.others()
     }
 
     /// It could not be reached, or the connection with it failed after it had lasted `lived_ms`;
@@ -141,22 +147,30 @@ pub(crate) struct Secure {
     pub(crate) name: io::Result<ServerName<'static>>,
 }
 
-/// Connects, at that instant and within that time. The name is resolved anew each time.
+/// Connects, at that instant and within that time. The name is resolved anew each time; `dice`
+/// gives the order in which its addresses are tried.
 pub(crate) async fn dial(
     name: String,
     secure: Option<Secure>,
     at: Instant,
     within: Duration,
+    dice: Dice,
 ) -> io::Result<Stream> {
     sleep_until(at).await;
-    let connected = timeout(within, connect(&name, secure)).await;
-    connected.unwrap_or_else(|_| {
-        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {within:?}")))
-    })
+    let until = Instant::now() + within;
+    let connected = timeout_at(until, connect(&name, secure, until, dice)).await;
+    connected.unwrap_or_else(|_| Err(too_late(format!("no connection within {within:?}"))))
 }
 
-async fn connect(name: &str, secure: Option<Secure>) -> io::Result<Stream> {
-    let stream = TcpStream::connect(name).await?;
+async fn connect(
+    name: &str,
+    secure: Option<Secure>,
+    until: Instant,
+    mut dice: Dice,
+) -> io::Result<Stream> {
+    let mut addresses: Vec<SocketAddr> = lookup_host(name).await?.collect();
+    dice.shuffle(&mut addresses);
+    let stream = reach(&addresses, until).await?;
     stream.set_nodelay(true)?;
     let Some(Secure { config, name }) = secure else { return Ok(Stream::Plain(stream)) };
     match TlsConnector::from(config).connect(name?, stream).await {
@@ -169,8 +183,34 @@ async fn connect(name: &str, secure: Option<Secure>) -> io::Result<Stream> {
     }
 }
 
+/// Connects with the first of the addresses that can be reached. One that says nothing at all
+/// takes no more than its share of the time from the others.
+async fn reach(addresses: &[SocketAddr], until: Instant) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+    for (address, to_try) in addresses.iter().zip((1..=addresses.len()).rev()) {
+        let left = until.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(to_try).unwrap_or(u32::MAX);
+        let within = share.max(SHARE_MIN).min(left);
+        match timeout(within, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => {
+                let within_ms = within.as_millis();
+                last = too_late(format!("no connection with {address} within {within_ms} ms"));
+            }
+        }
+    }
+    Err(last)
+}
+
+fn too_late(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpSocket;
+
     use super::*;
 
     fn dialer(servers: usize, seed: u64) -> Dialer {
@@ -235,5 +275,28 @@ mod tests {
         // One that sends its clients away makes them wait before they dial any other.
         dialer.sent_away(0, 1_000, 100);
         assert_eq!(dialer.choose(1_000), (1, 1_100));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_says_nothing_does_not_keep_the_others_from_being_tried() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = socket.listen(1).unwrap();
+        let silent = full.local_addr().unwrap();
+        // Nobody accepts the connections, until the system takes no more.
+        let mut waiting = Vec::new();
+        while let Ok(stream) = timeout(SHARE_MIN, TcpStream::connect(silent)).await {
+            waiting.push(stream);
+        }
+        let well = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = well.local_addr().unwrap();
+        let until = Instant::now() + Duration::from_secs(2);
+        let stream = reach(&[silent, silent, address], until).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), address);
+        let until = Instant::now() + Duration::from_millis(50);
+        let error = reach(&[silent], until).await.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("no connection with {silent} within ")), "{error}");
+        let error = reach(&[], until).await.unwrap_err();
+        assert_eq!(error.to_string(), "its name has no address");
     }
 }

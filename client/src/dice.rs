@@ -27,6 +27,18 @@ impl Dice {
         usize::try_from(self.roll() % bound).unwrap_or_default()
     }
 
+    /// Puts the items in any order.
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+    }
+
+    /// Others, which nobody else has.
+    pub(crate) fn others(&mut self) -> Dice {
+        Dice(self.roll())
+    }
+
     fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;

@@ -60,7 +60,9 @@ const TLS_ALERT: [u8; 2] = [21, 3];
 /// How long one attempt to connect and shake hands may take.
 #[derive(Clone, Copy)]
 pub(crate) struct Attempt {
-    /// To open the session. A server without a leader takes its time to refuse, and to leave it
+    /// To reach a server that is to open the session.
+    pub(crate) reach: Duration,
+    /// To open it, once the server is reached. A server without a leader takes its time to refuse, and to leave it
     /// before may leave a session behind that nobody uses.
     pub(crate) open: Duration,
     /// To resume it: so short that several servers can be tried before it expires.
@@ -146,7 +148,10 @@ impl Driver {
                 config: connector.refresh(),
                 name: connector.server_name(&name),
             });
-            let dialled = dial(name, secure, self.shared.instant(at_ms), self.attempt());
+            let (at, dice) = (self.shared.instant(at_ms), self.dialer.dice());
+            let within =
+                if self.session.is_new() { self.attempt.reach } else { self.attempt.resume };
+            let dialled = dial(name, secure, at, within, dice);
             let dialled = self.attend(dialled).await?;
             let since_ms = self.shared.now_ms();
             let (broken, stream) = match dialled {
@@ -161,10 +166,6 @@ impl Driver {
             }
         }
         None
-    }
-
-    fn attempt(&self) -> Duration {
-        if self.session.is_new() { self.attempt.open } else { self.attempt.resume }
     }
 
     /// Waits for `future` while there is no connection; `None` if the session ended meanwhile.
@@ -193,7 +194,8 @@ impl Driver {
 
     /// Serves the session on a connection until that ends.
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&mut self, stream: S) -> Broken {
-        let attempt_ms = u64::try_from(self.attempt().as_millis()).unwrap_or(u64::MAX);
+        let within = if self.session.is_new() { self.attempt.open } else { self.attempt.resume };
+        let attempt_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         self.session.connected(self.shared.now_ms().saturating_add(attempt_ms));
         let mut link = Link {
             stream,
@@ -235,7 +237,7 @@ impl Driver {
     ) -> Result<Turn, Broken> {
         let now_ms = self.shared.now_ms();
         let has_commands = self.take_commands(now_ms, cx);
-        let holds_back = self.holds_back();
+        let holds_back = self.holds_back(now_ms);
         let has_read = !holds_back && self.read(link, now_ms, cx)?;
         self.session.tick(now_ms);
         let has_written = self.write(link, now_ms, cx)?;
@@ -254,11 +256,13 @@ impl Driver {
 
     /// Whether to read nothing for now: a burst of events shall not overflow what waits for a
     /// reader who reads. One who makes no progress is not waited for: perhaps it waits for an
-    /// answer.
-    fn holds_back(&mut self) -> bool {
+    /// answer. Nor is one while a pong is to come: without it the session is less and less certain,
+    /// and the server is left. Then what comes may overflow into a gap.
+    fn holds_back(&mut self, now_ms: u64) -> bool {
         let Some((inbox, before)) = self.pressing.take() else { return false };
         let now = inbox.len();
-        let holds_back = now > WATCH_ITEMS_PRESSING && now < before;
+        let makes_progress = now > WATCH_ITEMS_PRESSING && now < before;
+        let holds_back = makes_progress && self.session.can_wait(now_ms);
         if holds_back {
             self.pressing = Some((inbox, now));
         }
@@ -469,7 +473,7 @@ impl Drop for Driver {
     /// Whether the session has ended or the runtime is shut down: nobody waits in vain.
     fn drop(&mut self) {
         self.session.abandon();
-        let failure = self.session.ended().cloned().unwrap_or(Failure::Closed);
+        let failure = self.session.ended().cloned().unwrap_or(Failure::Closed { confirmed: false });
         for command in self.shared.queue.end(failure) {
             match command {
                 Command::Submit(submission) => self.session.submit(

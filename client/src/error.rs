@@ -158,7 +158,8 @@ pub struct Operation {
     pub name: &'static str,
     /// The path as the caller gave it, if the operation has one.
     pub path: Option<ZPath>,
-    /// Its place in its multi, from 0, if it is part of one.
+    /// Its place in its multi, from 0, if it is part of one. A failure that is not known to be of one
+    /// part is of the whole multi.
     pub index: Option<usize>,
 }
 

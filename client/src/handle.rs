@@ -27,7 +27,9 @@ use crate::watch::Watch;
 /// A client of Conclave: one session. Cloning is cheap, and all clones share the session.
 ///
 /// The session ends, and its ephemeral nodes are deleted, when [`close`](Client::close) is called
-/// or the last clone is dropped.
+/// or the last clone is dropped. After a drop the runtime has to run on for a moment to tell the
+/// servers. If it ends first, as it does when `main` returns, nobody tells them, and the nodes stay
+/// until the session expires: so end a program with `client.close().await`.
 #[derive(Clone)]
 pub struct Client {
     pub(crate) handle: Arc<Handle>,
@@ -130,8 +132,14 @@ impl Client {
     /// it, as a majority followed it. It moves on as long as the connection is well, and not while
     /// the server at the other end is cut off from the others.
     ///
+    /// It is past once the session has ended, and always while the session is
+    /// [read-only](Builder::read_only). Of a session that has not written yet nothing is certain if
+    /// its server keeps such sessions to itself (`sessions.local`): it ends with that server.
+    ///
     /// What must not be done twice (by the holder of a lock, by a leader) may be done until then,
-    /// as far as the clocks of this machine and of the servers run at the same speed.
+    /// as far as the clocks of this machine and of the servers run at the same speed. An [`Instant`]
+    /// stands still while a machine is suspended, on Linux for one: after it has gone on, this may
+    /// be in the future by up to a session timeout though the session has expired meanwhile.
     ///
     /// ```
     /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
@@ -162,7 +170,7 @@ impl Client {
     }
 
     /// Ends the session, after everything that was asked before: its ephemeral nodes are deleted
-    /// when this returns.
+    /// when this returns. Several clones may do so at once.
     ///
     /// # Errors
     /// If no server confirms it; then the session ends when it expires.
@@ -172,8 +180,10 @@ impl Client {
         shared.queue.order(Command::Close(Some(completion)));
         match outcome.await {
             // Without a word: it had ended before. Expired: so it had, or it was closed by a server
-            // that died before it could say so.
-            Ok(Ok(_) | Err(Failure::Expired)) | Err(_) => Ok(()),
+            // that died before it could say so. Confirmed: to another one who closed it.
+            Ok(Ok(_) | Err(Failure::Expired | Failure::Closed { confirmed: true })) | Err(_) => {
+                Ok(())
+            }
             Ok(Err(failure)) => {
                 Err(failure.into_error(Operation::new("close", None), shared.operation_timeout))
             }

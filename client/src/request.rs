@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_proto::request::{ReadLevel, Reply};
-use conclave_proto::{Acl, CreateMode, ErrorCode, Lifetime, Op, Stat, WatchId, ZPath, Zxid};
+use conclave_proto::{Acl, CreateMode, ErrorCode, Fault, Lifetime, Op, Stat, WatchId, ZPath, Zxid};
 use tokio::sync::oneshot;
 
 use crate::error::Operation;
@@ -200,7 +200,9 @@ impl<T> Pending<T> {
     /// For a multi, names the operation inside that failed.
     fn error(&self, failure: Failure) -> Error {
         let mut operation = self.operation.clone();
-        if let Failure::Fault(fault) = &failure {
+        if let Failure::Fault(fault) = &failure
+            && is_of_one_part(fault)
+        {
             let index = usize::try_from(fault.index).unwrap_or(usize::MAX);
             if let Some(part) = self.parts.get(index) {
                 operation = Operation { index: Some(index), ..part.clone() };
@@ -210,6 +212,26 @@ impl<T> Pending<T> {
     }
 }
 
+/// Whether a fault in a multi is of the operation at its index. One of the whole multi has the index
+/// 0, so that there only the codes say it that none but a single operation can have.
+fn is_of_one_part(fault: &Fault) -> bool {
+    let is_of_one = matches!(
+        fault.code,
+        ErrorCode::NoNode
+            | ErrorCode::NodeExists
+            | ErrorCode::BadVersion
+            | ErrorCode::NotEmpty
+            | ErrorCode::NoChildrenForEphemerals
+            | ErrorCode::ConditionFailed
+            | ErrorCode::InvalidAcl
+            | ErrorCode::NoAuth
+            | ErrorCode::QuotaExceeded
+            | ErrorCode::SequenceOverflow
+            | ErrorCode::EphemeralOnLocalSession
+    );
+    fault.index > 0 || is_of_one
+}
+
 impl<T> Future for Pending<T> {
     type Output = Result<T, Error>;
 
@@ -217,7 +239,8 @@ impl<T> Future for Pending<T> {
         let outcome = match &mut self.state {
             State::Waiting(outcome) => {
                 // The driver is gone without a word only if its runtime was shut down.
-                ready!(Pin::new(outcome).poll(cx)).unwrap_or(Err(Failure::Closed))
+                ready!(Pin::new(outcome).poll(cx))
+                    .unwrap_or(Err(Failure::Closed { confirmed: false }))
             }
             State::Failed(_) | State::Refused(_) | State::Finished => {
                 match std::mem::replace(&mut self.state, State::Finished) {
@@ -364,7 +387,9 @@ impl<T> Read<'_, T> {
         self.level(ReadLevel::Linearizable)
     }
 
-    /// Everything up to this transaction is in the answer; the server waits for it if it must.
+    /// Everything up to this transaction is in the answer; the server waits for it if it must, and
+    /// what is asked after it waits too. For a transaction of another history, from a cluster that
+    /// was restored from a backup for example, it fails with [`Error::Timeout`].
     pub fn at_least(self, zxid: Zxid) -> Self {
         self.level(ReadLevel::AtLeast(zxid))
     }

@@ -59,7 +59,9 @@ impl Hold {
     /// With [`Loss::Suspected`] it comes a tenth of the session timeout before the servers can let
     /// the session expire, so that there is time to stop, as far as clocks run at the same speed. It
     /// may turn out that it is still held; then it can be asked again. After a pause of the whole
-    /// process it resolves as soon as the process runs again, which may be too late.
+    /// process it resolves as soon as the process runs again, which may be too late. After the whole
+    /// machine was suspended it can take a session timeout more: see
+    /// [`Client::certain_until`](crate::Client::certain_until).
     pub fn lost(&self) -> impl Future<Output = Loss> + Send + 'static {
         let mut standing = self.owned.standing();
         async move {

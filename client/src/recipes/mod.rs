@@ -41,7 +41,8 @@
 //!   less than the greatest it has seen ([`Fence`]).
 //! - End what lasts when [`Hold::lost`] resolves. It does on suspicion, before the servers give the
 //!   lock to another one; so a process that runs is never late, and one that is paused is stopped by
-//!   the other two.
+//!   the other two. So is one whose machine was suspended: the clock that it goes by has stood still,
+//!   on Linux at least, and it resolves up to a session timeout late.
 
 pub mod assignment;
 mod barrier;

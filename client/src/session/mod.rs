@@ -5,7 +5,8 @@
 //! then they get their number and stay in `in_flight` until they are answered, in order. When the
 //! connection is lost nothing is given up: on the next connection the identities are presented and
 //! the watches set again, then every request in flight is sent again under the number it had (the
-//! servers carry out a write with a known number once), then new ones follow.
+//! servers carry out a write with a known number once), then new ones follow. Only a read that had
+//! to wait, and whose caller waits no longer, gives its number to one that need not.
 //!
 //! Time is given in ms on a clock of the driver's.
 
@@ -317,7 +318,7 @@ impl<T, W: Clone> Session<T, W> {
 
     /// Ends the session here without telling the servers, where it will expire.
     pub(crate) fn abandon(&mut self) {
-        self.end(Failure::Closed, State::Closed);
+        self.end(Failure::Closed { confirmed: false }, State::Closed);
     }
 
     /// Gives the connection up.
@@ -340,6 +341,7 @@ impl<T, W: Clone> Session<T, W> {
         }
         // Whoever sees an operation fail because the session has ended finds it ended.
         self.effects.push(Effect::State(state));
+        self.facts.certain_until_ms = 0;
         self.phase = Phase::Ended(failure.clone());
         self.fail_all(failure);
     }
@@ -397,6 +399,11 @@ impl<T, W: Clone> Session<T, W> {
         matches!(&self.phase, Phase::Open(connection) if connection.pulse.owes_ping())
     }
 
+    /// Whether what the server says can wait to be heard.
+    pub(crate) fn can_wait(&self, now_ms: u64) -> bool {
+        matches!(&self.phase, Phase::Open(connection) if connection.pulse.can_wait(now_ms))
+    }
+
     /// The message that [`next_message`](Self::next_message) gave last is over the server's limit
     /// and was not sent.
     pub(crate) fn refuse_last(&mut self, bytes: usize, limit: usize) {
@@ -452,13 +459,31 @@ impl<T, W: Clone> Session<T, W> {
             connection.sent += 1;
             return self.in_flight.back().map(|request| &request.message);
         }
-        let again = &mut self.in_flight[connection.sent];
+        let place = connection.sent;
         connection.sent += 1;
-        again.sent_ms = now_ms;
-        if let ClientMessage::Request { acked, .. } = &mut again.message {
-            *acked = Xid(self.acked);
+        if place < self.timed_out {
+            self.give_up_waiting(place);
         }
+        let again = &mut self.in_flight[place];
+        again.sent_ms = now_ms;
+        // As it was: with what has been answered since, it could be over the limit on a frame.
         Some(&again.message)
+    }
+
+    /// Puts a read that need not wait in the place of one that may have to wait for ever, for what
+    /// is not in the servers' history, and whose caller has gone: all that was asked after it would
+    /// wait with it. The number has to be used, since the next ones are.
+    fn give_up_waiting(&mut self, place: usize) {
+        let ClientMessage::Request { xid, acked, level, op } = &self.in_flight[place].message
+        else {
+            return;
+        };
+        let may_wait = *level != ReadLevel::Local || matches!(op, Op::Sync { .. });
+        if may_wait && !op.is_write() {
+            let instead = request(*xid, *acked, ReadLevel::Local, Op::WhoAmI);
+            let message = std::mem::replace(&mut self.in_flight[place].message, instead);
+            self.forget_watch_of(&message);
+        }
     }
 
     fn forget_watch_of(&mut self, message: &ClientMessage) {
@@ -483,7 +508,9 @@ impl<T, W: Clone> Session<T, W> {
                 ServerMessage::Connected(connected),
             ) => {
                 let (sent_ms, so_far_ms) = (*sent_ms, self.facts.certain_until_ms);
-                let certain_ms = Some(so_far_ms).filter(|_| !self.is_new());
+                // One that only this server knows is over when there is a leader.
+                let shows_nothing = !self.is_new() || connected.read_only;
+                let certain_ms = Some(so_far_ms).filter(|_| shows_nothing);
                 let timeout_ms = connected.timeout_ms.max(1);
                 self.open(Pulse::new(timeout_ms, sent_ms, now_ms, certain_ms), connected);
             }
@@ -625,7 +652,7 @@ impl<T, W: Clone> Session<T, W> {
         };
         self.finish(request.token, request.counted, outcome);
         if is_close {
-            self.end(Failure::Closed, State::Closed);
+            self.end(Failure::Closed { confirmed: true }, State::Closed);
         }
     }
 
@@ -722,7 +749,7 @@ impl<T, W: Clone> Session<T, W> {
                 matches!(&request.message, ClientMessage::Request { op: Op::CloseSession, .. });
             self.finish(token, None, Err(Failure::Timeout { sent: true }));
             if is_close {
-                return self.end(Failure::Closed, State::Closed);
+                return self.end(Failure::Closed { confirmed: false }, State::Closed);
             }
         }
         while let Some(request) = self.waiting.pop_front_if(|next| next.deadline_ms <= now_ms) {
@@ -734,7 +761,7 @@ impl<T, W: Clone> Session<T, W> {
             let failure = Failure::Timeout { sent: false };
             self.finish(request.token, request.counted, Err(failure));
             if matches!(request.op, Op::CloseSession) {
-                return self.end(Failure::Closed, State::Closed);
+                return self.end(Failure::Closed { confirmed: false }, State::Closed);
             }
         }
     }

@@ -31,7 +31,10 @@ pub(crate) enum Failure {
     /// The session has expired.
     Expired,
     /// The client was closed.
-    Closed,
+    Closed {
+        /// Whether a server has confirmed that the session has ended.
+        confirmed: bool,
+    },
     /// The queue is full.
     Overloaded,
     /// It is over the server's limit on a frame.
@@ -58,7 +61,7 @@ impl Failure {
                 Error::Timeout { operation, after: operation_timeout, sent }
             }
             Failure::Expired => Error::SessionExpired { operation },
-            Failure::Closed => Error::Closed { operation },
+            Failure::Closed { .. } => Error::Closed { operation },
             Failure::Overloaded => Error::Overloaded { operation },
             Failure::TooLarge { bytes, limit } => Error::TooLarge { operation, bytes, limit },
         }

@@ -9,6 +9,8 @@
 //! answers a ping at once, whatever its requests wait for, unless it is frozen or cut off. Then it
 //! is left soon, while there is time to find another one.
 
+use crate::limits::UNHEARD_MS;
+
 /// The signs of life on one connection. Times are in ms.
 pub(super) struct Pulse {
     timeout_ms: u64,
@@ -71,6 +73,12 @@ impl Pulse {
     /// Whether a ping is to be sent now.
     pub(super) fn owes_ping(&self) -> bool {
         self.is_due
+    }
+
+    /// Whether what the server says can wait to be heard: no pong is to come, which would be late,
+    /// and it is not so long that the server takes the client for one that reads nothing.
+    pub(super) fn can_wait(&self, now_ms: u64) -> bool {
+        !self.is_waiting && now_ms < self.heard_ms + UNHEARD_MS
     }
 
     /// Whether a ping is to be sent now, which the caller does.

@@ -390,12 +390,16 @@ fn open() -> Session<u64, u64> {
 }
 
 fn greet(session: &mut Session<u64, u64>, now_ms: u64) {
+    greet_as(session, now_ms, false);
+}
+
+fn greet_as(session: &mut Session<u64, u64>, now_ms: u64, read_only: bool) {
     let connected = Connected {
         session: SessionId(1),
         secret: Secret::new([1; 16]),
         timeout_ms: TIMEOUT_MS,
         resumed: session.facts().session == SessionId(1),
-        read_only: false,
+        read_only,
         server: ServerId::new(1).unwrap(),
         zxid: z(1),
         limits: ServerLimits { frame_bytes: 1 << 20, in_flight: 5 },
@@ -493,6 +497,16 @@ fn a_session_is_certain_as_far_as_the_servers_count() {
 }
 
 #[test]
+fn a_session_without_a_quorum_is_never_certain() {
+    let mut session = session(60_000);
+    session.connected(1_000);
+    session.next_message(0);
+    greet_as(&mut session, 0, true);
+    assert_eq!(session.facts().certain_until_ms, 0);
+    assert!(session.is_open());
+}
+
+#[test]
 fn what_has_timed_out_keeps_its_place_among_the_numbers() {
     let mut session = open();
     for token in 0..7 {
@@ -538,4 +552,38 @@ fn what_has_timed_out_keeps_its_place_among_the_numbers() {
     session.take_effects(&mut effects);
     assert!(matches!(effects.last(), Some(Effect::Complete(7, Ok(_)))), "{effects:?}");
     assert_eq!(session.take_freed().0, 8);
+}
+
+#[test]
+fn a_read_that_nobody_waits_for_is_not_asked_again() {
+    let mut session = open();
+    let level = ReadLevel::AtLeast(z(1_000));
+    let (watch, path) = (WatchId(7), path(0));
+    let read = Op::Get { path: path.clone(), watch: Some(watch) };
+    let write = Op::SetData { path, data: None, version: None };
+    session.submit(0, read, level, Some(70), 0);
+    session.submit(0, write.clone(), level, None, 1);
+    while next(&mut session, 0).is_some() {}
+    session.tick(60_000);
+    let mut effects = Vec::new();
+    session.take_effects(&mut effects);
+    session.disconnected();
+    session.connected(70_000);
+    next(&mut session, 60_000);
+    greet(&mut session, 60_000);
+    let asked = std::iter::from_fn(|| next(&mut session, 60_000)).map(|message| match message {
+        ClientMessage::Request { xid, level, op, .. } => (xid.0, level, op),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(asked.collect::<Vec<_>>(), [(1, ReadLevel::Local, Op::WhoAmI), (2, level, write)]);
+    effects.clear();
+    session.take_effects(&mut effects);
+    assert!(effects.contains(&Effect::Finish(70, None)), "{effects:?}");
+    (1..=2).for_each(|xid| answer(&mut session, 60_000, xid));
+    // The watch is not set again either.
+    session.disconnected();
+    session.connected(70_000);
+    next(&mut session, 60_000);
+    greet(&mut session, 60_000);
+    assert_eq!(next(&mut session, 60_000), None);
 }

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
+use conclave_client::proto::convert::encode_client;
 use conclave_client::proto::message::{Connect, ServerLimits};
-use conclave_client::proto::{Op, ServerMessage};
+use conclave_client::proto::request::ReadLevel;
+use conclave_client::proto::{ClientMessage, Op, ServerMessage, Xid};
 use conclave_client::{Client, Error, ErrorCode, Reply, Stat, State};
 
-use crate::fake::{Fake, LIMITS, SESSION, connected, data, get, secret, set, soon, z};
+use crate::fake::{Fake, LIMITS, SESSION, Unreachable, connected, data, get, secret, set, soon, z};
 
 async fn next_state(states: &mut conclave_client::States) -> Option<State> {
     soon(states.next()).await
@@ -47,8 +50,7 @@ async fn what_was_in_flight_is_sent_again_under_its_number() {
     assert_eq!(last_zxid, z(5));
     let fourth = client.get("/b").send();
     peer.connected(true).await;
-    let again = peer.request().await;
-    assert_eq!((again.xid, again.acked, again.op), (2, 1, set("/a", "2")));
+    peer.expect(2, set("/a", "2")).await;
     peer.expect(3, get("/a")).await;
     peer.expect(4, get("/b")).await;
     peer.answer(2, 6, Ok(Reply::Stat(Stat::default()))).await;
@@ -60,6 +62,43 @@ async fn what_was_in_flight_is_sent_again_under_its_number() {
     for state in [State::Connected, State::Suspended, State::Resumed] {
         assert_eq!(next_state(&mut states).await, Some(state));
     }
+}
+
+#[tokio::test]
+async fn what_fits_the_limit_exactly_fits_it_again_when_more_is_answered() {
+    let fake = Fake::start().await;
+    let long = "x".repeat(300).leak();
+    let largest = ClientMessage::Request {
+        xid: Xid(2),
+        acked: Xid(0),
+        level: ReadLevel::Local,
+        op: set("/b", long),
+    };
+    let mut frame = BytesMut::new();
+    encode_client(&largest, &mut frame);
+    let limits = ServerLimits { frame_bytes: u32::try_from(frame.len()).unwrap(), ..LIMITS };
+    let script = async {
+        let mut peer = fake.accept().await;
+        peer.connect().await;
+        peer.connected_with(false, limits, 10_000).await;
+        peer
+    };
+    let (client, mut peer) = tokio::join!(soon(Client::connect(fake.address())), script);
+    let client = client.unwrap();
+    let get_a = client.get("/a").send();
+    let set_b = client.set("/b", long.as_bytes()).send();
+    peer.expect(1, get("/a")).await;
+    peer.expect(2, set("/b", long)).await;
+    peer.answer(1, 1, data("")).await;
+    soon(get_a).await.unwrap();
+    drop(peer);
+
+    let mut peer = fake.accept().await;
+    peer.connect().await;
+    peer.connected_with(true, limits, 10_000).await;
+    peer.expect(2, set("/b", long)).await;
+    peer.answer(2, 2, Ok(Reply::Stat(Stat::default()))).await;
+    soon(set_b).await.unwrap();
 }
 
 #[tokio::test]
@@ -104,6 +143,30 @@ async fn a_server_without_a_leader_is_left_and_the_request_asked_again() {
     peer.answer(2, 2, data("1")).await;
     soon(set_a).await.unwrap();
     assert_eq!(soon(get_a).await.unwrap().text(), Ok("1"));
+}
+
+#[tokio::test]
+async fn a_read_that_no_server_can_answer_holds_up_nothing_once_its_time_is_over() {
+    let fake = Fake::start().await;
+    let timeout = Duration::from_secs(1);
+    let builder = Client::builder().servers(fake.address()).operation_timeout(timeout);
+    let (client, mut peer) = tokio::join!(soon(builder.connect()), fake.open());
+    let client = client.unwrap();
+    let of_another_history = client.get("/a").at_least(z(1 << 60)).send();
+    peer.expect(1, get("/a")).await;
+    let error = soon(of_another_history).await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { sent: true, .. }), "{error}");
+    let set_b = client.set("/b", "1").send();
+    peer.expect(2, set("/b", "1")).await;
+    peer.fault(1, 1, ErrorCode::Unavailable).await;
+    peer.is_closed().await;
+    let mut peer = fake.resume().await;
+    let instead = peer.request().await;
+    assert_eq!((instead.xid, instead.level, instead.op), (1, ReadLevel::Local, Op::WhoAmI));
+    peer.expect(2, set("/b", "1")).await;
+    peer.answer(1, 1, Ok(Reply::Identities(Vec::new()))).await;
+    peer.answer(2, 2, Ok(Reply::Stat(Stat::default()))).await;
+    soon(set_b).await.unwrap();
 }
 
 #[tokio::test]
@@ -268,6 +331,32 @@ async fn nobody_there_is_said_after_the_connect_timeout() {
     );
     assert!(error.starts_with(&expected), "{error}");
     assert!(error.contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn servers_that_cannot_be_reached_leave_time_for_the_others_to_connect() {
+    let silent = [Unreachable::start().await, Unreachable::start().await];
+    let fake = Fake::start().await;
+    let [first, second] = silent.each_ref().map(Unreachable::address);
+    let servers = format!("{first},{second},{}", fake.address());
+    let builder = Client::builder().servers(servers).connect_timeout(Duration::from_secs(2));
+    // Each tries the servers in an order of its own.
+    let connecting: Vec<_> = (0..16).map(|_| tokio::spawn(builder.clone().connect())).collect();
+    let mut peers = Vec::new();
+    let serve = async {
+        loop {
+            peers.push(fake.open().await);
+        }
+    };
+    let connected = async {
+        for client in connecting {
+            soon(client).await.unwrap().unwrap();
+        }
+    };
+    tokio::select! {
+        () = serve => {}
+        () = connected => {}
+    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use conclave_client::{
     Client, ErrorCode, EventKind, Fault, Reply, ServerId, SessionId, Stat, ZPath, Zxid,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// How long anything in these tests may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -84,6 +84,33 @@ impl Fake {
         assert_eq!(connect.session, Some((SESSION, secret())));
         peer.connected(true).await;
         peer
+    }
+}
+
+/// A server that cannot be reached, and from which not even a refusal comes.
+pub(crate) struct Unreachable {
+    listener: TcpListener,
+    _waiting: Vec<TcpStream>,
+}
+
+impl Unreachable {
+    pub(crate) async fn start() -> Unreachable {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Nobody accepts the connections, until the system takes no more.
+        let mut waiting = Vec::new();
+        let connect =
+            || tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(address));
+        while let Ok(stream) = connect().await {
+            waiting.push(stream.unwrap());
+        }
+        Unreachable { listener, _waiting: waiting }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.listener.local_addr().unwrap().to_string()
     }
 }
 

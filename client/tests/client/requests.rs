@@ -7,6 +7,7 @@ use conclave_client::proto::message::ServerLimits;
 use conclave_client::proto::request::{Condition, Entry, Page, ReadLevel};
 use conclave_client::proto::{CreateMode, Op};
 use conclave_client::{Client, Error, ErrorCode, Fault, Reply, Stat, State, Test};
+use tokio::time::Instant;
 
 use crate::fake::{Fake, Peer, connected, created, data, get, path, set, soon, z};
 
@@ -102,6 +103,31 @@ async fn an_error_names_the_operation_and_the_path() {
         assert_eq!(error.to_string(), "\"no/slash\" is not a path: a path starts with '/'");
     };
     tokio::join!(soon(calls), script);
+}
+
+#[tokio::test]
+async fn an_error_of_a_whole_multi_names_none_of_its_operations() {
+    let fake = Fake::start().await;
+    let (client, mut peer) = connected(&fake).await;
+    // A fault that can be of all as well as of the first does not say which.
+    let whole = [ErrorCode::OutcomeUnknown, ErrorCode::TooLarge, ErrorCode::NoSpace];
+    for (xid, code) in (1..).zip(whole) {
+        let multi = client.multi().create("/x", "").delete("/y", None).send();
+        peer.request().await;
+        peer.fault(xid, 1, code).await;
+        let error = soon(multi).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("multi: {}", code.describe()));
+    }
+    let multi = client.multi().create("/x", "").delete("/y", None).send();
+    peer.request().await;
+    peer.answer(4, 1, Err(Fault { code: ErrorCode::TooLarge, index: 1 })).await;
+    let error = soon(multi).await.unwrap_err().to_string();
+    assert!(error.starts_with("operation 1 of a multi, delete /y: "), "{error}");
+    let multi = client.multi().create("/x", "").delete("/y", None).send();
+    peer.request().await;
+    peer.fault(5, 1, ErrorCode::NodeExists).await;
+    let error = soon(multi).await.unwrap_err().to_string();
+    assert!(error.starts_with("operation 0 of a multi, create /x: "), "{error}");
 }
 
 #[tokio::test]
@@ -366,13 +392,42 @@ async fn closing_ends_the_session_after_what_was_asked_before() {
     peer.answer(1, 1, Ok(Reply::Stat(Stat::default()))).await;
     peer.answer(2, 2, Ok(Reply::Done)).await;
     soon(set_a).await.unwrap();
+    assert!(other.certain_until() > Instant::now().into_std());
     soon(close).await.unwrap().unwrap();
+    assert!(other.certain_until() <= Instant::now().into_std());
     peer.is_closed().await;
     let error = soon(other.get("/a").into_future()).await.unwrap_err();
     assert_eq!(error.to_string(), "get /a: the client is closed");
     assert_eq!(soon(states.next()).await, Some(State::Connected));
     assert_eq!(soon(states.next()).await, Some(State::Closed));
     assert_eq!(soon(states.next()).await, None);
+}
+
+#[tokio::test]
+async fn all_who_close_at_once_are_told_that_the_session_is_closed() {
+    let fake = Fake::start().await;
+    let (client, mut peer) = connected(&fake).await;
+    let other = client.clone();
+    let close = tokio::spawn(client.close());
+    peer.expect(1, Op::CloseSession).await;
+    let close_too = tokio::spawn(other.close());
+    peer.expect(2, Op::CloseSession).await;
+    peer.answer(1, 1, Ok(Reply::Done)).await;
+    soon(close).await.unwrap().unwrap();
+    soon(close_too).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_close_that_nobody_confirms_fails_for_all() {
+    let fake = Fake::start().await;
+    let timeout = Duration::from_millis(200);
+    let builder = Client::builder().servers(fake.address()).operation_timeout(timeout);
+    let (client, mut peer) = tokio::join!(soon(builder.connect()), fake.open());
+    let client = client.unwrap();
+    let (first, second) = tokio::join!(soon(client.clone().close()), soon(client.close()));
+    peer.expect(1, Op::CloseSession).await;
+    assert!(matches!(first, Err(Error::Timeout { .. })), "{first:?}");
+    assert!(matches!(second, Err(Error::Closed { .. })), "{second:?}");
 }
 
 #[tokio::test]

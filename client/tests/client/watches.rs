@@ -1,9 +1,14 @@
 //! Watches: exactly what happened, through reconnections, in bounded memory.
 
-use conclave_client::proto::{Op, ServerMessage, WatchId};
-use conclave_client::{Client, Error, ErrorCode, EventKind, Reply, Watch, WatchItem, WatchKind};
+use std::time::Duration;
 
-use crate::fake::{Fake, Peer, connected, data, event, get, path, soon, z};
+use conclave_client::proto::{Op, ServerMessage, WatchId};
+use conclave_client::{
+    Client, Error, ErrorCode, EventKind, Reply, State, Watch, WatchItem, WatchKind,
+};
+use tokio::time::Instant;
+
+use crate::fake::{Fake, LIMITS, Peer, connected, data, event, get, path, soon, z};
 
 /// A watch of `/a` that was set at the transaction `zxid` by the request `xid`.
 async fn watching(
@@ -215,6 +220,49 @@ async fn a_burst_of_events_is_no_gap_for_a_reader_who_reads() {
         }
     };
     tokio::join!(burst, read);
+}
+
+#[tokio::test]
+async fn a_reader_who_takes_its_time_does_not_keep_a_pong_from_being_heard() {
+    let fake = Fake::start().await;
+    let timeout = Duration::from_millis(1_200);
+    let builder = Client::builder().servers(fake.address()).session_timeout(timeout);
+    let script = async {
+        let mut peer = fake.accept().await;
+        peer.connect().await;
+        peer.connected_with(false, LIMITS, 1_200).await;
+        peer
+    };
+    let (client, mut peer) = tokio::join!(soon(builder.connect()), script);
+    let client = client.unwrap();
+    let (mut watch, id) = watching(&client, &mut peer, WatchKind::Persistent, 1, 3).await;
+    let last = 8_000;
+    let events = (4..=last).map(|zxid| ServerMessage::Event {
+        watch: WatchId(id),
+        event: event(zxid, "/a", EventKind::DataChanged),
+        value: None,
+    });
+    let serve = async {
+        peer.send_all(events).await;
+        // Pings are answered; nothing else comes.
+        peer.request().await
+    };
+    let read = async {
+        for zxid in 4..=last {
+            expect_event(&mut watch, zxid, "/a").await;
+            // All of it takes longer than a server may be silent.
+            let busy_until = Instant::now() + timeout / 4_000;
+            while Instant::now() < busy_until {
+                std::hint::spin_loop();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        asked = serve => panic!("{asked:?}"),
+        () = read => {}
+    }
+    assert_eq!(client.state(), State::Connected);
 }
 
 #[tokio::test]
