@@ -145,6 +145,7 @@ fn a_lock_that_is_taken_is_shown_and_not_waited_for_longer_than_asked() {
     let shown = dev.json(&["lock", "a", "--show"]);
     assert_eq!((&shown["description"], &shown["token"]), (&"me".into(), &token.into()));
     assert_eq!(dev.run(&["lock", "a", "--wait", "0", "--", "true"]).status.code(), Some(124));
+    assert_eq!(dev.run(&["lock", "free", "--wait", "0", "--", "true"]).status.code(), Some(0));
     dev.ask(&["lock", "a", "--revoke"]);
     assert_eq!(holder.code(), Some(123));
     let nobody = dev.run(&["lock", "a", "--revoke"]);

@@ -241,6 +241,26 @@ async fn groups_that_are_empty() {
     assert!(Queue::new(c, "/queue").unwrap().consumer().try_next().await.unwrap().is_none());
 }
 
+/// A restored node is made anew, by a transaction of its own; ids are before items.
+#[tokio::test]
+async fn an_item_with_an_id_that_was_restored() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let queue = Queue::new(&client, "/queue").unwrap();
+    assert_eq!(queue.push_with("work", Push::new().id("a")).await, Ok(true));
+    let items = client.list("/queue/items").await.unwrap().entries;
+    for path in [String::from("/queue/ids/a"), format!("/queue/items/{}", items[0].name)] {
+        let data = client.get(path.as_str()).await.unwrap().data.unwrap();
+        client.delete(path.as_str()).await.unwrap();
+        client.create(path.as_str(), data).await.unwrap();
+    }
+    assert_eq!(queue.push_with("again", Push::new().id("a")).await, Ok(false));
+    let item = queue.consumer().try_next().await.unwrap().unwrap();
+    assert_eq!((item.id(), item.data().as_ref()), (Some("a"), &b"work"[..]));
+    item.done().await.unwrap();
+    assert_eq!(queue.push_with("later", Push::new().id("a")).await, Ok(true));
+}
+
 /// Makes a node and those above it.
 async fn make(client: &Client, path: &str, data: &str) {
     let parts: Vec<_> = path.split('/').skip(1).collect();
@@ -384,7 +404,7 @@ async fn nodes_that_were_edited_by_hand() {
         paths.push(format!("/config/{}", path.name));
     }
     make(c, "/semaphore/limit", "").await;
-    for path in ["/counter", "/ids", "/lease-by-hand"] {
+    for path in ["/counter", "/ids", "/lease-by-hand", "/election-by-hand/leader"] {
         make(c, path, "nonsense").await;
     }
     for path in &paths {
@@ -397,6 +417,7 @@ async fn nodes_that_were_edited_by_hand() {
             "to ask for a mutex" => Mutex::new(c, "/mutex")?.revoke().await,
             "a reader" => ReadWriteLock::new(c, "/shared")?.read().await,
             "a leader" => Election::new(c, "/election")?.leader().await,
+            "who wants to lead" => Election::new(c, "/election-by-hand")?.campaign("").await,
             "who looks who leads" => Election::new(c, "/election")?.observe().await?.next().await,
             "one of several leases" => slots.acquire("").await,
             "a layer's history" => setting.history(&Layer::Default).await?.remove(0),

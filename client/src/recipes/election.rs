@@ -216,12 +216,20 @@ impl Election {
 
     /// Waits until the leader that stands in the way is gone.
     async fn vacancy(&self, candidate: &Owned, leader: &ZPath) -> Result<(), Error> {
-        let (stat, mut watch) = self.line.place.client.exists_and_watch(leader).await?;
-        if stat.is_some() {
-            tokio::select! {
-                item = watch.next() => drop(item.transpose()?),
-                error = candidate.ended() => return Err(error),
-            }
+        let place = &self.line.place;
+        let (node, mut watch) = match place.client.get_and_watch(leader).await {
+            Ok(found) => found,
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        // What is no leader's may stay for ever.
+        node.data
+            .as_ref()
+            .and_then(Body::decode)
+            .ok_or_else(|| place.malformed(leader, NO_BODY))?;
+        tokio::select! {
+            item = watch.next() => drop(item.transpose()?),
+            error = candidate.ended() => return Err(error),
         }
         Ok(())
     }

@@ -9,7 +9,10 @@ use conclave_client::proto::request::ReadLevel;
 use conclave_client::proto::{ClientMessage, Op, ServerMessage, Xid};
 use conclave_client::{Client, Error, ErrorCode, Reply, Stat, State};
 
-use crate::fake::{Fake, LIMITS, SESSION, Unreachable, connected, data, get, secret, set, soon, z};
+use crate::fake::{
+    Fake, LIMITS, SESSION, Unreachable, connected, connected_within, data, get, secret, set, soon,
+    z,
+};
 
 async fn next_state(states: &mut conclave_client::States) -> Option<State> {
     soon(states.next()).await
@@ -77,14 +80,7 @@ async fn what_fits_the_limit_exactly_fits_it_again_when_more_is_answered() {
     let mut frame = BytesMut::new();
     encode_client(&largest, &mut frame);
     let limits = ServerLimits { frame_bytes: u32::try_from(frame.len()).unwrap(), ..LIMITS };
-    let script = async {
-        let mut peer = fake.accept().await;
-        peer.connect().await;
-        peer.connected_with(false, limits, 10_000).await;
-        peer
-    };
-    let (client, mut peer) = tokio::join!(soon(Client::connect(fake.address())), script);
-    let client = client.unwrap();
+    let (client, mut peer) = connected_within(&fake, limits).await;
     let get_a = client.get("/a").send();
     let set_b = client.set("/b", long.as_bytes()).send();
     peer.expect(1, get("/a")).await;

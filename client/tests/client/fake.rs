@@ -120,6 +120,18 @@ pub(crate) async fn connected(fake: &Fake) -> (Client, Peer) {
     (client.unwrap(), peer)
 }
 
+/// A client with a session on a server of these limits, and the server's end of it.
+pub(crate) async fn connected_within(fake: &Fake, limits: ServerLimits) -> (Client, Peer) {
+    let script = async {
+        let mut peer = fake.accept().await;
+        peer.connect().await;
+        peer.connected_with(false, limits, 10_000).await;
+        peer
+    };
+    let (client, peer) = tokio::join!(soon(Client::connect(fake.address())), script);
+    (client.unwrap(), peer)
+}
+
 /// The server's end of a connection.
 pub(crate) struct Peer {
     stream: TcpStream,

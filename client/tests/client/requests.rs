@@ -9,7 +9,9 @@ use conclave_client::proto::{CreateMode, Op};
 use conclave_client::{Client, Error, ErrorCode, Fault, Reply, Stat, State, Test};
 use tokio::time::Instant;
 
-use crate::fake::{Fake, Peer, connected, created, data, get, path, set, soon, z};
+use crate::fake::{
+    Fake, Peer, connected, connected_within, created, data, get, path, set, soon, z,
+};
 
 #[tokio::test]
 async fn requests_are_ordered_when_they_are_sent_and_not_when_they_are_awaited() {
@@ -53,14 +55,7 @@ async fn a_dropped_future_does_not_take_its_request_back() {
 async fn no_more_requests_are_in_flight_than_the_server_allows() {
     let fake = Fake::start().await;
     let limits = ServerLimits { frame_bytes: 1 << 20, in_flight: 3 };
-    let script = async {
-        let mut peer = fake.accept().await;
-        peer.connect().await;
-        peer.connected_with(false, limits, 10_000).await;
-        peer
-    };
-    let (client, mut peer) = tokio::join!(soon(Client::connect(fake.address())), script);
-    let client = client.unwrap();
+    let (client, mut peer) = connected_within(&fake, limits).await;
     let pending: Vec<_> = (0..10).map(|_| client.get("/a").send()).collect();
     for xid in 1..=10 {
         let asked = peer.request().await;

@@ -151,6 +151,11 @@ impl Lock {
 
     async fn acquire(&self, mutex: &mut Mutex) -> Result<Hold, Error> {
         match self.wait {
+            // Even a free lock is not had in no time.
+            Some(0) => match mutex.try_lock().await? {
+                Some(hold) => Ok(hold),
+                None => mutex.lock_within(Duration::ZERO).await,
+            },
             Some(seconds) => mutex.lock_within(Duration::from_secs(seconds)).await,
             None => mutex.lock().await,
         }

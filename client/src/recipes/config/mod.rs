@@ -84,8 +84,8 @@
 //!   staged in between some may be left out. A value edited by hand into something that is none is
 //!   told as an error, a staged one to who is in a group; the values after it follow. So is one that
 //!   the session may not read, if that was so when the layer was read: it is not taken for none.
-//! - Secrets ([`Secret`], `secret` in a schema, [`Setting::secret`]) are in no error, difference or
-//!   `Debug` output. On the servers they are as readable as the nodes' access control lists say.
+//! - Secrets ([`Secret`], `secret` in a schema, [`Setting::secret`]) are in no error or difference, and
+//!   but for those that a schema alone calls so, in no `Debug` output. On the servers they are as readable as the nodes' access control lists say.
 //! - *Lost connection, dead leader*: followers show what they know and catch up. A change that got no
 //!   answer in time may have been made ([`Error::outcome_unknown`]).
 //! - *Expired session*: followers end, with an error. What was written stays.

@@ -44,6 +44,8 @@ pub struct Item {
     pub(super) path: ZPath,
     pub(super) made_by: Zxid,
     pub(super) id: Option<ZPath>,
+    /// What made the node of the id: the same, unless both were restored from a backup.
+    pub(super) id_made_by: Zxid,
     pub(super) data: Bytes,
     pub(super) token: Zxid,
 }
@@ -89,7 +91,7 @@ impl Item {
     pub async fn done(self) -> Result<(), Error> {
         let mut multi = self.held().when(&self.path, Test::CreatedBy(self.made_by));
         if let Some(id) = &self.id {
-            multi = multi.when(id, Test::CreatedBy(self.made_by)).delete(id, None);
+            multi = multi.when(id, Test::CreatedBy(self.id_made_by)).delete(id, None);
         }
         let held = multi.delete(&self.lock.path, None).delete(&self.path, None).await?.held;
         if held {
@@ -111,12 +113,13 @@ impl Item {
         Ok(held)
     }
 
-    /// Whether it was taken back by its id, which the same transaction made as the item: if it is not
-    /// there, or is another's.
-    pub(super) async fn is_taken_back(&self) -> Result<bool, Error> {
+    /// Whether it was taken back by its id, which the same transaction made as the item, or, when a
+    /// backup was restored, an earlier one: if it is not there, or is that of a later item.
+    pub(super) async fn is_taken_back(&mut self) -> Result<bool, Error> {
         let Some(id) = &self.id else { return Ok(false) };
         let stat = self.lock.client.exists(id).await?;
-        Ok(stat.is_none_or(|stat| stat.czxid != self.made_by))
+        self.id_made_by = stat.map_or(self.made_by, |stat| stat.czxid);
+        Ok(stat.is_none() || self.id_made_by > self.made_by)
     }
 
     /// It goes back to the queue, to its old place; it is there when this returns.

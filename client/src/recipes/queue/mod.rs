@@ -744,7 +744,8 @@ impl Consumer {
             return Err(Error::Malformed { path, recipe: RECIPE, why });
         };
         let id = id.map(|id| child(&shelf.shard.ids, &id)).transpose()?;
-        let item = Item { lock, path, made_by: node.stat.czxid, id, data, token };
+        let made_by = node.stat.czxid;
+        let mut item = Item { lock, path, made_by, id, id_made_by: made_by, data, token };
         if item.is_taken_back().await? {
             item.leave().await?;
             return Ok(None);
