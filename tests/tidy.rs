@@ -115,6 +115,29 @@ const PARTS: [&str; 11] = [
     "body", "doubt", "error", "hold", "line", "mod", "owned", "place", "support", "timer", "token",
 ];
 
+/// What recipes have of the client beside its public interface: themselves, and randomness.
+const OF_THE_CLIENT: [&str; 2] = ["recipes", "dice"];
+
+#[test]
+fn recipes_stand_on_the_public_client_alone() {
+    for (path, code) in sources("client/src") {
+        let (is_recipe, path) = (path.starts_with("client/src/recipes"), path.display());
+        let mut named = named(&code, "crate::");
+        if is_recipe {
+            // The names of modules are in lower case, and what is public is at the top.
+            let is_module = |name: &str| name.starts_with(|c: char| c.is_lowercase());
+            let inside = named.find(|name| is_module(name) && !OF_THE_CLIENT.contains(name));
+            assert!(inside.is_none(), "{path} names {inside:?}, which other crates could not");
+            assert!(!code.contains(".handle."), "{path} reaches into the client");
+        } else if !path.to_string().ends_with("lib.rs") {
+            assert!(
+                named.all(|module| module != "recipes"),
+                "{path} names the recipes, which are built on it"
+            );
+        }
+    }
+}
+
 /// What every recipe says what happens when, in one of these words.
 const EVENTS: [&[&str]; 5] = [
     &["connection"],

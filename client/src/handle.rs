@@ -116,6 +116,17 @@ impl Client {
         self.shared().timeout()
     }
 
+    /// How long an operation may take: see [`Builder::operation_timeout`].
+    pub fn operation_timeout(&self) -> Duration {
+        self.shared().operation_timeout
+    }
+
+    /// The runtime that drives the client: the one in which it was made. Timers and tasks of what is
+    /// built on the client can go by it, so that their futures can be polled anywhere.
+    pub fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.shared().runtime
+    }
+
     /// The server that the client is, or was last, connected to.
     pub fn server(&self) -> Option<ServerId> {
         self.shared().server()

@@ -149,7 +149,7 @@ pub use chroot::IntoPath;
 pub use error::{Error, Operation};
 pub use handle::Client;
 pub use list::{Children, Entries, List, Page};
-pub use multi::{Multi, MultiOutcome, MultiRead};
+pub use multi::{Multi, MultiOutcome, MultiRead, Stake};
 pub use request::{Create, Created, Node, Pending, Read, SetWatch, Write};
 pub use state::{State, States};
 pub use tls::Tls;

@@ -8,7 +8,6 @@ use conclave_proto::{Acl, CreateMode, ErrorCode, Fault, Op, ZPath, Zxid};
 
 use crate::chroot::IntoPath;
 use crate::error::Operation;
-use crate::recipes::Stake;
 use crate::request::{Call, Pending};
 use crate::{Client, Error};
 
@@ -20,6 +19,15 @@ pub struct MultiOutcome {
     /// The answers of the branch that was done, one an operation.
     pub replies: Vec<Reply>,
     /// The transaction.
+    pub zxid: Zxid,
+}
+
+/// One node that a client made, which stands for something that it holds as long as the node is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stake {
+    /// The node.
+    pub path: ZPath,
+    /// The transaction that created it: nobody else's node of that name has it.
     pub zxid: Zxid,
 }
 
@@ -125,12 +133,30 @@ impl<'a> Multi<'a> {
         self.add("guard", path, |path| Op::Guard { path, token })
     }
 
-    /// Sends it with guards in each branch that can be done; the answer is as without them. `None` if
-    /// one of the guards failed.
+    /// Sends it, to be done only if all of this is still held: each is [guarded](Multi::guard) in
+    /// whichever branch is done. The answer is as without guards; `None` if one of them failed.
     ///
     /// They come first: who does not hold it any more is told so, and not what else is in the way.
-    /// The stakes' paths are those of `holder`, whose root may be another one.
-    pub(crate) async fn guarded_by(
+    /// The stakes' paths are as `holder` sees them, whose root may be another one than that of the
+    /// client of this multi.
+    ///
+    /// # Errors
+    /// As the multi, with the places of its operations as without guards.
+    ///
+    /// ```
+    /// use conclave_client::Stake;
+    /// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::Error> {
+    /// let mine = client.create("/printer", "").ephemeral().await?;
+    /// let mine = [Stake { path: mine.path, zxid: mine.stat.czxid }];
+    /// let write = client.multi().create("/printed", "by me");
+    /// match write.guarded_by(client, &mine).await? {
+    ///     Some(_) => println!("it was mine when that was written"),
+    ///     None => println!("it is not mine any more, and nothing was written"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn guarded_by(
         mut self,
         holder: &Client,
         stakes: &[Stake],

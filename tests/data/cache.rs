@@ -202,6 +202,22 @@ async fn a_cache_ends_with_its_session_and_says_so() {
     assert_eq!(changes.next().await, None);
 }
 
+/// What a cache shows can be the condition of a write, also where versions are not known any more.
+#[tokio::test]
+async fn a_write_that_depends_on_what_a_cache_shows() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    client.create("/t", "").await.unwrap();
+    let cache = Cache::node(&client, "/t").await.unwrap();
+    client.multi().set("/t", "a", None).set("/t", "b", None).await.unwrap();
+    cache.flush().await.unwrap();
+    let seen = cache.get("/t").unwrap().unwrap();
+    let write = || client.multi().when("/t", seen.unchanged()).set("/t", "c", None);
+    assert_eq!(seen.bytes(), b"b");
+    assert!(write().await.unwrap().held, "it is unchanged");
+    assert!(!write().await.unwrap().held, "it was changed");
+}
+
 #[tokio::test]
 async fn a_node_and_children_are_cached_from_before_they_exist() {
     let cluster = Cluster::start(1).await;

@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use conclave_client::recipes::counter::{Counter, IdBlocks, SharedValue};
 use conclave_client::recipes::discovery::{Discovery, DownPolicy, Instance, Strategy};
-use conclave_client::recipes::members::{Group, KeptNode, MemberChange, Names};
+use conclave_client::recipes::members::{Group, KeptNode, MemberChange};
+use conclave_client::recipes::names::Names;
 use conclave_client::recipes::queue::{Push, Queue};
 use conclave_client::recipes::{Error, Loss};
 use tokio::time::timeout;

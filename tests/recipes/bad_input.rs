@@ -4,24 +4,25 @@
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use conclave_client::Client;
 use conclave_client::recipes::assignment::{Order, Work};
 use conclave_client::recipes::cache::Cache;
 use conclave_client::recipes::config::{Layer, Place, Registry};
 use conclave_client::recipes::counter::{Counter, IdBlocks, SharedValue};
 use conclave_client::recipes::discovery::{Discovery, Instance, Strategy};
 use conclave_client::recipes::log::Log;
-use conclave_client::recipes::members::{Group, KeptNode, Names};
+use conclave_client::recipes::members::{Group, KeptNode};
+use conclave_client::recipes::names::Names;
 use conclave_client::recipes::partition::Partitioner;
 use conclave_client::recipes::queue::{Push, Queue};
 use conclave_client::recipes::ring::LiveRing;
 use conclave_client::recipes::two_phase::{Decision, Task, TwoPhase};
 use conclave_client::recipes::{Barrier, DoubleBarrier, Election, Error, Fence, Lease, Loss};
 use conclave_client::recipes::{MultiLease, MultiLock, Mutex, ReadWriteLock, Semaphore, Token};
+use conclave_client::{Client, CreateMode, ZPath};
 
 use crate::chaos::Wire;
 use crate::harness::{Cluster, DEADLINE, eventually};
-use crate::soon;
+use crate::{short_lived, soon};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -109,6 +110,7 @@ async fn what_is_not_possible() {
             "a log at the root" => Log::new(c, "/"),
             "transactions at the root" => TwoPhase::new(c, "/"),
             "nobody takes part" => TwoPhase::new(c, "/tx")?.begin("t", &[], "").await,
+            "partitions at the root" => Partitioner::join(c, "/", "a", partitions()).await,
             "no partitions" => Partitioner::join(c, "/parts", "a", none()).await,
             "blocks of no ids" => IdBlocks::new(c, "/ids", 0),
             "ids at the root" => IdBlocks::new(c, "/", 1),
@@ -284,6 +286,8 @@ async fn nodes_that_are_not_the_recipes() {
         "/leases/readme",
         "/leases-2/slot-x",
         "/double/readme",
+        "/double-2/member-0000000000",
+        "/permits-2/permits/permit-x",
         "/queue/items/readme",
         "/group/readme",
         "/log/operations/readme",
@@ -314,7 +318,9 @@ async fn nodes_that_are_not_the_recipes() {
             "how many permits" => Semaphore::new(c, "/permits", 1)?.held().await,
             "leases" => MultiLease::new(c, "/leases", 2, HOUR)?.acquire("").await,
             "leases by another name" => MultiLease::new(c, "/leases-2", 2, HOUR)?.acquire("").await,
+            "a permit by another name" => Semaphore::new(c, "/permits-2", 1)?.acquire().await,
             "a double barrier" => DoubleBarrier::new(c, "/double", 1)?.enter().await,
+            "a member that is no session's" => DoubleBarrier::new(c, "/double-2", 2)?.enter().await,
             "a queue" => consumer.next().await,
             "a group" => Group::new(c, "/group")?.members().await,
             "a log" => Log::new(c, "/log")?.follow().await,
@@ -363,6 +369,68 @@ async fn nodes_that_are_not_the_recipes_and_come_later() {
             "partitions" => parts.next().await,
             "tasks" => assigning.await.unwrap(),
     });
+}
+
+/// Who waits behind one of them is told when that has lasted for a session timeout.
+#[tokio::test]
+async fn nodes_by_hand_under_names_that_the_recipes_use() {
+    let cluster = Cluster::start(1).await;
+    let client = short_lived(&cluster.addresses()).await;
+    let c = &client;
+    for path in [
+        "/mutex/lock-0000000000",
+        "/shared/rw-0000000000",
+        "/election/candidate-0000000000",
+        "/permits/permits/permit-0000000000",
+        "/semaphore/queue/waiter-0000000000",
+    ] {
+        make(c, path, "").await;
+        // So that the servers count on from there.
+        let (directory, _) = path.rsplit_once('/').unwrap();
+        let mode = CreateMode::EPHEMERAL_SEQUENTIAL;
+        let next = c.create(format!("{directory}/x-"), "").mode(mode).await.unwrap();
+        c.delete(&next.path).await.unwrap();
+    }
+    let (mut one, mut other) = (Mutex::new(c, "/mutex").unwrap(), Mutex::new(c, "/mutex").unwrap());
+    all_fail!(|error: &Error| matches!(error, Error::Malformed { .. }), {
+            "a mutex" => one.lock().await,
+            "to try a mutex" => other.try_lock().await,
+            "several locks" => MultiLock::new(c, ["/free", "/mutex"])?.lock().await,
+            "to try several locks" => MultiLock::new(c, ["/free", "/mutex"])?.try_lock().await,
+            "a reader" => ReadWriteLock::new(c, "/shared")?.read().await,
+            "a writer" => ReadWriteLock::new(c, "/shared")?.write().await,
+            "a candidate" => Election::new(c, "/election")?.campaign("").await,
+            "a permit" => Semaphore::new(c, "/permits", 1)?.acquire().await,
+            "to try for a permit" => Semaphore::new(c, "/permits", 1)?.try_acquire().await,
+            "one who waits for a permit" => Semaphore::new(c, "/semaphore", 1)?.acquire().await,
+            "to try to wait for a permit" => Semaphore::new(c, "/semaphore", 1)?.try_acquire().await,
+    });
+}
+
+/// What is left of a queue by hand is told of by a consumer that has nothing else to do, once.
+#[tokio::test]
+async fn a_queue_with_locks_of_nobody_and_ids_of_nothing() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let queue = Queue::new(&client, "/queue").unwrap();
+    queue.push_with("work", Push::new().id("a")).await.unwrap();
+    let item = client.children("/queue/items").await.unwrap().remove(0);
+    let (item, lock) = (format!("/queue/items/{item}"), format!("/queue/taken/{item}"));
+    client.create(&lock, "").await.unwrap();
+    let mut consumer = queue.consumer();
+    all_fail!(|error: &Error| matches!(error, Error::Foreign { path, .. } if path.as_str() == lock), {
+            "an item" => consumer.next().await,
+    });
+    client.delete(&lock).await.unwrap();
+    client.delete(&item).await.unwrap();
+    assert_eq!(queue.push_with("again", Push::new().id("a")).await, Ok(false));
+    let is_id = |path: &ZPath| path.as_str() == "/queue/ids/a";
+    all_fail!(|error: &Error| matches!(error, Error::Malformed { path, .. } if is_id(path)), {
+            "an id" => consumer.next().await,
+    });
+    assert_eq!(queue.remove("a").await, Ok(true));
+    assert_eq!(queue.push_with("again", Push::new().id("a")).await, Ok(true));
+    assert_eq!(soon(consumer.next()).await.unwrap().data().as_ref(), b"again");
 }
 
 #[tokio::test]
@@ -487,6 +555,8 @@ async fn nodes_that_were_deleted_by_hand_and_tokens_from_the_past() {
     participant.vote(&prepared, true).await.unwrap();
     paths.extend([item.path().to_string(), format!("/double/{member}")]);
     paths.extend([String::from("/parts/owners/p"), format!("/log/operations/{:020}", 2)]);
+    let in_a_round = soon(DoubleBarrier::new(c, "/round", 1).unwrap().enter()).await.unwrap();
+    paths.push(String::from("/round/ready"));
     for path in paths {
         c.delete(path.as_str()).await.unwrap();
     }
@@ -519,6 +589,7 @@ async fn nodes_that_were_deleted_by_hand_and_tokens_from_the_past() {
     follower.next().await.unwrap();
     all_fail!(|error: &Error| matches!(error, Error::Gone { .. }), {
             "an operation that is gone" => follower.next().await,
+            "to leave a round that is over" => in_a_round.leave().await,
             "a transaction that never was" => TwoPhase::new(c, "/tx")?.decide("t").await,
             "its decision" => TwoPhase::new(c, "/tx")?.decision("t").await,
             "what was to be prepared" => participant.next().await,

@@ -65,10 +65,9 @@ use conclave_proto::{ErrorCode, ZPath, Zxid};
 use super::cache::{Cache, View};
 use super::doubt::{certainty, is_suspect, suspicion};
 use super::members::{GROUP, Group, KeptNode};
-use super::support::{child, ensure};
+use super::support::{child, ensure, own_node};
 use super::{Error, Leadership, Loss, Token};
-use crate::Client;
-use crate::chroot::IntoPath;
+use crate::{Client, IntoPath};
 
 /// The tasks below a node, and who does them.
 #[derive(Clone, Debug)]
@@ -106,10 +105,7 @@ impl Work {
     /// # Errors
     /// If it is not a path, or is the root.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<Work, Error> {
-        let root = path.into_path()?;
-        if root.is_root() {
-            return Err(Error::Config("work assignment needs a node of its own, not /".into()));
-        }
+        let root = own_node(path, "work assignment")?;
         let [tasks, workers, assigned] =
             ["tasks", "workers", "assigned"].map(|name| child(&root, name));
         Ok(Work { client: client.clone(), tasks: tasks?, workers: workers?, assigned: assigned? })

@@ -8,16 +8,20 @@ use conclave_proto::{Acl, CreateMode, ErrorCode, ZPath, Zxid};
 use super::body::Body;
 use super::error::Error;
 use super::line::{Entry, Line};
-use super::owned::{Owned, Stake};
+use super::owned::Owned;
 use super::place::Place;
-use crate::{Client, IntoPath, Watch};
+use crate::{Client, IntoPath, Stake, Watch};
 
 /// A barrier: while it is raised, everybody who comes to it waits.
 ///
 /// ```no_run
-/// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::recipes::Error> {
-/// use conclave_client::recipes::Barrier;
-/// let migration = Barrier::new(client, "/barriers/migration")?;
+/// use conclave_client::Client;
+/// use conclave_client::recipes::{Barrier, Error};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Error> {
+/// let client = Client::connect("127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420").await?;
+/// let migration = Barrier::new(&client, "/barriers/migration")?;
 /// migration.raise().await?;
 /// // Elsewhere:
 /// migration.wait().await?;
@@ -38,7 +42,7 @@ use crate::{Client, IntoPath, Watch};
 /// # Cost
 ///
 /// One round trip and one write to raise or lower it; one round trip, and one watch, to wait, and one
-/// more when it was lowered.
+/// more when it was lowered. One node while it is raised, and the directory that it is in, which stays.
 /// Everybody who waits is told when it is lowered, since all may go on.
 #[derive(Clone)]
 pub struct Barrier {
@@ -128,9 +132,13 @@ const READY: &str = "ready";
 /// have left.
 ///
 /// ```no_run
-/// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::recipes::Error> {
-/// use conclave_client::recipes::DoubleBarrier;
-/// let barrier = DoubleBarrier::new(client, "/barriers/step", 4)?;
+/// use conclave_client::Client;
+/// use conclave_client::recipes::{DoubleBarrier, Error};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Error> {
+/// let client = Client::connect("127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420").await?;
+/// let barrier = DoubleBarrier::new(&client, "/barriers/step", 4)?;
 /// for step in 0..10 {
 ///     let inside = barrier.enter().await?;
 ///     println!("all four are in step {step}");
@@ -153,6 +161,7 @@ const READY: &str = "ready";
 /// | the connection is lost, a leader dies | who has come counts, who is inside stays inside |
 /// | the session expires | it has not come, or has left, and does not block the others; [`enter`](DoubleBarrier::enter) and [`leave`](Inside::leave) fail |
 /// | the process is paused | the others wait for it for as long as its session lives, and go on without it afterwards |
+/// | the node `ready` is deleted by hand | a round may begin with those who are inside and have not left; their `leave` fails |
 /// | two think it is their round | only after the end of a session: one that was paused may believe to be inside when the others are a round further; its `leave` fails |
 ///
 /// # Cost
@@ -318,12 +327,18 @@ impl Inside {
     /// The oldest one stays until all others are gone and ends the round; the others wait for it.
     ///
     /// # Errors
-    /// As [`DoubleBarrier::enter`].
+    /// As [`DoubleBarrier::enter`]. [`Error::Gone`] if the round was ended by hand: others may have been
+    /// let in who have not met all who are inside.
     pub async fn leave(self) -> Result<(), Error> {
         let Inside { barrier, owned, round } = self;
         loop {
-            let entries = barrier.line.list().await?;
+            // While this one is inside, no member ends its round.
+            let (entries, now) = tokio::join!(barrier.line.list(), barrier.round());
+            let entries = entries?;
             barrier.mine(&owned, &entries)?;
+            if now?.is_none_or(|now| now.stake != round.stake) {
+                return Err(Error::Gone { path: round.stake.path });
+            }
             let inside: Vec<_> = entries.iter().take_while(|entry| round.has(entry)).collect();
             match inside.as_slice() {
                 [only] if only.is(owned.path()) => {

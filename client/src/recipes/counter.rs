@@ -47,12 +47,10 @@ use conclave_proto::{ErrorCode, Stat, ZPath};
 use tokio::sync::Mutex;
 
 use super::Error;
-use super::support::ensure;
+use super::support::{ensure, own_node};
 use super::timer::sleep;
-use crate::Client;
-use crate::chroot::IntoPath;
 use crate::dice::Dice;
-use crate::request::Node;
+use crate::{Client, IntoPath, Node};
 
 const RECIPE: &str = "a counter";
 
@@ -80,11 +78,7 @@ impl SharedValue {
     /// # Errors
     /// If it is not a path, or is the root.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<SharedValue, Error> {
-        let path = path.into_path()?;
-        if path.is_root() {
-            return Err(Error::Config("a shared value needs a node of its own, not /".into()));
-        }
-        Ok(SharedValue { client: client.clone(), path })
+        Ok(SharedValue { client: client.clone(), path: own_node(path, "a shared value")? })
     }
 
     /// The latest value that was acknowledged to anybody.

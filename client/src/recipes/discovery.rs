@@ -58,11 +58,10 @@ use tokio::time::Instant;
 use super::Error;
 use super::cache::{Cache, CachedNode};
 use super::members::{Joining, KeptNode};
-use super::support::{child, later};
+use super::support::{child, later, own_node};
 use super::timer::{sleep_until, timeout};
-use crate::Client;
-use crate::chroot::IntoPath;
 use crate::dice::Dice;
+use crate::{Client, IntoPath};
 
 const RECIPE: &str = "service discovery";
 
@@ -134,11 +133,7 @@ impl Discovery {
     /// # Errors
     /// If it is not a path, or is the root.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<Discovery, Error> {
-        let root = path.into_path()?;
-        if root.is_root() {
-            return Err(Error::Config(format!("{RECIPE} needs a node of its own, not /")));
-        }
-        Ok(Discovery { client: client.clone(), root })
+        Ok(Discovery { client: client.clone(), root: own_node(path, RECIPE)? })
     }
 
     /// Registers an instance for as long as the session lives or until it leaves. To say something

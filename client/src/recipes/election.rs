@@ -14,10 +14,10 @@ use super::body::{Body, NO_BODY};
 use super::error::{Error, Loss};
 use super::hold::{Hold, within};
 use super::line::Line;
-use super::owned::{Claimed, Owned, Stake, claim, patience};
+use super::owned::{Claimed, Owned, claim, patience};
 use super::place::Place;
 use super::token::Token;
-use crate::{Client, IntoPath, Multi, MultiOutcome, Watch};
+use crate::{Client, IntoPath, Multi, MultiOutcome, Stake, Watch};
 
 /// The node that stands for the leadership.
 const LEADER: &str = "leader";
@@ -343,9 +343,13 @@ impl Leadership {
 /// A candidacy that goes on: after each leadership it stands again. Dropping it withdraws it.
 ///
 /// ```no_run
-/// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::recipes::Error> {
-/// use conclave_client::recipes::Election;
-/// let mut latch = Election::new(client, "/services/billing/election")?.latch("10.0.0.7:8080");
+/// use conclave_client::Client;
+/// use conclave_client::recipes::{Election, Error};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Error> {
+/// let client = Client::connect("127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420").await?;
+/// let mut latch = Election::new(&client, "/services/billing/election")?.latch("10.0.0.7:8080");
 /// loop {
 ///     match latch.changed().await? {
 ///         Some(leadership) => println!("I lead, with token {}", leadership.token()),

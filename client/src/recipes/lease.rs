@@ -11,12 +11,11 @@ use tokio::time::Instant;
 
 use super::body::{Body, NO_BODY};
 use super::error::{Error, Loss};
-use super::owned::Stake;
 use super::place::Place;
 use super::support::{kept_ms, later};
 use super::timer::sleep_until;
 use super::token::Token;
-use crate::{Client, IntoPath, Multi, MultiOutcome};
+use crate::{Client, IntoPath, Multi, MultiOutcome, Stake};
 
 /// A lease: one at a time has it, for a bounded time. Nobody waits for it, and it does not depend on
 /// the session: it outlives its holder until its time is over.
@@ -224,10 +223,14 @@ impl fmt::Debug for LeaseHold {
 /// Leases of which so many can be held at once.
 ///
 /// ```no_run
-/// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::recipes::Error> {
 /// use std::time::Duration;
-/// use conclave_client::recipes::MultiLease;
-/// let leases = MultiLease::new(client, "/leases/reindex", 3, Duration::from_secs(60))?;
+/// use conclave_client::Client;
+/// use conclave_client::recipes::{Error, MultiLease};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Error> {
+/// let client = Client::connect("127.0.0.1:7400,127.0.0.1:7410,127.0.0.1:7420").await?;
+/// let leases = MultiLease::new(&client, "/leases/reindex", 3, Duration::from_secs(60))?;
 /// if let Some(mut held) = leases.acquire("host 1").await? {
 ///     held.renew().await?;
 ///     held.release().await?;
@@ -243,7 +246,7 @@ impl fmt::Debug for LeaseHold {
 /// # Cost
 ///
 /// One read and one write to get one, and one write more for each that somebody else took at the same
-/// moment.
+/// moment. One node for each that is held, and their directory, which stays; no watches.
 #[derive(Clone)]
 pub struct MultiLease {
     place: Place,

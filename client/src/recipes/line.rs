@@ -1,15 +1,16 @@
 //! A queue: nodes in the order in which they were made, each waiting for those before it.
 
 use bytes::Bytes;
-use conclave_proto::{CreateMode, ErrorCode, EventKind, WatchKind, ZPath, Zxid};
+use conclave_proto::{CreateMode, ErrorCode, EventKind, SessionId, WatchKind, ZPath, Zxid};
 use tokio::sync::oneshot;
 
-use super::body::Body;
+use super::body::{Body, NO_BODY};
 use super::error::{Error, Loss};
-use super::owned::{Owned, RELEASED, Stake, forget};
+use super::owned::{Owned, RELEASED, forget};
 use super::place::Place;
+use super::timer::sleep;
 use crate::dice::Dice;
-use crate::{List, Page, Pending, WatchItem};
+use crate::{List, Page, Pending, Stake, WatchItem};
 
 /// Numbers below this have ten digits, so that the order of their names is that of the numbers.
 const TEN_DIGITS: u64 = 10_000_000_000;
@@ -30,7 +31,7 @@ pub(super) struct Line {
     pub(super) random: bool,
     /// Whether the recipe goes by what the nodes hold.
     pub(super) with_data: bool,
-    /// Whether it goes by when they were made.
+    /// Whether it goes by when they were made, and by whom: each must be a session's.
     pub(super) with_stat: bool,
 }
 
@@ -104,7 +105,7 @@ impl Line {
     async fn create(&self, body: Body, in_line: bool) -> Result<(Owned, Vec<Entry>), Error> {
         let Place { client, .. } = &self.place;
         let mode = CreateMode { in_line, ..self.place.mode(true) };
-        let path = self.place.child(&format!("{}-", self.kind))?;
+        let path = self.new_path()?;
         loop {
             let create = client.create(&path, body.encode()).acl(self.place.acl.clone());
             let created = create.mode(mode).send();
@@ -218,6 +219,7 @@ impl Line {
         let item = tokio::select! {
             item = watch.next() => item.transpose()?,
             error = owned.ended() => return Err(error),
+            error = self.oddity(self.check(entry)) => return Err(error),
         };
         Ok(match item {
             Some(WatchItem::Event { kind: EventKind::Deleted, .. }) => Departure::Deleted,
@@ -226,6 +228,74 @@ impl Line {
             }
             Some(WatchItem::Event { .. } | WatchItem::Gap { .. }) | None => Departure::Unclear,
         })
+    }
+
+    /// Waits for a session timeout, for which most are not in the way, and makes this check then;
+    /// resolves if it finds a node that no recipe has made, which nobody would ever delete.
+    pub(super) async fn oddity(&self, check: impl Future<Output = Result<(), Error>>) -> Error {
+        let client = &self.place.client;
+        sleep(client, client.session_timeout()).await;
+        match check.await {
+            Err(error @ Error::Malformed { .. }) => error,
+            // What cannot be read now is told of by its watch, and the session.
+            Ok(()) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Makes sure that a node is one that a recipe has made, if it is there and may be read.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if it is not; otherwise as a read.
+    async fn check(&self, entry: &Entry) -> Result<(), Error> {
+        let path = self.path(entry)?;
+        match self.place.client.get(&path).await {
+            Ok(node) if node.data.as_ref().and_then(Body::decode).is_some() => Ok(()),
+            Ok(_) => Err(self.place.malformed(&path, NO_BODY)),
+            Err(error) if matches!(error.code(), Some(ErrorCode::NoNode | ErrorCode::NoAuth)) => {
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes sure that all nodes are such as a recipe makes, if the queue goes by what they hold.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for one that is not; otherwise as [`list`](Line::list).
+    pub(super) async fn check_all(&self) -> Result<(), Error> {
+        for entry in self.list().await? {
+            if entry.data.as_ref().and_then(Body::decode).is_none() {
+                return Err(self.place.malformed(&self.path(&entry)?, NO_BODY));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many nodes of the queue these are.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] if one is none.
+    pub(super) fn count(&self, names: &[String]) -> Result<u64, Error> {
+        match names.iter().find(|name| self.key(name).is_none()) {
+            Some(name) => Err(self.place.foreign(name)),
+            None => Ok(names.len() as u64),
+        }
+    }
+
+    /// What a new node is asked for as, to which the servers append its number.
+    pub(super) fn new_path(&self) -> Result<ZPath, Error> {
+        self.place.child(&format!("{}-", self.kind))
+    }
+
+    /// Whether nobody is in the queue. One read if nobody is.
+    ///
+    /// # Errors
+    /// If its first node is none that a recipe has made; otherwise as [`list`](Line::list).
+    pub(super) async fn is_free(&self) -> Result<bool, Error> {
+        match self.list().await?.first() {
+            Some(first) => self.check(first).await.map(|()| false),
+            None => Ok(true),
+        }
     }
 
     /// Who blocks this place; `None` if nobody does.
@@ -303,7 +373,9 @@ impl Line {
                 if self.others.contains(&entry.name.as_str()) {
                     continue;
                 }
-                let key = self.key(&entry.name).ok_or_else(|| self.place.foreign(&entry.name))?;
+                let owner = entry.stat.map(|stat| stat.ephemeral_owner);
+                let key = self.key(&entry.name).filter(|_| owner != Some(SessionId::NONE));
+                let key = key.ok_or_else(|| self.place.foreign(&entry.name))?;
                 let made_by = entry.stat.map(|stat| stat.czxid);
                 entries.push(Entry { key, name: entry.name, data: entry.data, made_by });
             }

@@ -57,7 +57,8 @@
 //! An append is one round trip and one write, for up to 998 operations under a leadership and 999
 //! under a lock (1000, less what the [guard](Hold::guard) takes). Followers are told without
 //! asking, and keep the operations since the last state in memory. A state is one value: 1 MiB at
-//! most. A greater one is kept elsewhere, and its place is the state.
+//! most. A greater one is kept elsewhere, and its place is the state. One node for each operation
+//! since the last state, one for the state, and two directories; a follower has one watch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,7 +66,7 @@ use bytes::Bytes;
 use conclave_proto::{ErrorCode, ZPath};
 
 use super::cache::{Cache, CacheChanges, CacheItem, CachedNode};
-use super::support::{child, ensure};
+use super::support::{child, ensure, own_node};
 use super::{Error, Hold};
 use crate::{Client, IntoPath, Node};
 
@@ -90,11 +91,7 @@ impl Log {
     /// # Errors
     /// If it is not a path, or is the root.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<Log, Error> {
-        let path = path.into_path()?;
-        if path.is_root() {
-            return Err(Error::Config(format!("{NAME} needs a node of its own, not /")));
-        }
-        Ok(Log { client: client.clone(), path })
+        Ok(Log { client: client.clone(), path: own_node(path, NAME)? })
     }
 
     /// Follows the log: the last state first, if there is one, then every operation after it.

@@ -1,5 +1,4 @@
-//! Showing that one is there: a node that is kept in place, the members of a group, names for
-//! addresses.
+//! Showing that one is there: a node that is kept in place, the members of a group.
 //!
 //! ```no_run
 //! use conclave_client::Client;
@@ -59,15 +58,14 @@ use super::Error;
 use super::cache::{Cache, CacheChanges, CacheItem, CachedNode, View};
 use super::owned::patience;
 use super::place::runtime;
-use super::support::{child, ensure, kept_ms, later};
+use super::support::{child, ensure, kept_ms, later, own_node};
 use super::timer::{sleep_until, timeout_at};
-use crate::chroot::IntoPath;
-use crate::{Client, Lifetime, Watch, WatchItem};
+use crate::{Client, IntoPath, Lifetime, Watch, WatchItem};
 
 const RECIPE: &str = "the kept node";
 
 /// How often it is tried to create a node that others delete or create at the same time.
-const ATTEMPTS: usize = 64;
+pub(super) const ATTEMPTS: usize = 64;
 
 /// How long to wait before it is tried again to keep a node.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -494,8 +492,8 @@ pub(super) const GROUP: &str = "a group";
 /// A group: each member is a node, for as long as its session lives.
 #[derive(Clone, Debug)]
 pub struct Group {
-    client: Client,
-    path: ZPath,
+    pub(super) client: Client,
+    pub(super) path: ZPath,
 }
 
 impl Group {
@@ -504,11 +502,7 @@ impl Group {
     /// # Errors
     /// If it is not a path, or is the root.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<Group, Error> {
-        let path = path.into_path()?;
-        if path.is_root() {
-            return Err(Error::Config("a group needs a node of its own, not /".into()));
-        }
-        Ok(Group { client: client.clone(), path })
+        Ok(Group { client: client.clone(), path: own_node(path, GROUP)? })
     }
 
     /// Becomes a member under this name.
@@ -547,7 +541,7 @@ impl Group {
 /// Who is in a group, kept up to date.
 #[derive(Clone, Debug)]
 pub struct Members {
-    cache: Cache,
+    pub(super) cache: Cache,
 }
 
 /// What happens in a group.
@@ -658,108 +652,5 @@ impl MemberChanges {
             Err(error) => Err(error),
         })
         .inspect(|item| self.has_ended = item.is_err())
-    }
-}
-
-/// Names for addresses, or for whatever else is to be found under a name.
-///
-/// ```no_run
-/// # async fn example(client: &conclave_client::Client) -> Result<(), conclave_client::recipes::Error> {
-/// use conclave_client::recipes::members::Names;
-/// let names = Names::new(client, "/names")?;
-/// let _bound = names.bind("billing", "10.0.0.7:8080").await?; // As long as the session lives.
-/// names.set("support", "10.0.0.1:80").await?; // Until it is removed.
-/// println!("{:?}", names.resolve("billing").await?);
-/// # Ok(())
-/// # }
-/// ```
-///
-/// Guarantees and cost are those of the module: one round trip to resolve a name, none from
-/// [all names](Names::all).
-#[derive(Clone, Debug)]
-pub struct Names {
-    group: Group,
-}
-
-impl Names {
-    /// The names below that node.
-    ///
-    /// # Errors
-    /// As [`Group::new`].
-    pub fn new(client: &Client, path: impl IntoPath) -> Result<Names, Error> {
-        Ok(Names { group: Group::new(client, path)? })
-    }
-
-    /// Binds a name for as long as the session lives.
-    ///
-    /// # Errors
-    /// [`Error::Taken`] if it is bound.
-    pub async fn bind(&self, name: &str, value: impl Into<Bytes>) -> Result<KeptNode, Error> {
-        self.group.join(name, value).await
-    }
-
-    /// Binds a name until it is removed; one that is bound so already is bound anew.
-    ///
-    /// # Errors
-    /// [`Error::Taken`] if a session has bound it.
-    pub async fn set(&self, name: &str, value: impl Into<Bytes>) -> Result<(), Error> {
-        let (path, value) = (child(&self.group.path, name)?, value.into());
-        let client = &self.group.client;
-        for _ in 0..ATTEMPTS {
-            match client.create(&path, value.clone()).await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.code() == Some(ErrorCode::NoNode) => {
-                    ensure(client, &self.group.path).await?;
-                    continue;
-                }
-                Err(error) if error.code() == Some(ErrorCode::NodeExists) => {}
-                Err(error) => return Err(error.into()),
-            }
-            let Some(stat) = client.exists(&path).await? else { continue };
-            if stat.ephemeral_owner != SessionId::NONE {
-                return Err(Error::Taken { path, owner: stat.ephemeral_owner });
-            }
-            let set = client.multi().when(&path, Test::CreatedBy(stat.czxid));
-            if set.set(&path, value.clone(), None).await?.held {
-                return Ok(());
-            }
-        }
-        Err(Error::Conflict { path })
-    }
-
-    /// What a name is bound to; `None` if it is not. Shows what was acknowledged to anybody.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub async fn resolve(&self, name: &str) -> Result<Option<Bytes>, Error> {
-        let path = child(&self.group.path, name)?;
-        match self.group.client.get(&path).linearizable().await {
-            Ok(node) => Ok(Some(node.data.unwrap_or_default())),
-            Err(error) if error.code() == Some(ErrorCode::NoNode) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Removes a name that no session has bound. True if it was there.
-    ///
-    /// # Errors
-    /// [`Error::Taken`] if a session has bound it.
-    pub async fn remove(&self, name: &str) -> Result<bool, Error> {
-        let path = child(&self.group.path, name)?;
-        let client = &self.group.client;
-        let Some(stat) = client.exists(&path).linearizable().await? else { return Ok(false) };
-        if stat.ephemeral_owner != SessionId::NONE {
-            return Err(Error::Taken { path, owner: stat.ephemeral_owner });
-        }
-        let delete = client.multi().when(&path, Test::CreatedBy(stat.czxid));
-        Ok(delete.delete(&path, None).await?.held)
-    }
-
-    /// All names, kept up to date.
-    ///
-    /// # Errors
-    /// If they cannot be read.
-    pub async fn all(&self) -> Result<Members, Error> {
-        Ok(Members { cache: Cache::children(&self.group.client, &self.group.path).await? })
     }
 }

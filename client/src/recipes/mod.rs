@@ -19,7 +19,8 @@
 //! | wait for a signal, or for each other | [`Barrier`], [`DoubleBarrier`] |
 //! | keep a copy of a part of the tree at hand | [`Cache`](cache::Cache) |
 //! | keep the configuration, and follow it | [`config::Registry`] |
-//! | show who is there, keep a node in place, give names | [`members::Group`], [`members::KeptNode`], [`members::Names`] |
+//! | show who is there, keep a node in place | [`members::Group`], [`members::KeptNode`] |
+//! | give names | [`names::Names`] |
 //! | find an instance of a service | [`discovery::Discovery`] |
 //! | hand out work, each piece at least once | [`queue::Queue`] |
 //! | divide partitions among members | [`partition::Partitioner`] |
@@ -61,6 +62,7 @@ pub mod log;
 pub mod members;
 mod multilock;
 mod mutex;
+pub mod names;
 mod owned;
 pub mod partition;
 mod place;
@@ -80,7 +82,6 @@ pub use hold::Hold;
 pub use lease::{Lease, LeaseHold, MultiLease};
 pub use multilock::MultiLock;
 pub use mutex::{Holder, Mutex};
-pub(crate) use owned::Stake;
 pub use place::place;
 pub use rwlock::{ReadWriteLock, WriteHold};
 pub use semaphore::Semaphore;

@@ -134,7 +134,7 @@ impl MultiLock {
     /// As [`lock`](MultiLock::lock).
     pub async fn try_lock(&self) -> Result<Option<Hold>, Error> {
         for line in &self.lines {
-            if !line.list().await?.is_empty() {
+            if !line.is_free().await? {
                 return Ok(None);
             }
         }
@@ -153,10 +153,9 @@ impl MultiLock {
         loop {
             let body = Body::new("", Bytes::new());
             let mut multi = place.client.multi();
-            for Line { place, kind, .. } in &self.lines {
-                let path = place.child(&format!("{kind}-"))?;
-                let (mode, acl) = (place.mode(true), place.acl.clone());
-                multi = multi.create_with(path, body.encode(), mode, acl);
+            for line in &self.lines {
+                let (mode, acl) = (line.place.mode(true), line.place.acl.clone());
+                multi = multi.create_with(line.new_path()?, body.encode(), mode, acl);
             }
             let places = self.lines.iter().map(|line| line.place.clone()).collect();
             match claim(places, multi.send(), body.tag).await {

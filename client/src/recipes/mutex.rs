@@ -148,7 +148,7 @@ impl Mutex {
         within(time, &place, self.lock()).await
     }
 
-    /// Takes the lock if it is free. One read if it is not.
+    /// Takes the lock if it is free. Two reads if it is not.
     ///
     /// # Errors
     /// As [`lock`](Mutex::lock).
@@ -156,7 +156,7 @@ impl Mutex {
         if let Some(owned) = self.held()? {
             return Ok(Some(Hold { owned }));
         }
-        if !self.line.list().await?.is_empty() {
+        if !self.line.is_free().await? {
             return Ok(None);
         }
         let (owned, entries) = self.line.enter(Body::new("", self.description.clone())).await?;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use conclave_proto::request::{Reply, Test};
-use conclave_proto::{ErrorCode, EventKind, SessionId, ZPath, Zxid, limits};
+use conclave_proto::{ErrorCode, EventKind, SessionId, ZPath, limits};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
@@ -19,7 +19,7 @@ use super::error::{Error, Loss, loss_of};
 use super::place::Place;
 use super::timer::sleep;
 use super::token::Token;
-use crate::{Client, MultiOutcome, Operation, Pending, State, WatchItem};
+use crate::{Client, MultiOutcome, Operation, Pending, Stake, State, WatchItem};
 
 /// The word in the body of a node whose holder is asked to release it.
 pub(super) const REVOKED: &str = "revoked";
@@ -31,14 +31,6 @@ pub(super) const RELEASED: &[u8] = b"\0released";
 
 /// How long to wait before a refused removal is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
-
-/// One node that this process made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stake {
-    pub(crate) path: ZPath,
-    /// The transaction that created it: nobody else's node of that name has it.
-    pub(crate) zxid: Zxid,
-}
 
 /// How it stands with what is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

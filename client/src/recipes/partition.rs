@@ -57,10 +57,9 @@ use super::doubt::{certainty, is_suspect, suspicion};
 use super::members::{Group, KeptNode, MemberChanges, Members};
 use super::owned::delete_in_background;
 use super::place::runtime;
-use super::support::{child, ensure};
-use super::{Error, Loss, Stake, Token};
-use crate::chroot::IntoPath;
-use crate::{Client, Multi, MultiOutcome, Node, Test};
+use super::support::{child, ensure, own_node};
+use super::{Error, Loss, Token};
+use crate::{Client, IntoPath, Multi, MultiOutcome, Node, Stake, Test};
 
 const RECIPE: &str = "a set of partitions";
 
@@ -145,7 +144,7 @@ impl Partitioner {
         partitions: impl IntoIterator<Item = String>,
     ) -> Result<Partitioner, Error> {
         let runtime = runtime(RECIPE)?;
-        let path = path.into_path()?;
+        let path = own_node(path, RECIPE)?;
         let partitions: BTreeSet<String> = partitions.into_iter().collect();
         let owners = child(&path, "owners")?;
         if partitions.is_empty() {

@@ -6,7 +6,7 @@ use conclave_proto::{Acl, CreateMode, Lifetime, PathError, ZPath};
 use tokio::runtime::Handle;
 
 use super::error::{Error, NameError};
-use super::support::{create_missing, kept_ms};
+use super::support::{create_missing, kept_ms, own_node};
 use crate::{Client, IntoPath};
 
 /// The path of the node called `name` below `area`. Programs that let their users choose a name go
@@ -56,10 +56,7 @@ impl Place {
         path: impl IntoPath,
         recipe: &'static str,
     ) -> Result<Place, Error> {
-        let path = path.into_path()?;
-        if path.is_root() {
-            return Err(Error::Config(format!("{recipe} needs a directory of its own, not /")));
-        }
+        let path = own_node(path, recipe)?;
         Place::within(client, path.clone(), path, recipe)
     }
 
@@ -77,11 +74,9 @@ impl Place {
         path: impl IntoPath,
         recipe: &'static str,
     ) -> Result<(Place, ZPath), Error> {
-        let path = path.into_path()?;
-        match path.parent() {
-            Some(above) => Ok((Place::within(client, above, path.clone(), recipe)?, path)),
-            None => Err(Error::Config(format!("{recipe} needs a node of its own, not /"))),
-        }
+        let path = own_node(path, recipe)?;
+        let above = path.parent().unwrap_or_else(ZPath::root);
+        Ok((Place::within(client, above, path.clone(), recipe)?, path))
     }
 
     fn within(

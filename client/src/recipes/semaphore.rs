@@ -9,9 +9,9 @@ use super::body::Body;
 use super::error::{Error, Loss};
 use super::hold::{Hold, within};
 use super::line::Line;
-use super::owned::{Owned, Stake, claim};
+use super::owned::{Owned, claim};
 use super::place::Place;
-use crate::{Client, IntoPath, Node, Watch};
+use crate::{Client, IntoPath, Node, Stake, Watch};
 
 const QUEUE: &str = "queue";
 const PERMITS: &str = "permits";
@@ -55,13 +55,16 @@ const LIMIT: &str = "limit";
 /// # Cost
 ///
 /// Three round trips and two writes for a free permit: one to be first in the queue, one to see how
-/// many there are and are held, one to go from the queue to the permits. One to release it. Only the first in the queue watches the permits; everybody
-/// else watches the one before. The node that holds the limit stays.
+/// many there are and are held, one to go from the queue to the permits. One to release it. One node for
+/// each who waits or holds a permit, with one watch on it; only the first in the queue watches the
+/// permits and the limit, everybody else the one before. The node that holds the limit stays, and with it
+/// the directory; the two within it, for the queue and the permits, go when nobody is in them.
 #[derive(Clone)]
 pub struct Semaphore {
     /// Of those who wait.
     line: Line,
-    permits: Place,
+    /// The permits, in the order in which they were given.
+    permits: Line,
     place: Place,
     initial: u32,
 }
@@ -75,12 +78,13 @@ impl Semaphore {
     pub fn new(client: &Client, path: impl IntoPath, limit: u32) -> Result<Semaphore, Error> {
         let place = Place::new(client, path, "a semaphore")?;
         let line = Line::new(place.part(QUEUE)?, "waiter");
-        Ok(Semaphore { line, permits: place.part(PERMITS)?, place, initial: limit })
+        let permits = Line { with_data: true, ..Line::new(place.part(PERMITS)?, "permit") };
+        Ok(Semaphore { line, permits, place, initial: limit })
     }
 
     /// Who may do what with the nodes; everybody everything unless said.
     pub fn acl(mut self, acl: &[Acl]) -> Semaphore {
-        for place in [&mut self.line.place, &mut self.permits, &mut self.place] {
+        for place in [&mut self.line.place, &mut self.permits.place, &mut self.place] {
             place.acl = acl.to_vec();
         }
         self
@@ -89,7 +93,7 @@ impl Semaphore {
     /// How long a permit is kept back after its holder's session has expired; see
     /// [`Mutex::lock_delay`](super::Mutex::lock_delay).
     pub fn lock_delay(mut self, delay: Duration) -> Semaphore {
-        self.permits.lock_delay = delay;
+        self.permits.place.lock_delay = delay;
         self
     }
 
@@ -114,6 +118,7 @@ impl Semaphore {
                 item = permits.next() => drop(item.transpose()?),
                 item = limit.next() => drop(item.transpose()?),
                 error = waiter.ended() => return Err(error),
+                error = self.permits.oddity(self.permits.check_all()) => return Err(error),
             }
         }
     }
@@ -131,7 +136,7 @@ impl Semaphore {
     /// # Errors
     /// As [`acquire`](Semaphore::acquire).
     pub async fn try_acquire(&self) -> Result<Option<Hold>, Error> {
-        if !self.line.list().await?.is_empty() {
+        if !self.line.is_free().await? {
             return Ok(None);
         }
         let (waiter, entries) = self.line.enter(Body::new("", Bytes::new())).await?;
@@ -140,7 +145,7 @@ impl Semaphore {
         }
         match self.take(waiter).await? {
             Taken::Permit(hold) => Ok(Some(hold)),
-            Taken::Wait(_) => Ok(None),
+            Taken::Wait(_) => self.permits.check_all().await.map(|()| None),
         }
     }
 
@@ -149,19 +154,7 @@ impl Semaphore {
     /// # Errors
     /// If there are other nodes among them; otherwise as a read.
     pub async fn held(&self) -> Result<usize, Error> {
-        match self.place.client.children(&self.permits.path).await {
-            Ok(permits) => self.count(&permits),
-            Err(error) if error.code() == Some(ErrorCode::NoNode) => Ok(0),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The number of these permits, if that is what they are.
-    fn count(&self, permits: &[String]) -> Result<usize, Error> {
-        match permits.iter().find(|name| !name.starts_with("permit-")) {
-            Some(name) => Err(self.permits.foreign(name)),
-            None => Ok(permits.len()),
-        }
+        Ok(self.permits.list().await?.len())
     }
 
     /// How many permits there are.
@@ -201,7 +194,7 @@ impl Semaphore {
             // One round trip does for both.
             let (looked, limit) = tokio::join!(self.look(), limit);
             let Some((held, permits)) = looked? else {
-                self.permits.make().await?;
+                self.permits.place.make().await?;
                 continue;
             };
             let (node, limit) = match limit {
@@ -217,18 +210,18 @@ impl Semaphore {
             }
             let Stake { path, zxid } = &waiter.stakes()[0];
             let body = Body::new("", Bytes::new());
-            let permit = self.permits.child("permit-")?;
+            let (permits, permit) = (&self.permits.place, self.permits.new_path()?);
             // Only the first in the queue takes permits, so that there can be only fewer meanwhile.
             let multi = client
                 .multi()
-                .create_with(permit, body.encode(), self.permits.mode(true), self.place.acl.clone())
+                .create_with(permit, body.encode(), permits.mode(true), permits.acl.clone())
                 .guard(path, *zxid)
                 .check(self.place.child(LIMIT)?, node.stat.version)
                 .delete(path, None)
                 .send();
-            match claim(vec![self.permits.clone()], multi, body.tag).await {
+            match claim(vec![permits.clone()], multi, body.tag).await {
                 Ok(Some(permit)) => {
-                    let owned = waiter.replaced_by(&self.permits, permit.take());
+                    let owned = waiter.replaced_by(permits, permit.take());
                     return Ok(Taken::Permit(Hold::new(owned)));
                 }
                 Err(error) if error.code() == Some(ErrorCode::ConditionFailed) => {
@@ -247,8 +240,8 @@ impl Semaphore {
 
     /// How many permits are held, and a watch on that; `None` if the directory is missing.
     async fn look(&self) -> Result<Option<(u64, Watch)>, Error> {
-        match self.place.client.children_and_watch(&self.permits.path).await {
-            Ok((permits, watch)) => Ok(Some((self.count(&permits)? as u64, watch))),
+        match self.place.client.children_and_watch(&self.permits.place.path).await {
+            Ok((permits, watch)) => Ok(Some((self.permits.count(&permits)?, watch))),
             Err(error) if error.code() == Some(ErrorCode::NoNode) => Ok(None),
             Err(error) => Err(error.into()),
         }

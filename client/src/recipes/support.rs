@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Error;
 use super::error::NameError;
-use crate::Client;
+use crate::{Client, IntoPath};
 
 /// The path of a child, of which the caller gave the name.
 pub(crate) fn child(parent: &ZPath, name: &str) -> Result<ZPath, Error> {
@@ -23,6 +23,15 @@ pub(crate) fn child(parent: &ZPath, name: &str) -> Result<ZPath, Error> {
         }
     };
     Err(Error::Name { name: name.to_owned(), why })
+}
+
+/// The path of a recipe's own node, which is not the root: there is too much else below that.
+pub(crate) fn own_node(path: impl IntoPath, recipe: &str) -> Result<ZPath, Error> {
+    let path = path.into_path()?;
+    if path.is_root() {
+        return Err(Error::Config(format!("{recipe} needs a node of its own, not /")));
+    }
+    Ok(path)
 }
 
 /// Creates a persistent node and those above it, unless they are there. One round trip if it is.

@@ -78,11 +78,10 @@ use super::Error;
 use super::cache::{Cache, CacheChanges, CachedNode, View};
 use super::owned::delete_in_background;
 use super::place::runtime;
-use super::support::{child, ensure, later};
+use super::support::{child, ensure, later, own_node};
 use super::timer::timeout_at;
-use crate::chroot::IntoPath;
 use crate::dice::Dice;
-use crate::{Client, Multi, Node};
+use crate::{Client, IntoPath, Multi, Node};
 
 const RECIPE: &str = "two-phase commit";
 const COORDINATOR: &str = "coordinator";
@@ -178,10 +177,7 @@ impl TwoPhase {
     /// # Errors
     /// If it is not a path, or is the root, or the caller is not in a tokio runtime.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<TwoPhase, Error> {
-        let root = path.into_path()?;
-        if root.is_root() {
-            return Err(Error::Config(format!("{RECIPE} needs a node of its own, not /")));
-        }
+        let root = own_node(path, RECIPE)?;
         Ok(TwoPhase { client: client.clone(), runtime: runtime(RECIPE)?, root })
     }
 

@@ -48,7 +48,8 @@
 //! - *Expired session*: the cache ends. From then on every call fails with
 //!   [`Error::Ended`]; it never shows what nobody keeps up to date any more.
 //! - *Paused process*: when it goes on it is behind what the servers have until it is told. Whoever
-//!   decides by a cache what must not be decided twice makes the write conditional.
+//!   decides by a cache what must not be decided twice makes the write conditional on the node being
+//!   [unchanged](CachedNode::unchanged).
 //! - *Dead leader*: as a lost connection, at most.
 //! - *Two holders by mistake*: nothing is held.
 //!
@@ -76,8 +77,7 @@ pub use self::view::{CachedNode, View};
 use super::Error;
 use super::place::runtime;
 use super::support::later;
-use crate::Client;
-use crate::chroot::IntoPath;
+use crate::{Client, IntoPath};
 
 /// The changes that wait for one who follows a cache and does not read them; then there is a gap.
 const FOLLOWED: usize = 4096;
@@ -371,7 +371,7 @@ async fn open(
     let (flushes, asked) = mpsc::unbounded_channel();
     let weak = changes.downgrade();
     let mut runner = Runner::start(client, Arc::clone(&shared), options, changes, asked).await?;
-    runner.fill(Some(later(Instant::now(), client.handle.shared.operation_timeout))).await?;
+    runner.fill(Some(later(Instant::now(), client.operation_timeout()))).await?;
     let task = runtime.spawn(runner.run());
     let client = client.clone();
     Ok(Cache { inner: Arc::new(Inner { client, shared, changes: weak, flushes, task }) })

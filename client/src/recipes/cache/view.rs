@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use bytes::Bytes;
-use conclave_proto::request::Entry;
+use conclave_proto::request::{Entry, StatTest, Test};
 use conclave_proto::{EventKind, Stat, ZPath, Zxid};
 
 /// A node as a cache knows it.
@@ -19,13 +19,23 @@ pub struct CachedNode {
     /// The last transaction known to have changed its data. The data may be of a later one.
     pub mzxid: Zxid,
     /// The version of its data: never later than the data, so that a write conditional on it never
-    /// undoes what was not seen. It can be earlier; then such a write fails, as it should.
+    /// undoes what was not seen. It can be earlier; then such a write fails, as it should. It stays so,
+    /// until everything is read again, if one transaction has changed the data twice: make a write that
+    /// is tried again conditional on the node being [unchanged](CachedNode::unchanged).
     pub version: i32,
 }
 
 impl CachedNode {
     pub(crate) fn new(data: Option<Bytes>, stat: &Stat) -> CachedNode {
         CachedNode { data, czxid: stat.czxid, mzxid: stat.mzxid, version: stat.version }
+    }
+
+    /// That the servers' node is still the one that is shown here, of the same
+    /// [transaction](CachedNode::mzxid). If the data that is shown is later than that, this holds when
+    /// the cache has been told of it.
+    pub fn unchanged(&self) -> Test {
+        let (czxid, mzxid) = (Some(self.czxid), Some(self.mzxid));
+        Test::Stat(Box::new(StatTest { czxid, mzxid, ..StatTest::default() }))
     }
 
     /// Its data, empty if it has none.

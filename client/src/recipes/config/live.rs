@@ -191,8 +191,8 @@ struct State {
 
 impl State {
     fn of(view: &View, nodes: &Nodes) -> State {
-        let node = |path| view.get(path).cloned().and_then(there);
-        let (live, staged) = (node(&nodes.live), node(&nodes.staged));
+        let node = |path| view.get(path).cloned();
+        let (live, staged) = (node(&nodes.live), node(&nodes.staged).and_then(there));
         let revision = revision_of(nodes, live.as_ref()).unwrap_or_default();
         let hidden = [&nodes.live, &nodes.staged].into_iter().filter(|path| view.is_hidden(path));
         State { live, staged, revision, hidden: hidden.cloned().collect() }
@@ -201,10 +201,9 @@ impl State {
     /// Takes a change, and says whether values before it were not seen; `None` if it is of another
     /// node.
     fn take(&mut self, nodes: &Nodes, path: &ZPath, after: Option<CachedNode>) -> Option<bool> {
-        let after = after.and_then(there);
         self.hidden.remove(path);
         if *path == nodes.staged {
-            self.staged = after;
+            self.staged = after.and_then(there);
             return Some(false);
         }
         if *path != nodes.live {
@@ -218,8 +217,8 @@ impl State {
     }
 }
 
-/// A node that is there yet. Of one that was deleted before its change was told, that was told
-/// without data.
+/// A staged value that is there yet. Of one that was deleted before its change was told, as it is when it
+/// is promoted, that was told without data.
 fn there(node: CachedNode) -> Option<CachedNode> {
     node.data.is_some().then_some(node)
 }

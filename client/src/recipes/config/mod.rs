@@ -119,10 +119,9 @@ pub use self::schema::{Kind, Schema};
 pub use self::secret::Secret;
 pub use self::setting::{Setting, Staged, Versioned};
 pub use self::write::Revision;
-use super::support::child;
+use super::support::{child, own_node};
 use super::{Error, NameError};
-use crate::chroot::IntoPath;
-use crate::{Client, ErrorCode};
+use crate::{Client, ErrorCode, IntoPath};
 
 const RECIPE: &str = "the configuration registry";
 
@@ -279,10 +278,7 @@ impl Registry {
     /// # Errors
     /// If it is not a path, or is the root.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<Registry, Error> {
-        let root = path.into_path()?;
-        if root.is_root() {
-            return Err(Error::Config(format!("{RECIPE} needs a node of its own, not /")));
-        }
+        let root = own_node(path, RECIPE)?;
         Ok(Registry { client: client.clone(), root, author: String::new(), kept: KEPT })
     }
 
