@@ -149,8 +149,7 @@ impl Driver {
                 name: connector.server_name(&name),
             });
             let (at, dice) = (self.shared.instant(at_ms), self.dialer.dice());
-            let within =
-                if self.session.is_new() { self.attempt.reach } else { self.attempt.resume };
+            let within = self.within(self.attempt.reach);
             let dialled = dial(name, secure, at, within, dice);
             let dialled = self.attend(dialled).await?;
             let since_ms = self.shared.now_ms();
@@ -192,9 +191,14 @@ impl Driver {
         .await
     }
 
+    /// How long a part of an attempt may take: so long if the session is to be opened.
+    fn within(&self, to_open: Duration) -> Duration {
+        if self.session.is_new() { to_open } else { self.attempt.resume }
+    }
+
     /// Serves the session on a connection until that ends.
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&mut self, stream: S) -> Broken {
-        let within = if self.session.is_new() { self.attempt.open } else { self.attempt.resume };
+        let within = self.within(self.attempt.open);
         let attempt_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         self.session.connected(self.shared.now_ms().saturating_add(attempt_ms));
         let mut link = Link {

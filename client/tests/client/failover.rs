@@ -10,8 +10,8 @@ use conclave_client::proto::{ClientMessage, Op, ServerMessage, Xid};
 use conclave_client::{Client, Error, ErrorCode, Reply, Stat, State};
 
 use crate::fake::{
-    Fake, LIMITS, SESSION, Unreachable, connected, connected_within, data, get, secret, set, soon,
-    z,
+    Fake, LIMITS, SESSION, Unreachable, connected, connected_by, connected_within, data, get,
+    secret, set, soon, z,
 };
 
 async fn next_state(states: &mut conclave_client::States) -> Option<State> {
@@ -387,14 +387,7 @@ async fn a_server_with_a_lower_limit_is_left_with_what_may_have_been_done() {
 #[tokio::test]
 async fn a_server_that_takes_nothing_any_more_is_left_though_much_waits_to_be_sent() {
     let fake = Fake::start().await;
-    let script = async {
-        let mut peer = fake.accept().await;
-        peer.connect().await;
-        peer.connected_with(false, LIMITS, 2_000).await;
-        peer
-    };
-    let (client, frozen) = tokio::join!(soon(Client::connect(fake.address())), script);
-    let client = client.unwrap();
+    let (client, frozen) = connected_by(&fake, Client::builder(), LIMITS, 2_000).await;
     // More than what the system keeps for the two ends of a connection.
     let large = vec![0; 500_000];
     let writes: Vec<_> = (0..80).map(|_| client.set("/a", large.clone()).send()).collect();

@@ -10,7 +10,7 @@ use conclave_client::proto::message::{Connect, Connected, Refused, ServerLimits}
 use conclave_client::proto::request::{ReadLevel, Response};
 use conclave_client::proto::{ClientMessage, Event, Op, Secret, ServerMessage, WatchId, Xid};
 use conclave_client::{
-    Client, ErrorCode, EventKind, Fault, Reply, ServerId, SessionId, Stat, ZPath, Zxid,
+    Builder, Client, ErrorCode, EventKind, Fault, Reply, ServerId, SessionId, Stat, ZPath, Zxid,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -122,13 +122,24 @@ pub(crate) async fn connected(fake: &Fake) -> (Client, Peer) {
 
 /// A client with a session on a server of these limits, and the server's end of it.
 pub(crate) async fn connected_within(fake: &Fake, limits: ServerLimits) -> (Client, Peer) {
+    connected_by(fake, Client::builder(), limits, 10_000).await
+}
+
+/// A client that is made so, with a session of that timeout, and the server's end of its connection.
+pub(crate) async fn connected_by(
+    fake: &Fake,
+    builder: Builder,
+    limits: ServerLimits,
+    timeout_ms: u32,
+) -> (Client, Peer) {
     let script = async {
         let mut peer = fake.accept().await;
         peer.connect().await;
-        peer.connected_with(false, limits, 10_000).await;
+        peer.connected_with(false, limits, timeout_ms).await;
         peer
     };
-    let (client, peer) = tokio::join!(soon(Client::connect(fake.address())), script);
+    let connecting = builder.servers(fake.address()).connect();
+    let (client, peer) = tokio::join!(soon(connecting), script);
     (client.unwrap(), peer)
 }
 

@@ -12,7 +12,7 @@ use conclave_client::recipes::queue::Queue;
 use conclave_client::recipes::{Election, Error, Hold, Loss, Mutex};
 use conclave_client::{Client, ErrorCode, EventKind, Reply, Stat};
 
-use crate::fake::{Asked, Fake, LIMITS, Peer, connected, event, path, soon, z};
+use crate::fake::{Asked, Fake, LIMITS, Peer, connected, connected_by, event, path, soon, z};
 
 const LOCK: &str = "/locks/a";
 const NODE: &str = "/locks/a/lock-0000000000";
@@ -20,16 +20,8 @@ const CREATED_BY: Zxid = Zxid::from_bits(5);
 
 /// A client, the server's end of its connection, and a lock that it was just given.
 async fn locked(fake: &Fake) -> (Client, Peer, Hold) {
-    let builder = Client::builder().servers(fake.address());
-    let connecting = builder.operation_timeout(Duration::from_secs(3600)).connect();
-    let serving = async {
-        let mut peer = fake.accept().await;
-        peer.connect().await;
-        peer.connected_with(false, LIMITS, 2_000).await;
-        peer
-    };
-    let (client, mut peer) = tokio::join!(soon(connecting), serving);
-    let client = client.unwrap();
+    let builder = Client::builder().operation_timeout(Duration::from_secs(3600));
+    let (client, mut peer) = connected_by(fake, builder, LIMITS, 2_000).await;
     let mut mutex = Mutex::new(&client, LOCK).unwrap();
     let (hold, ()) = tokio::join!(soon(mutex.lock()), granting(&mut peer, &[NODE]));
     (client, peer, hold.unwrap())

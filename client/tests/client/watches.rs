@@ -8,7 +8,7 @@ use conclave_client::{
 };
 use tokio::time::Instant;
 
-use crate::fake::{Fake, LIMITS, Peer, connected, data, event, get, path, soon, z};
+use crate::fake::{Fake, LIMITS, Peer, connected, connected_by, data, event, get, path, soon, z};
 
 /// A watch of `/a` that was set at the transaction `zxid` by the request `xid`.
 async fn watching(
@@ -226,15 +226,8 @@ async fn a_burst_of_events_is_no_gap_for_a_reader_who_reads() {
 async fn a_reader_who_takes_its_time_does_not_keep_a_pong_from_being_heard() {
     let fake = Fake::start().await;
     let timeout = Duration::from_millis(1_200);
-    let builder = Client::builder().servers(fake.address()).session_timeout(timeout);
-    let script = async {
-        let mut peer = fake.accept().await;
-        peer.connect().await;
-        peer.connected_with(false, LIMITS, 1_200).await;
-        peer
-    };
-    let (client, mut peer) = tokio::join!(soon(builder.connect()), script);
-    let client = client.unwrap();
+    let builder = Client::builder().session_timeout(timeout);
+    let (client, mut peer) = connected_by(&fake, builder, LIMITS, 1_200).await;
     let (mut watch, id) = watching(&client, &mut peer, WatchKind::Persistent, 1, 3).await;
     let last = 8_000;
     let events = (4..=last).map(|zxid| ServerMessage::Event {
