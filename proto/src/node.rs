@@ -120,19 +120,26 @@ pub struct CreateMode {
     /// more, the leader may keep it back until another write comes, or for a tick (10 ms unless
     /// configured), to write both to the disk at once.
     pub in_line: bool,
+    /// The number of its first sequential child, below ten billion. Greater than 0 for a node that is
+    /// restored, so that the children to come are numbered after those that are restored with it.
+    pub first_child: u64,
 }
 
 impl CreateMode {
     /// Persistent, under the very name given.
-    pub const PERSISTENT: CreateMode =
-        CreateMode { lifetime: Lifetime::Persistent, sequential: false, in_line: false };
+    pub const PERSISTENT: CreateMode = CreateMode {
+        lifetime: Lifetime::Persistent,
+        sequential: false,
+        in_line: false,
+        first_child: 0,
+    };
     /// Ephemeral, under the very name given.
     pub const EPHEMERAL: CreateMode =
-        CreateMode { lifetime: Lifetime::Ephemeral, sequential: false, in_line: false };
+        CreateMode { lifetime: Lifetime::Ephemeral, ..CreateMode::PERSISTENT };
     /// Persistent, numbered.
     pub const PERSISTENT_SEQUENTIAL: CreateMode =
-        CreateMode { lifetime: Lifetime::Persistent, sequential: true, in_line: false };
+        CreateMode { sequential: true, ..CreateMode::PERSISTENT };
     /// Ephemeral, numbered.
     pub const EPHEMERAL_SEQUENTIAL: CreateMode =
-        CreateMode { lifetime: Lifetime::Ephemeral, sequential: true, in_line: false };
+        CreateMode { sequential: true, ..CreateMode::EPHEMERAL };
 }

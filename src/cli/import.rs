@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
-use conclave_client::{Acl, Client, Created, Error, ErrorCode, Node, Pending, Stat, ZPath};
+use conclave_client::{Acl, Client, CreateMode, Created, Error};
+use conclave_client::{ErrorCode, Node, Pending, Stat, ZPath};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use walkdir::{DirEntry, WalkDir};
@@ -23,6 +24,10 @@ use super::transfer::{
 const IN_FLIGHT: usize = 256;
 /// Bytes in flight.
 const BYTES_IN_FLIGHT: usize = 8 << 20;
+/// The digits of the number at the end of a sequential node's name.
+const NUMBER_DIGITS: usize = 10;
+/// The last number that a sequential node can have.
+const LAST_NUMBER: u64 = 9_999_999_999;
 /// What to do about an error of the way to the servers.
 const AGAIN: &str = "start the same command again to go on";
 
@@ -135,7 +140,7 @@ impl Import {
                 import.leave_out(format!("{name}/{NODE_DATA_FILE}: {error:#}"));
                 None
             });
-            return import.put(relative, path, data).await;
+            return import.put(relative, path, data, after_numbers(entry.path())).await;
         }
         if kind.is_symlink() {
             import.tally.links += 1;
@@ -146,7 +151,7 @@ impl Import {
             return Ok(());
         }
         match read(entry.path()) {
-            Ok(data) => import.put(relative, path, Some(data)).await,
+            Ok(data) => import.put(relative, path, Some(data), 0).await,
             Err(error) => {
                 import.leave_out(format!("{name}: {error:#}"));
                 Ok(())
@@ -199,6 +204,23 @@ fn read(path: &Path) -> anyhow::Result<Bytes> {
     Ok(fs::read(path)?.into())
 }
 
+/// The number after those that the servers gave to the nodes in a directory, as ten digits at the end
+/// of their names; 0 if there are none.
+fn after_numbers(dir: &Path) -> u64 {
+    let names = fs::read_dir(dir).into_iter().flatten().flatten();
+    names
+        .filter_map(|entry| number_of(entry.file_name().to_str()?))
+        .map(|number| (number + 1).min(LAST_NUMBER))
+        .max()
+        .unwrap_or_default()
+}
+
+fn number_of(name: &str) -> Option<u64> {
+    let before = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let digits = &name[before.len()..];
+    (digits.len() == NUMBER_DIGITS).then(|| digits.parse().ok()).flatten()
+}
+
 /// What has come of it so far.
 #[derive(Debug, Default)]
 struct Tally {
@@ -215,6 +237,8 @@ struct Wanted {
     path: ZPath,
     acl: Vec<Acl>,
     data: Option<Bytes>,
+    /// See [`CreateMode::first_child`].
+    first_child: u64,
 }
 
 impl Wanted {
@@ -263,10 +287,11 @@ impl<'a> Load<'a> {
         relative: &Path,
         path: ZPath,
         data: Option<Bytes>,
+        first_child: u64,
     ) -> anyhow::Result<()> {
         let look = self.client.exists(&path).send();
         let acl = self.acls.of(relative);
-        let wanted = Wanted { path, acl, data };
+        let wanted = Wanted { path, acl, data, first_child };
         self.bytes += wanted.bytes();
         self.looks.push_back((wanted, look));
         while self.looks.len() >= IN_FLIGHT {
@@ -297,7 +322,8 @@ impl<'a> Load<'a> {
             Err(error) if error.code() == Some(ErrorCode::NoAuth) => (true, None),
             Err(error) => return Err(error).context(AGAIN),
         };
-        let Wanted { path, acl, data } = &wanted;
+        let Wanted { path, acl, data, first_child } = &wanted;
+        let mode = CreateMode { first_child: *first_child, ..CreateMode::PERSISTENT };
         let step = match data {
             None if is_there => {
                 self.tally.unchanged += 1;
@@ -305,11 +331,11 @@ impl<'a> Load<'a> {
             }
             None => {
                 let create = self.client.create(path, "").without_data();
-                Step::Create(create.acl(acl.clone()).send())
+                Step::Create(create.mode(mode).acl(acl.clone()).send())
             }
             Some(data) if !is_there => {
                 let create = self.client.create(path, data.clone());
-                Step::Create(create.acl(acl.clone()).send())
+                Step::Create(create.mode(mode).acl(acl.clone()).send())
             }
             Some(data) if length == Some(data.len()) => Step::Compare(self.client.get(path).send()),
             Some(data) => Step::Set(self.client.set(path, data.clone()).send()),

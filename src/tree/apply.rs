@@ -266,6 +266,9 @@ impl<N: Nodes> Work<'_, N> {
     ) -> Result<Reply, ErrorCode> {
         check_size(data)?;
         self.check_lifetime(mode.lifetime)?;
+        if mode.first_child >= TEN_DIGITS {
+            return Err(ErrorCode::BadArguments);
+        }
         let acl = self.resolve(acl)?;
         // A sequential node that is asked for as `/` becomes a child of the root.
         let above = path.parent().unwrap_or_else(ZPath::root);
@@ -290,7 +293,7 @@ impl<N: Nodes> Work<'_, N> {
             None => keep(data),
         };
         let mut node = new_node(data, acl, self.zxid, self.time_ms);
-        node.lifetime = mode.lifetime;
+        (node.lifetime, node.children_created) = (mode.lifetime, mode.first_child);
         if mode.lifetime.is_ephemeral() {
             node.owner = self.session;
             self.ephemerals_made += 1;

@@ -143,6 +143,23 @@ fn a_backup_of_everything_goes_into_another_ensemble() {
     assert_eq!(other.ask(&["ls", "/locks/backup"]), "");
 }
 
+/// The servers number the nodes that come later after those that were restored.
+#[test]
+fn a_restored_queue_goes_on_in_its_order() {
+    let (one, other) = (Dev::start(), Dev::start());
+    for item in ["first", "second", "third", "fourth"] {
+        one.ask(&["queue", "push", "mail", item]);
+    }
+    assert_eq!(one.ask(&["queue", "pop", "mail"]), "first");
+    let to = dir(&one, "to");
+    whole(&export(&one, "/queues", &to, &[]));
+    whole(&import(&other, &to, "/queues"));
+    other.ask(&["queue", "push", "mail", "fifth"]);
+    for item in ["second", "third", "fourth", "fifth"] {
+        assert_eq!(other.ask(&["queue", "pop", "mail"]), item);
+    }
+}
+
 #[test]
 fn what_not_everybody_may_do_is_so_again_after_a_restore() {
     let (one, other) = (Dev::start(), Dev::start());

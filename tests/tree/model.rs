@@ -10,6 +10,15 @@ use conclave_proto::{
     Stat, Txn, ZPath, Zxid,
 };
 
+/// All numbers of sequential nodes are below it.
+const NUMBERS: u64 = 10_000_000_000;
+
+/// The changes of a node's children after so many were created and deleted.
+#[allow(clippy::cast_possible_truncation, reason = "wraps as ZooKeeper's does")]
+fn changes(created: u64) -> i32 {
+    created.wrapping_mul(2) as i32
+}
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Model {
     pub(crate) nodes: BTreeMap<String, Znode>,
@@ -232,13 +241,17 @@ impl Model {
     ) -> Result<Reply, ErrorCode> {
         let is_ephemeral = mode.lifetime.is_ephemeral();
         let no_time = matches!(mode.lifetime, Lifetime::Ttl(0) | Lifetime::Lingering(0));
-        if (is_ephemeral && ask.session == 0) || no_time {
+        let no_number = mode.first_child >= NUMBERS;
+        if (is_ephemeral && ask.session == 0) || no_time || no_number {
             return Err(ErrorCode::BadArguments);
         }
         let acl = ask.resolved(acl)?;
         let above = above(path.as_str());
         let parent = self.nodes.get(&above).ok_or(ErrorCode::NoNode)?;
         ask.needs(parent, Perms::CREATE)?;
+        if mode.sequential && parent.created >= NUMBERS {
+            return Err(ErrorCode::SequenceOverflow);
+        }
         let number = format!("{:010}", parent.created);
         let path = if mode.sequential { format!("{path}{number}") } else { path.to_string() };
         if self.nodes.contains_key(&path) {
@@ -256,10 +269,11 @@ impl Model {
             mtime_ms: self.time_ms,
             ephemeral_owner: SessionId(if is_ephemeral { ask.session } else { 0 }),
             data_length: length(data),
+            cversion: changes(mode.first_child),
             ..Stat::default()
         };
         let data = data.clone();
-        let node = Znode { data, acl, lifetime: mode.lifetime, stat, created: 0 };
+        let node = Znode { data, acl, lifetime: mode.lifetime, stat, created: mode.first_child };
         self.nodes.insert(path.clone(), node);
         self.settle(&path, (1, stat.data_length.into()))?;
         let stat = self.nodes[&path].stat;

@@ -97,10 +97,12 @@ fn modes() -> impl Strategy<Value = CreateMode> {
         1 => select(vec![Lifetime::Ttl(0), Lifetime::Ttl(1), Lifetime::Ttl(50)]),
         2 => select(vec![Lifetime::Lingering(0), Lifetime::Lingering(1), Lifetime::Lingering(50)]),
     ];
-    (lifetime, any::<bool>()).prop_map(|(lifetime, sequential)| CreateMode {
-        lifetime,
-        sequential,
-        ..CreateMode::default()
+    let first_child = prop_oneof![
+        8 => Just(0),
+        2 => select(vec![1, 7, 9_999_999_999, 10_000_000_000, u64::MAX]),
+    ];
+    (lifetime, any::<bool>(), first_child).prop_map(|(lifetime, sequential, first_child)| {
+        CreateMode { lifetime, sequential, first_child, ..CreateMode::default() }
     })
 }
 

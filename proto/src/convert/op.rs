@@ -284,6 +284,7 @@ fn create_to_wire(
         ttl_ms,
         sequential: mode.sequential,
         in_line: mode.in_line,
+        first_child: mode.first_child,
     }
 }
 
@@ -300,9 +301,9 @@ fn node_to_create(create: wire::Create) -> Result<NodeToCreate, Invalid> {
             return Err(Invalid::argument(format!("{} is not a lifetime", create.lifetime)));
         }
     };
-    let (sequential, in_line) = (create.sequential, create.in_line);
-    let mode = CreateMode { lifetime, sequential, in_line };
-    Ok((new_path(&create.path, create.sequential)?, data(create.data)?, acl(create.acl)?, mode))
+    let wire::Create { sequential, in_line, first_child, .. } = create;
+    let mode = CreateMode { lifetime, sequential, in_line, first_child };
+    Ok((new_path(&create.path, sequential)?, data(create.data)?, acl(create.acl)?, mode))
 }
 
 fn multi(multi: wire::Multi) -> Result<Op, Invalid> {

@@ -234,6 +234,10 @@ pub struct Create {
     /// leader may keep it back until another write comes, or for a tick, to write both at once.
     #[prost(bool, tag = "7")]
     pub in_line: bool,
+    /// The number of its first sequential child. Greater than 0 for a node that is restored, so that the
+    /// children to come are numbered after those that are restored with it.
+    #[prost(uint64, tag = "8")]
+    pub first_child: u64,
 }
 /// Reply: done. With delete_if_exists also if there is no such node.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -105,7 +105,12 @@ fn requests() {
         path: path(),
         data: None,
         acl: Acl::open(),
-        mode: CreateMode { lifetime: Lifetime::Ttl(60_000), sequential: true, in_line: true },
+        mode: CreateMode {
+            lifetime: Lifetime::Ttl(60_000),
+            sequential: true,
+            in_line: true,
+            first_child: 9,
+        },
     };
     let condition = Condition { path: path(), test: Test::CreatedBy(zxid(1)) };
     let multi = Op::Multi { conditions: vec![condition], then: vec![create], otherwise: vec![] };
@@ -113,10 +118,10 @@ fn requests() {
     check(
         &bytes(|out| encode_client(&multi, out)),
         expect![[r#"
-        12 48 08 ac 02 10 ab 02 18 02 2a 3e 4a 3c 0a 0f 0a 06 2f 61 70 70 2f 61
-        30 81 80 80 80 80 60 12 29 0a 27 0a 06 2f 61 70 70 2f 61 1a 13 08 1f 12
-        0f 0a 05 77 6f 72 6c 64 12 06 61 6e 79 6f 6e 65 20 03 28 e0 d4 03 30 01
-        38 01"#]],
+            12 4a 08 ac 02 10 ab 02 18 02 2a 40 4a 3e 0a 0f 0a 06 2f 61 70 70 2f 61
+            30 81 80 80 80 80 60 12 2b 0a 29 0a 06 2f 61 70 70 2f 61 1a 13 08 1f 12
+            0f 0a 05 77 6f 72 6c 64 12 06 61 6e 79 6f 6e 65 20 03 28 e0 d4 03 30 01
+            38 01 40 09"#]],
     );
 }
 

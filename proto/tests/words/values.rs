@@ -167,8 +167,14 @@ fn mode() -> impl Strategy<Value = CreateMode> {
         Just(Lifetime::Container),
         any::<u64>().prop_map(Lifetime::Ttl),
     ];
-    (lifetime, any::<bool>(), any::<bool>())
-        .prop_map(|(lifetime, sequential, in_line)| CreateMode { lifetime, sequential, in_line })
+    (lifetime, any::<bool>(), any::<bool>(), any::<u64>()).prop_map(
+        |(lifetime, sequential, in_line, first_child)| CreateMode {
+            lifetime,
+            sequential,
+            in_line,
+            first_child,
+        },
+    )
 }
 
 fn page() -> impl Strategy<Value = Page> {
