@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use conclave_proto::{Acl, CreateMode, Lifetime, PathError, ZPath};
+use conclave_proto::{Acl, CreateMode, Lifetime, ZPath};
 use tokio::runtime::Handle;
 
-use super::error::{Error, NameError};
-use super::support::{create_missing, kept_ms, own_node};
+use super::error::Error;
+use super::support::{child, create_missing, kept_ms, own_node};
 use crate::{Client, IntoPath};
 
 /// The path of the node called `name` below `area`. Programs that let their users choose a name go
@@ -22,15 +22,7 @@ use crate::{Client, IntoPath};
 /// # Ok::<(), recipes::Error>(())
 /// ```
 pub fn place(area: impl IntoPath, name: &str) -> Result<ZPath, Error> {
-    let area = area.into_path()?;
-    let wrong = |why| Err(Error::Name { name: name.to_owned(), why });
-    if name.is_empty() {
-        return wrong(NameError::Empty);
-    }
-    if name.contains('/') {
-        return wrong(NameError::Slash);
-    }
-    area.child(name).or_else(|why: PathError| wrong(NameError::Path(why)))
+    child(&area.into_path()?, name)
 }
 
 /// The directory of a recipe, and how its nodes are made.
@@ -62,9 +54,7 @@ impl Place {
 
     /// The path of a node in it.
     pub(super) fn child(&self, name: &str) -> Result<ZPath, Error> {
-        self.path
-            .child(name)
-            .map_err(|why| Error::Name { name: name.to_owned(), why: NameError::Path(why) })
+        child(&self.path, name)
     }
 
     /// The directory of a recipe of one node at that path, which is not the recipe's own, and the

@@ -1,5 +1,7 @@
 //! What several recipes share.
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use conclave_proto::limits::TTL_MS;
@@ -64,6 +66,20 @@ pub(crate) async fn create_missing(
         }
     }
     Ok(())
+}
+
+/// Waits for the first of several that is there: which one it is, and what it is.
+pub(crate) async fn first_of<F: Future>(all: impl Iterator<Item = F>) -> (usize, F::Output) {
+    let mut all: Vec<_> = all.map(Box::pin).collect();
+    poll_fn(|cx| {
+        for (index, one) in all.iter_mut().enumerate() {
+            if let Poll::Ready(output) = one.as_mut().poll(cx) {
+                return Poll::Ready((index, output));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// More time than any program has.

@@ -12,6 +12,7 @@ use super::write::{Nodes, Revision};
 use super::{Layer, Overlay, Place, Registry, Setting};
 use crate::recipes::Error;
 use crate::recipes::cache::{Cache, CacheChanges, CacheItem, CacheStatus, CachedNode, View};
+use crate::recipes::support::first_of;
 
 /// All settings as they are seen from one place, kept up to date: reading one takes no round trip.
 /// Clones share what they follow.
@@ -323,7 +324,7 @@ impl<T: Serialize + DeserializeOwned> Live<T> {
             if self.has_ended {
                 return None;
             }
-            let (layer, item) = next_of(&mut self.changes).await;
+            let (layer, item) = first_of(self.changes.iter_mut().map(CacheChanges::next)).await;
             match item {
                 Some(Ok(item)) => self.take(layer, item),
                 Some(Err(error)) => {
@@ -378,18 +379,4 @@ impl<T: Serialize + DeserializeOwned> Live<T> {
             self.waiting.push_back(now.map(LiveItem::Value));
         }
     }
-}
-
-/// The next change of any of them.
-async fn next_of(all: &mut [CacheChanges]) -> (usize, Option<Result<CacheItem, Error>>) {
-    let mut waiting: Vec<_> = all.iter_mut().map(|changes| Box::pin(changes.next())).collect();
-    std::future::poll_fn(|cx| {
-        for (index, next) in waiting.iter_mut().enumerate() {
-            if let std::task::Poll::Ready(item) = next.as_mut().poll(cx) {
-                return std::task::Poll::Ready((index, item));
-            }
-        }
-        std::task::Poll::Pending
-    })
-    .await
 }

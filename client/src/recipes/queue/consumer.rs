@@ -12,7 +12,7 @@ use super::item::{Item, Lock};
 use super::{ITEMS, Queue, RECIPE, SHARD, Shard, TAKEN, decode, key};
 use crate::dice::Dice;
 use crate::recipes::Error;
-use crate::recipes::support::child;
+use crate::recipes::support::{child, first_of};
 use crate::recipes::timer::timeout;
 use crate::{Client, Node, Page, Pending, Reply, Test, Watch, WatchItem};
 
@@ -164,7 +164,8 @@ impl Consumer {
                 (Some(due), Some(now_ms)) => Duration::from_millis(due.saturating_sub(now_ms())),
                 (Some(_) | None, Some(_) | None) => Duration::from_secs(3600),
             };
-            if let Ok(outcome) = timeout(&self.client, wait, woken(&mut watches)).await {
+            let woken = first_of(watches.iter_mut().map(wakes));
+            if let Ok((_, outcome)) = timeout(&self.client, wait, woken).await {
                 outcome?;
             }
         }
@@ -476,19 +477,6 @@ impl Consumer {
 }
 
 /// Waits until something has come, or is free again.
-async fn woken(watches: &mut [Watch]) -> Result<(), Error> {
-    let mut waiting: Vec<_> = watches.iter_mut().map(|watch| Box::pin(wakes(watch))).collect();
-    std::future::poll_fn(|cx| {
-        for next in &mut waiting {
-            if let std::task::Poll::Ready(outcome) = next.as_mut().poll(cx) {
-                return std::task::Poll::Ready(outcome);
-            }
-        }
-        std::task::Poll::Pending
-    })
-    .await
-}
-
 async fn wakes(watch: &mut Watch) -> Result<(), Error> {
     loop {
         match watch.next().await.transpose()? {
