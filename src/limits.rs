@@ -168,6 +168,10 @@ pub const PENDING_SMALL_BYTES: usize = 8 << 20;
 pub const WAITING_REQUESTS: usize = 100_000;
 /// The bytes of such writes.
 pub const WAITING_BYTES: usize = 64 << 20;
+/// The messages of followers that wait until a new leader has applied the end of its history.
+pub const EARLY_MESSAGES: usize = 100_000;
+/// The bytes of such messages.
+pub const EARLY_BYTES: usize = 64 << 20;
 /// The streams of forwarded writes that are over, remembered for each follower.
 pub const RETIRED_STREAMS: usize = 256;
 /// The sessions that a leader ends in one tick.

@@ -2,9 +2,8 @@
 //!
 //! The one who dials sends a [`Hello`]: who it is, whom it means to reach, of which ensemble. The
 //! other answers with a [`Welcome`] or a [`Refusal`], which also says who *it* is, so that a wrong
-//! address is found out on both ends. There is no default: a field that is missing is an error.
-
-use std::fmt;
+//! address is found out on both ends. There is no default: a field that is missing is an error. A later
+//! version may say more after what is here; whatever it says, it is known for one.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use conclave_proto::ServerId;
@@ -95,13 +94,12 @@ impl Refusal {
             Refusal::Twin => 7,
         }
     }
-}
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+    /// What is wrong, with a server that speaks that version, and what to do about it.
+    pub fn describe(self, theirs: u16) -> String {
+        let words = match self {
             Refusal::Version => {
-                "the versions are too far apart; upgrade the older server one release at a time"
+                return format!("the versions are too far apart: {}", versions(theirs));
             }
             Refusal::Cluster => {
                 "the ensembles have different names; correct `cluster` or `members.peer`"
@@ -121,7 +119,8 @@ impl fmt::Display for Refusal {
                 "another process is linked as the server that dials; give each server its own `id`, \
                  and in `members` its own address"
             }
-        })
+        };
+        words.into()
     }
 }
 
@@ -166,7 +165,7 @@ impl Hello {
             voters: take_servers(&mut frame)?,
             instance: frame.try_get_u64().ok()?,
         };
-        frame.is_empty().then_some(hello)
+        (frame.is_empty() || hello.version > VERSION).then_some(hello)
     }
 
     /// Reads one from a new connection.
@@ -175,7 +174,9 @@ impl Hello {
     /// If something else comes.
     pub async fn read(socket: &mut (impl AsyncRead + Unpin)) -> Result<Hello, String> {
         let frame = read_frame(socket).await?;
-        Hello::decode(frame).ok_or_else(|| "it is not a Conclave server".to_owned())
+        Hello::decode(frame.clone()).ok_or_else(|| {
+            later_version(frame, 0).unwrap_or_else(|| "it is not a Conclave server".into())
+        })
     }
 }
 
@@ -232,7 +233,7 @@ impl Welcome {
             cluster: take_name(&mut frame)?,
             instance: frame.try_get_u64().ok()?,
         };
-        frame.is_empty().then_some(welcome)
+        (frame.is_empty() || welcome.version > VERSION).then_some(welcome)
     }
 
     /// Reads the answer to `hello`, and makes sure that it comes from the server that was meant.
@@ -244,18 +245,38 @@ impl Welcome {
         hello: &Hello,
     ) -> Result<Welcome, String> {
         let frame = read_frame(socket).await?;
-        let Some(welcome) = Welcome::decode(frame) else {
-            return Err("it is not a Conclave server; correct `members.peer`".to_owned());
+        let Some(welcome) = Welcome::decode(frame.clone()) else {
+            // The version follows the verdict.
+            let stranger = || "it is not a Conclave server; correct `members.peer`".to_owned();
+            return Err(later_version(frame, 1).unwrap_or_else(stranger));
         };
         let described = format!("server {} of ensemble {:?}", welcome.me, welcome.cluster);
         if let Err(refusal) = welcome.verdict {
-            return Err(format!("refused by {described}: {refusal}"));
+            let why = refusal.describe(welcome.version);
+            return Err(format!("refused by {described}: {why}"));
         }
         if welcome.me != hello.to || welcome.cluster != hello.cluster {
             return Err(format!("it is {described}; correct `members`"));
         }
         Ok(welcome)
     }
+}
+
+/// What to do about a server that speaks another version.
+fn versions(theirs: u16) -> String {
+    let older = if theirs > VERSION { "this server" } else { "the other one" };
+    format!(
+        "this server speaks version {VERSION}, the other one version {theirs}; upgrade {older}, one \
+         release at a time"
+    )
+}
+
+/// Why a frame is not understood, if a later version has made it. The version is at that place after the
+/// magic.
+fn later_version(mut frame: Bytes, place: usize) -> Option<String> {
+    take_magic(&mut frame)?;
+    let theirs = frame.get(place..)?.try_get_u16().ok()?;
+    (theirs > VERSION).then(|| versions(theirs))
 }
 
 fn put_name(out: &mut BytesMut, name: &str) {

@@ -124,7 +124,8 @@ async fn greet(inner: &Inner, incoming: &mut Incoming) -> Result<Hello, String> 
     match welcome.verdict {
         Ok(()) => Ok(hello),
         Err(refusal) => {
-            Err(format!("server {} of ensemble {:?}: {refusal}", hello.from, hello.cluster))
+            let why = refusal.describe(hello.version);
+            Err(format!("server {} of ensemble {:?}: {why}", hello.from, hello.cluster))
         }
     }
 }

@@ -241,8 +241,12 @@ impl Lead {
 
     /// Drop the writes of a server's clients that wait.
     fn forget_waiting_of(&mut self, server: ServerId) {
-        let is_kept = |waiting: &Waiting| waiting.origin.0 != server || waiting.origin.1 == SYSTEM;
-        self.waiting.retain(is_kept);
+        self.keep_waiting(|(from, mark)| from != server || mark == SYSTEM);
+    }
+
+    /// Drop the writes that wait but for those of such origins.
+    fn keep_waiting(&mut self, is_kept: impl Fn((ServerId, u64)) -> bool) {
+        self.waiting.retain(|waiting| is_kept(waiting.origin));
         self.waiting_bytes = self.waiting.iter().map(|waiting| waiting.work.bytes()).sum();
     }
 
@@ -296,8 +300,7 @@ impl<N: Nodes> Replica<N> {
             lead.epoch = epoch;
             lead.blocked = false;
             lead.sessions.restart();
-            lead.waiting.retain(|waiting| waiting.origin.1 != SYSTEM);
-            lead.waiting_bytes = lead.waiting.iter().map(|waiting| waiting.work.bytes()).sum();
+            lead.keep_waiting(|(_, mark)| mark != SYSTEM);
             for (_, askers) in std::mem::take(&mut lead.rounds) {
                 lead.asking.extend(askers);
             }

@@ -12,6 +12,7 @@ use crate::zab;
 use super::apply::Digests;
 use super::backlog::Backlog;
 use super::client::Client;
+use super::early::Early;
 use super::follow::Follow;
 use super::guests::Guests;
 use super::lead::{Lead, MOVE};
@@ -33,6 +34,8 @@ pub struct Replica<N> {
     /// Scratch for [`Hub::fire`].
     pub(super) told: Vec<Told>,
     pub(super) part: Part,
+    /// What is said to this server as the leader that it is about to be.
+    pub(super) early: Early,
     /// How many sessions the ensemble has.
     pub(super) session_count: usize,
 
@@ -124,6 +127,7 @@ impl<N: Nodes> Replica<N> {
             hub: Hub::new(meta.applied_zxid),
             told: Vec::new(),
             part: Part::Looking { since_ms: 0, guests: None },
+            early: Early::default(),
             session_count: nodes.sessions().count(),
             nodes,
             clients: BTreeMap::new(),
@@ -310,7 +314,11 @@ impl<N: Nodes> Replica<N> {
         self.give_up_handshakes();
     }
 
-    fn peer(&mut self, from: ServerId, message: PeerMessage) {
+    pub(super) fn peer(&mut self, from: ServerId, message: PeerMessage) {
+        if self.is_early(&message) {
+            self.early.keep(from, message);
+            return;
+        }
         match message {
             PeerMessage::Zab(message) => self.zab.step(zab::Input::Message { from, message }),
             PeerMessage::Forward(forward) => self.take_forward(from, forward),
@@ -377,9 +385,15 @@ impl<N: Nodes> Replica<N> {
 
     fn notice(&mut self, notice: &zab::Notice) {
         match *notice {
-            zab::Notice::Looking { .. } => self.look(),
+            zab::Notice::Looking { .. } => {
+                self.early = Early::default();
+                self.look();
+            }
             zab::Notice::Following { leader, epoch } => self.follow(leader, epoch),
-            zab::Notice::Leading { epoch } => self.lead(epoch),
+            zab::Notice::Leading { epoch } => {
+                self.lead(epoch);
+                self.take_early();
+            }
             zab::Notice::ReadConfirmed { round, commit } => self.confirmed(round, commit),
             zab::Notice::HandedOver => {}
         }

@@ -9,6 +9,7 @@ mod authenticate;
 mod backlog;
 mod client;
 mod connect;
+mod early;
 mod follow;
 mod guests;
 mod lead;

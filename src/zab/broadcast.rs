@@ -94,9 +94,10 @@ impl Leading {
         received: Zxid,
         active: bool,
     ) {
-        let sent = self.rounds_sent.iter().find(|(sent, _)| *sent == round).map(|(_, at)| *at);
+        let place = self.rounds_sent.binary_search_by_key(&round, |(sent, _)| *sent);
+        let sent_at = place.map_or(0, |place| self.rounds_sent[place].1);
         let Some(follower) = self.followers.get_mut(&from) else { return };
-        follower.heard = follower.heard.max(sent.unwrap_or(0));
+        follower.heard = follower.heard.max(sent_at);
         follower.round = follower.round.max(round);
         follower.active |= active;
         self.tell_up_to_date(core, from);

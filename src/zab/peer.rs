@@ -196,6 +196,16 @@ impl Peer {
         }
     }
 
+    /// The epoch in which this server is the established leader, if it has yet to say so as well: it
+    /// does with [`Notice::Leading`], once it has delivered the end of its history. Its followers may
+    /// have begun to serve.
+    pub fn established(&self) -> Option<Epoch> {
+        match &self.role {
+            Role::Leading(leading) => leading.stage.established(),
+            Role::Looking(_) | Role::Following(_) | Role::Observing(_) => None,
+        }
+    }
+
     /// How many entries of the log are not delivered yet.
     pub fn undelivered(&self) -> usize {
         self.core.log.waiting().0

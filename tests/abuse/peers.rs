@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use conclave::peers::handshake::Hello;
 use conclave_proto::ServerId;
 
@@ -74,6 +74,42 @@ fn strangers_are_refused() {
         lonely.wait_for_metric("conclave_links_refused_total", count);
         assert!(lonely.log().contains(words), "{words} is not in {}", lonely.log());
     }
+}
+
+/// The frame says more than it did.
+fn with_more(mut frame: BytesMut) -> BytesMut {
+    frame.put_slice(b"more");
+    let length = u32::try_from(frame.len() - 4).unwrap();
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    frame
+}
+
+#[test]
+fn who_speaks_a_later_version_is_told_so_whatever_else_it_says() {
+    let (lonely, ports) = lonely();
+    let port = ports.first();
+    let later =
+        |version| Hello { version, oldest: version, ..hello(server(2), server(1), "conclave") };
+    assert_eq!(verdict(say(port, &with_more(later(7).encode()))), 1);
+    // What nobody can read but those who speak it.
+    let strange = b"\0\0\0\x0bCONCLAVE\0\x08?";
+    assert!(say(port, strange).is_empty());
+    lonely.wait_for_metric("conclave_links_refused_total", 2);
+    for version in [7, 8] {
+        let words =
+            format!("this server speaks version 1, the other one version {version}; upgrade this");
+        assert!(lonely.log().contains(&words), "{words} is not in {}", lonely.log());
+    }
+    // More is not said in a version that both know.
+    let known = with_more(hello(server(2), server(1), "conclave").encode());
+    assert!(say(port, &known).is_empty());
+    let both = Hello { version: 2, ..hello(server(2), server(1), "conclave") };
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.write_all(&with_more(both.encode())).unwrap();
+    let mut answer = vec![0; 4 + 8 + 1];
+    socket.read_exact(&mut answer).unwrap();
+    assert_eq!(verdict(answer.into()), 0);
 }
 
 #[test]

@@ -46,6 +46,7 @@ scripts! {
     waiting_again
     certainty
     containers
+    early_questions
     expiry
     forwarding
     hand_over

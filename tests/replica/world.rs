@@ -37,6 +37,8 @@ pub(crate) struct World {
     small_turns: bool,
     /// Whether an epoch has four transactions.
     short_epochs: bool,
+    /// Whether a turn is given one committed transaction to apply.
+    slow_delivery: bool,
     /// The answers of each turn.
     pub(crate) turns: Vec<Vec<Response>>,
     /// How much each turn gave the disk to write.
@@ -92,7 +94,8 @@ impl World {
 
     /// The same, with an option: `read-only` to serve those who are content to read while there is
     /// no leader, `local-sessions`, `small-turns` to answer one read and apply one
-    /// transaction in a turn, or `short-epochs` to have four transactions in an epoch.
+    /// transaction in a turn, `short-epochs` to have four transactions in an epoch, or
+    /// `slow-delivery` to have one committed transaction in a turn.
     pub(crate) fn with(count: u8, option: &str) -> World {
         let mut checkpoint = MemoryNodes::default();
         tree::found(&mut checkpoint);
@@ -109,6 +112,7 @@ impl World {
             local_sessions: option == "local-sessions",
             small_turns: option == "small-turns",
             short_epochs: option == "short-epochs",
+            slow_delivery: option == "slow-delivery",
             turns: Vec::new(),
             writes: Vec::new(),
             log: Vec::new(),
@@ -141,6 +145,9 @@ impl World {
         let mut zab = zab::Config::new(id, voters, Vec::new(), self.starts);
         if self.short_epochs {
             zab.counter_limit = 4;
+        }
+        if self.slow_delivery {
+            zab.deliver_entries = 1;
         }
         let config = Config {
             zab,
