@@ -211,6 +211,7 @@ impl<'a> Multi<'a> {
     }
 
     fn send_as(self, parts: Vec<Operation>) -> Pending<MultiOutcome> {
+        let is_conditional = !self.conditions.is_empty();
         let op = Op::Multi {
             conditions: self.conditions,
             then: self.then,
@@ -225,7 +226,7 @@ impl<'a> Multi<'a> {
                 None
             }
         });
-        call.parts = parts;
+        (call.parts, call.is_conditional) = (parts, is_conditional);
         call.send(self.client)
     }
 

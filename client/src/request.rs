@@ -63,6 +63,8 @@ pub(crate) struct Call<T> {
     pub(crate) sets_watch: bool,
     /// The operations inside, if it is a multi.
     pub(crate) parts: Vec<Operation>,
+    /// Whether it is a multi with conditions, one of which may be what the session may not read.
+    pub(crate) is_conditional: bool,
     pub(crate) convert: Convert<T>,
     /// The answer if the node does not exist, where that is no error.
     pub(crate) missing: Option<fn(Option<Watch>) -> Option<T>>,
@@ -90,6 +92,7 @@ impl<T> Call<T> {
             level: ReadLevel::Local,
             sets_watch: false,
             parts: Vec::new(),
+            is_conditional: false,
             convert,
             missing: None,
         }
@@ -120,6 +123,7 @@ impl<T> Call<T> {
             operation_timeout: client.handle.shared.operation_timeout,
             operation: self.operation,
             parts: self.parts,
+            is_conditional: self.is_conditional,
             convert: self.convert,
             missing: self.missing,
         }
@@ -165,6 +169,7 @@ pub struct Pending<T> {
     operation_timeout: Duration,
     operation: Operation,
     parts: Vec<Operation>,
+    is_conditional: bool,
     convert: Convert<T>,
     missing: Option<fn(Option<Watch>) -> Option<T>>,
 }
@@ -202,6 +207,7 @@ impl<T> Pending<T> {
         let mut operation = self.operation.clone();
         if let Failure::Fault(fault) = &failure
             && is_of_one_part(fault)
+            && !(self.is_conditional && fault.code == ErrorCode::NoAuth)
         {
             let index = usize::try_from(fault.index).unwrap_or(usize::MAX);
             if let Some(part) = self.parts.get(index) {

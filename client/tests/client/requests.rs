@@ -123,6 +123,12 @@ async fn an_error_of_a_whole_multi_names_none_of_its_operations() {
     peer.fault(5, 1, ErrorCode::NodeExists).await;
     let error = soon(multi).await.unwrap_err().to_string();
     assert!(error.starts_with("operation 0 of a multi, create /x: "), "{error}");
+    // It may be the condition that must not be read.
+    let multi = client.multi().when("/c", Test::Exists).create("/x", "").send();
+    peer.request().await;
+    peer.fault(6, 1, ErrorCode::NoAuth).await;
+    let error = soon(multi).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("multi: {}", ErrorCode::NoAuth.describe()));
 }
 
 #[tokio::test]
