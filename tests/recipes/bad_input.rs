@@ -9,7 +9,7 @@ use conclave_client::recipes::cache::Cache;
 use conclave_client::recipes::config::{Layer, Place, Registry};
 use conclave_client::recipes::counter::{Counter, IdBlocks, SharedValue};
 use conclave_client::recipes::discovery::{Discovery, Instance, Strategy};
-use conclave_client::recipes::log::Log;
+use conclave_client::recipes::log::{Entry, Log};
 use conclave_client::recipes::members::{Group, KeptNode};
 use conclave_client::recipes::names::Names;
 use conclave_client::recipes::partition::Partitioner;
@@ -273,6 +273,7 @@ async fn make(client: &Client, path: &str, data: &str) {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 async fn nodes_that_are_not_the_recipes() {
     let cluster = Cluster::start(1).await;
     let client = cluster.client().await;
@@ -306,7 +307,18 @@ async fn nodes_that_are_not_the_recipes() {
     let [mutex, _] = &mut both;
     let mut consumer = Queue::new(c, "/queue").unwrap().consumer();
     let mut parts = Partitioner::join(c, "/parts", "a", partitions()).await.unwrap();
+    let others = Work::new(c, "/work-2").unwrap();
+    make(c, "/work-2/assigned/readme", "").await;
+    let transactions = TwoPhase::new(c, "/tx").unwrap();
+    transactions.begin("t", &["a"], "").await.unwrap();
+    assert_eq!(transactions.decide("t").await, Ok(Decision::Abort));
+    let mut participant = transactions.participant("a").await.unwrap();
+    let Task::Abort(decided) = soon(participant.next()).await.unwrap() else { panic!("none") };
+    participant.done(&decided).await.unwrap();
+    make(c, "/tx/t/readme", "").await;
     all_fail!(|error: &Error| matches!(error, Error::Foreign { .. }), {
+            "an assignment" => others.assign(&leading).await,
+            "to forget a transaction" => transactions.forget("t").await,
             "a mutex" => mutex.lock().await,
             "its holder" => Mutex::new(c, "/mutex")?.holder().await,
             "a reader" => ReadWriteLock::new(c, "/shared")?.read().await,
@@ -407,6 +419,78 @@ async fn nodes_by_hand_under_names_that_the_recipes_use() {
     });
 }
 
+/// Who has been told something by a log, or a number by a counter, is not told that it never was.
+#[tokio::test]
+async fn what_was_told_and_is_deleted_by_hand() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let c = &client;
+    let hold = soon(Mutex::new(c, "/primary").unwrap().lock()).await.unwrap();
+    let operation = |log: &str, number: u64| format!("{log}/operations/{number:020}");
+    let log = Log::new(c, "/log").unwrap();
+    log.write(&hold).await.unwrap().append(["1", "2"]).await.unwrap();
+    let mut follower = log.follow().await.unwrap();
+    for number in 1..=2 {
+        let told = soon(follower.next()).await.unwrap();
+        assert_eq!(told, Entry::Operation { number, operation: number.to_string().into() });
+    }
+    c.delete(operation("/log", 2)).await.unwrap();
+    let short = Log::new(c, "/short").unwrap();
+    let mut writer = short.write(&hold).await.unwrap();
+    writer.append(["1", "2"]).await.unwrap();
+    writer.compact(2, "both").await.unwrap();
+    let mut of_short = short.follow().await.unwrap();
+    soon(of_short.next()).await.unwrap();
+    c.delete("/short/state").await.unwrap();
+    let counter = Counter::new(c, "/counter").unwrap();
+    let ids = IdBlocks::new(c, "/ids", 1).unwrap();
+    assert_eq!((counter.add(7).await, ids.next().await), (Ok(7), Ok(0)));
+    let semaphore = Semaphore::new(c, "/semaphore", 5).unwrap();
+    semaphore.set_limit(1).await.unwrap();
+    let permit = soon(semaphore.acquire()).await.unwrap();
+    for path in ["/counter", "/ids", "/semaphore/limit"] {
+        c.delete(path).await.unwrap();
+    }
+    all_fail!(|error: &Error| matches!(error, Error::Gone { .. }), {
+            "an operation that was told" => follower.next().await,
+            "a state that was told" => of_short.next().await,
+            "a counter" => counter.get().await,
+            "to add to it" => counter.add(1).await,
+            "to set it" => counter.compare_and_set(0, 1).await,
+            "an id" => ids.next().await,
+            "a limit" => semaphore.limit().await,
+            "a permit" => semaphore.acquire().await,
+    });
+    // Their numbers go to others.
+    log.write(&hold).await.unwrap().append(["another"]).await.unwrap();
+    let ids = IdBlocks::new(c, "/more-ids", 1).unwrap();
+    for id in 0..3 {
+        assert_eq!(ids.next().await, Ok(id));
+    }
+    c.set("/more-ids", "1").await.unwrap();
+    all_fail!(|error: &Error| matches!(error, Error::Malformed { .. }), {
+            "another operation of that number" => follower.next().await,
+            "ids that were given out" => ids.next().await,
+    });
+    semaphore.set_limit(1).await.unwrap();
+    permit.release().await.unwrap();
+    soon(semaphore.acquire()).await.unwrap().release().await.unwrap();
+}
+
+/// Who waits for others at a barrier is told of a node that keeps them from coming.
+#[tokio::test]
+async fn a_foreign_node_that_comes_to_those_who_wait_for_each_other() {
+    let cluster = Cluster::start(1).await;
+    let client = short_lived(&cluster.addresses()).await;
+    let barrier = DoubleBarrier::new(&client, "/double", 2).unwrap();
+    let waits = tokio::spawn(async move { barrier.enter().await });
+    eventually("it has come", async || client.children("/double").await.ok()).await;
+    client.create("/double/readme", "").await.unwrap();
+    all_fail!(|error: &Error| matches!(error, Error::Foreign { .. }), {
+            "to enter" => waits.await.unwrap(),
+    });
+}
+
 /// What is left of a queue by hand is told of by a consumer that has nothing else to do, once.
 #[tokio::test]
 async fn a_queue_with_locks_of_nobody_and_ids_of_nothing() {
@@ -460,19 +544,18 @@ async fn nodes_that_were_edited_by_hand() {
     setting.set(&Layer::Default, &1).await.unwrap();
     setting.stage(&Layer::Default, &["canary"], &2).await.unwrap();
     let discovery = Discovery::new(c, "/services").unwrap();
-    let _db = discovery.register("db", &Instance::new("a", "host:1")).await.unwrap();
     let mut paths = Vec::from([held.path(), writing.path(), lease.path()].map(ToString::to_string));
     paths.push(format!("/queue/items/{item}"));
     paths.extend(["/double/ready", "/election/leader", "/tx/t"].map(String::from));
     paths.extend(["/semaphore/limit", "/counter", "/ids", "/log/state"].map(String::from));
     paths.push(format!("/log/operations/{:020}", 1));
-    paths.push(String::from("/services/db/a"));
     paths.push(slot.path().to_string());
     for path in c.list_recursive("/config").await.unwrap().entries {
         paths.push(format!("/config/{}", path.name));
     }
     make(c, "/semaphore/limit", "").await;
-    for path in ["/counter", "/ids", "/lease-by-hand", "/election-by-hand/leader"] {
+    for path in ["/counter", "/ids", "/lease-by-hand", "/election-by-hand/leader", "/services/db/a"]
+    {
         make(c, path, "nonsense").await;
     }
     for path in &paths {

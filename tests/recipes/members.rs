@@ -59,6 +59,21 @@ async fn who_left_while_no_server_answered_is_gone_when_one_does() {
 }
 
 #[tokio::test]
+async fn a_member_that_is_edited_by_hand_says_again_what_it_is() {
+    let cluster = Cluster::start(1).await;
+    let (client, other) = (cluster.client().await, cluster.client().await);
+    let group = Group::new(&client, "/group").unwrap();
+    let me = group.join("me", "here").await.unwrap();
+    let text = async || other.get("/group/me").await.unwrap().text().unwrap().to_owned();
+    for said in ["here", "there"] {
+        me.set(said).await.unwrap();
+        other.set("/group/me", "somewhere else").await.unwrap();
+        eventually("it is as it was", async || (text().await == said).then_some(())).await;
+    }
+    me.leave().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_node_with_a_time_to_live_is_anothers_who_has_made_it_anew() {
     let cluster = Cluster::start(1).await;
     let (client, other) = (cluster.client().await, cluster.client().await);

@@ -69,6 +69,8 @@ use super::support::{child, ensure, own_node};
 use super::{Error, Leadership, Loss, Token};
 use crate::{Client, IntoPath};
 
+const RECIPE: &str = "work assignment";
+
 /// The tasks below a node, and who does them.
 #[derive(Clone, Debug)]
 pub struct Work {
@@ -105,7 +107,7 @@ impl Work {
     /// # Errors
     /// If it is not a path, or is the root.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<Work, Error> {
-        let root = own_node(path, "work assignment")?;
+        let root = own_node(path, RECIPE)?;
         let [tasks, workers, assigned] =
             ["tasks", "workers", "assigned"].map(|name| child(&root, name));
         Ok(Work { client: client.clone(), tasks: tasks?, workers: workers?, assigned: assigned? })
@@ -158,7 +160,8 @@ impl Work {
     ///
     /// # Errors
     /// [`Error::Lost`] when the leadership is; [`Error::Foreign`] if there is, or comes, a worker that is
-    /// no session's, and would have tasks for ever; if the session is over.
+    /// no session's, and would have tasks for ever, or an assignment to nobody, which no assigner makes;
+    /// if the session is over.
     pub async fn assign(&self, leadership: &Leadership) -> Result<(), Error> {
         for path in [&self.tasks, &self.workers, &self.assigned] {
             ensure(&self.client, path).await?;
@@ -196,7 +199,11 @@ impl Work {
                 open.insert(task);
             }
         }
-        for (task, (_, czxid)) in &assigned {
+        for (task, (worker, czxid)) in &assigned {
+            if worker.is_empty() {
+                let path = child(&self.assigned, task)?;
+                return Err(Error::Foreign { path, recipe: RECIPE });
+            }
             if !tasks.contains(task) || open.contains(task) {
                 let path = child(&self.assigned, task)?;
                 let away = self.client.multi().when(&path, Test::CreatedBy(*czxid));

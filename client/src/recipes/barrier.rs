@@ -286,7 +286,14 @@ impl DoubleBarrier {
     async fn begun(&self, owned: &Owned) -> Result<(), Error> {
         let path = self.line.place.child(READY)?;
         let (stat, watch) = self.line.place.client.exists_and_watch(path).await?;
-        if stat.is_none() { wait_for(watch, owned).await } else { Ok(()) }
+        if stat.is_some() {
+            return Ok(());
+        }
+        tokio::select! {
+            outcome = wait_for(watch, owned) => outcome,
+            // Who begins the round would be told at once, and so would never begin it.
+            error = self.line.oddity(|| async { self.line.list().await.map(drop) }) => Err(error),
+        }
     }
 
     /// Waits until a node is gone, or something happens to it.

@@ -31,19 +31,20 @@
 //! - *Expired session, paused process*: nothing is held; what was acknowledged stays. Of a block of
 //!   ids, what was not given out is lost, so that there are gaps, and never the same id twice.
 //! - *Two holders by mistake*: nothing is held.
-//! - *A node edited by hand* into what is no number: [`Error::Malformed`]. *Deleted by hand*: a
-//!   counter begins again at 0, ids begin again at 0: do not.
+//! - *A node edited by hand* into what is no number, or for ids into one that is less: [`Error::Malformed`].
+//!   *Deleted by hand*: [`Error::Gone`] to all who have seen it, which a new handle has not: a counter
+//!   begins again at 0, ids begin again at 0: do not.
 //!
 //! # Cost
 //!
 //! One node. A change is a read and a write, two round trips, or one if nobody else has changed it
 //! since this handle did; one more of each for everybody who was faster. No watches.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use conclave_proto::{ErrorCode, Stat, ZPath};
+use conclave_proto::{ErrorCode, Stat, ZPath, Zxid};
 use tokio::sync::Mutex;
 
 use super::Error;
@@ -70,6 +71,13 @@ pub struct Seen {
     /// The value; `None` if there is none.
     pub value: Option<Bytes>,
     stat: Option<Stat>,
+}
+
+impl Seen {
+    /// The transaction that created the node.
+    fn made_by(&self) -> Option<Zxid> {
+        self.stat.map(|stat| stat.czxid)
+    }
 }
 
 impl SharedValue {
@@ -143,7 +151,8 @@ impl SharedValue {
     /// faster. If it gives `None`, nothing is changed.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if somebody is always faster; if no server confirms it.
+    /// [`Error::Conflict`] if somebody is always faster; [`Error::Gone`] if the node is deleted by hand
+    /// meanwhile; if no server confirms it.
     pub async fn update(
         &self,
         mut change: impl FnMut(Option<&Bytes>) -> Option<Bytes>,
@@ -167,7 +176,11 @@ impl SharedValue {
             // Many at once get out of each other's way.
             let time = Duration::from_millis(dice.up_to(u64::from(attempt.min(20))));
             sleep(&self.client, time).await;
-            seen = self.get().await?;
+            let now = self.get().await?;
+            if seen.made_by().is_some_and(|made_by| now.made_by() != Some(made_by)) {
+                return Err(Error::Gone { path: self.path.clone() });
+            }
+            seen = now;
         }
         Err(Error::Conflict { path: self.path.clone() })
     }
@@ -179,6 +192,8 @@ pub struct Counter {
     value: SharedValue,
     /// What this handle has seen last.
     seen: Arc<Mutex<Option<Seen>>>,
+    /// What made the node, once this handle has seen it.
+    made_by: Arc<OnceLock<Zxid>>,
 }
 
 impl Counter {
@@ -187,22 +202,39 @@ impl Counter {
     /// # Errors
     /// If it is not a path, or is the root.
     pub fn new(client: &Client, path: impl IntoPath) -> Result<Counter, Error> {
-        Ok(Counter { value: SharedValue::new(client, path)?, seen: Arc::default() })
+        let value = SharedValue::new(client, path)?;
+        Ok(Counter { value, seen: Arc::default(), made_by: Arc::default() })
     }
 
     /// Its latest value that was acknowledged to anybody.
     ///
     /// # Errors
-    /// [`Error::Malformed`] if the node holds no number.
+    /// [`Error::Malformed`] if the node holds no number, [`Error::Gone`] if it was there and is not any
+    /// more, or is another one.
     pub async fn get(&self) -> Result<i64, Error> {
-        self.number(self.value.get().await?.value.as_ref())
+        self.number(self.latest().await?.value.as_ref())
+    }
+
+    async fn latest(&self) -> Result<Seen, Error> {
+        let now = self.value.get().await?;
+        self.check(&now)?;
+        Ok(now)
+    }
+
+    /// Makes sure that it is the node that was seen before.
+    fn check(&self, now: &Seen) -> Result<(), Error> {
+        let is_same = match now.made_by() {
+            Some(made_by) => *self.made_by.get_or_init(|| made_by) == made_by,
+            None => self.made_by.get().is_none(),
+        };
+        if is_same { Ok(()) } else { Err(Error::Gone { path: self.value.path.clone() }) }
     }
 
     /// Adds to it, which may be less than 0, and gives the new value.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it would not fit 64 bits; [`Error::Conflict`] if others are always
-    /// faster. [`Error::outcome_unknown`] says whether it may have been added.
+    /// As [`get`](Counter::get); [`Error::Invalid`] if it would not fit 64 bits; [`Error::Conflict`] if
+    /// others are always faster. [`Error::outcome_unknown`] says whether it may have been added.
     pub async fn add(&self, amount: i64) -> Result<i64, Error> {
         self.change(|value| {
             value.checked_add(amount).ok_or_else(|| Error::Invalid {
@@ -223,7 +255,8 @@ impl Counter {
             before = self.number(data)?;
             Ok((before == expected).then(|| value.to_string().into()))
         };
-        self.value.try_update(self.value.get().await?, change).await?;
+        let after = self.value.try_update(self.latest().await?, change).await?;
+        self.check(&after)?;
         Ok(before)
     }
 
@@ -245,9 +278,10 @@ impl Counter {
         let start = match seen.take() {
             // What is refused is refused for what it is at now, not for what it was.
             Some(seen) if step(seen.value.as_ref()).is_ok() => seen,
-            Some(_) | None => self.value.get().await?,
+            Some(_) | None => self.latest().await?,
         };
         let after = self.value.try_update(start, step).await?;
+        self.check(&after)?;
         let value = self.number(after.value.as_ref())?;
         *seen = Some(after);
         Ok(value)
@@ -289,12 +323,18 @@ impl IdBlocks {
     /// An id that nobody else gets. Those of one handle and its clones grow.
     ///
     /// # Errors
-    /// As [`Counter::add`], when a block is used up.
+    /// As [`Counter::add`], when a block is used up; [`Error::Malformed`] if the number was set back.
     pub async fn next(&self) -> Result<i64, Error> {
         let mut block = self.block.lock().await;
         if block.0 == block.1 {
             let end = self.counter.add(self.size).await?;
-            *block = (end - self.size, end);
+            let first = end - self.size;
+            if first < block.1 {
+                let path = self.counter.value.path.clone();
+                let why = format!("ids up to {} were given out, and it says {first}", block.1 - 1);
+                return Err(Error::Malformed { path, recipe: RECIPE, why });
+            }
+            *block = (first, end);
         }
         block.0 += 1;
         Ok(block.0 - 1)

@@ -219,7 +219,7 @@ impl Line {
         let item = tokio::select! {
             item = watch.next() => item.transpose()?,
             error = owned.ended() => return Err(error),
-            error = self.oddity(self.check(entry)) => return Err(error),
+            error = self.oddity(|| self.check(entry)) => return Err(error),
         };
         Ok(match item {
             Some(WatchItem::Event { kind: EventKind::Deleted, .. }) => Departure::Deleted,
@@ -230,15 +230,19 @@ impl Line {
         })
     }
 
-    /// Waits for a session timeout, for which most are not in the way, and makes this check then;
-    /// resolves if it finds a node that no recipe has made, which nobody would ever delete.
-    pub(super) async fn oddity(&self, check: impl Future<Output = Result<(), Error>>) -> Error {
+    /// Makes this check whenever a session timeout has passed, for which most do not wait; resolves if
+    /// it finds a node that no recipe has made, which nobody would ever delete.
+    pub(super) async fn oddity<C>(&self, check: impl Fn() -> C) -> Error
+    where
+        C: Future<Output = Result<(), Error>>,
+    {
         let client = &self.place.client;
-        sleep(client, client.session_timeout()).await;
-        match check.await {
-            Err(error @ Error::Malformed { .. }) => error,
+        loop {
+            sleep(client, client.session_timeout()).await;
             // What cannot be read now is told of by its watch, and the session.
-            Ok(()) | Err(_) => std::future::pending().await,
+            if let Err(error @ (Error::Malformed { .. } | Error::Foreign { .. })) = check().await {
+                return error;
+            }
         }
     }
 

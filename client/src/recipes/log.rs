@@ -48,6 +48,8 @@
 //!   the hold is checked in the very transaction that appends.
 //! - *Dead leader* of the servers: as a lost connection.
 //! - *Two holders by mistake*: only one of them can append, as above.
+//! - *Deleted or edited by hand*: every follower that was told otherwise ends its work with an error
+//!   ([`Follower::next`]); one that begins later cannot know.
 //!
 //! If an append fails and its [outcome is unknown](Error::outcome_unknown), its operations are in
 //! the log or will never be; [`append`](Writer::append) again finds out where the log ends first.
@@ -63,7 +65,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use conclave_proto::{ErrorCode, ZPath};
+use conclave_proto::{ErrorCode, ZPath, Zxid};
 
 use super::cache::{Cache, CacheChanges, CacheItem, CachedNode};
 use super::support::{child, ensure, own_node};
@@ -107,6 +109,8 @@ impl Log {
             next: 1,
             state: None,
             ready: BTreeMap::new(),
+            told: BTreeMap::new(),
+            stands_for: 0,
             passed: BTreeSet::new(),
             gone: None,
         };
@@ -183,8 +187,12 @@ pub struct Follower {
     next: u64,
     /// A state that is to be told if the operations before it are not there.
     state: Option<(u64, Bytes)>,
-    /// Operations that have come.
-    ready: BTreeMap<u64, Bytes>,
+    /// Operations that have come, and the transactions that appended them.
+    ready: BTreeMap<u64, (Zxid, Bytes)>,
+    /// Those that were told and that no state stands for yet: they must not go, nor come anew.
+    told: BTreeMap<u64, Zxid>,
+    /// The last operation that a state stands for.
+    stands_for: u64,
     /// Operations that were gone when it was told that they had come. That they are gone, and the
     /// state that stands for them, is told next.
     passed: BTreeSet<u64>,
@@ -197,14 +205,19 @@ impl Follower {
     ///
     /// # Errors
     /// If the session has ended. If somebody edited the log by hand, once: [`Error::Gone`] for an
-    /// operation that was deleted, [`Error::Malformed`] for one that was changed, [`Error::Foreign`]
-    /// for a node that is none. What comes after a foreign node is told nevertheless; what comes after
-    /// an operation that is not there, when a state stands for that.
+    /// operation, or a state, that was deleted, [`Error::Malformed`] for an operation that was changed,
+    /// or has the number of one that was told before, [`Error::Foreign`] for a node that is none. What
+    /// comes after a foreign node is told nevertheless; what comes after an operation that is not there,
+    /// when a state stands for that. After any of the others the follower does not know any more what
+    /// the log says: begin again with a new one.
     pub async fn next(&mut self) -> Result<Entry, Error> {
         loop {
-            if let Some(operation) = self.ready.remove(&self.next) {
+            if let Some((made_by, operation)) = self.ready.remove(&self.next) {
                 let number = self.next;
                 self.next += 1;
+                if number > self.stands_for {
+                    self.told.insert(number, made_by);
+                }
                 return Ok(Entry::Operation { number, operation });
             }
             if let Some((number, state)) = self.state.take_if(|(number, _)| *number >= self.next) {
@@ -223,11 +236,7 @@ impl Follower {
                 Some(Ok(CacheItem::Changed { path, after: Some(node), .. })) => {
                     self.take(&path, &node)?;
                 }
-                Some(Ok(CacheItem::Changed { path, after: None, .. })) => {
-                    if let Some(number) = self.log.number(&path) {
-                        self.passed.remove(&number);
-                    }
-                }
+                Some(Ok(CacheItem::Changed { path, after: None, .. })) => self.lose(&path)?,
                 Some(Ok(CacheItem::Gap)) => self.read()?,
                 Some(Err(error)) => return Err(error),
                 None => return Err(self.cache.ended().await),
@@ -251,12 +260,19 @@ impl Follower {
                 return Err(Error::Malformed { path: path.clone(), recipe: NAME, why });
             }
             Some(number) if number >= self.next => match node.data.clone() {
-                Some(operation) => drop(self.ready.insert(number, operation)),
+                Some(operation) => drop(self.ready.insert(number, (node.czxid, operation))),
                 None => drop(self.passed.insert(number)),
             },
+            Some(number) if self.told.get(&number).is_some_and(|told| *told != node.czxid) => {
+                let why = String::from("another operation had its number, and was deleted");
+                return Err(Error::Malformed { path: path.clone(), recipe: NAME, why });
+            }
             Some(_) => {}
             None if *path == child(&self.log.path, STATE)? => {
                 self.state = self.log.state(Some(node))?;
+                let number = self.state.as_ref().map_or(0, |(number, _)| *number);
+                self.stands_for = self.stands_for.max(number);
+                self.told = self.told.split_off(&(self.stands_for + 1));
             }
             None if *path != self.log.path && *path != child(&self.log.path, OPERATIONS)? => {
                 return Err(Error::Foreign { path: path.clone(), recipe: NAME });
@@ -264,6 +280,18 @@ impl Follower {
             None => {}
         }
         Ok(())
+    }
+
+    /// A node is gone. A state comes before what it stands for goes, and stays.
+    fn lose(&mut self, path: &ZPath) -> Result<(), Error> {
+        let is_by_hand = match self.log.number(path) {
+            Some(number) => {
+                self.passed.remove(&number);
+                number > self.stands_for
+            }
+            None => *path == child(&self.log.path, STATE)?,
+        };
+        if is_by_hand { Err(Error::Gone { path: path.clone() }) } else { Ok(()) }
     }
 
     /// Takes everything that the cache shows, and then says what is wrong with the first node that
@@ -276,11 +304,15 @@ impl Follower {
         })?;
         self.changes = changes;
         self.passed.clear();
-        let mut outcome = Ok(());
+        let (mut outcome, mut there) = (Ok(()), BTreeSet::new());
         for (path, node) in nodes {
+            there.extend(self.log.number(&path));
             outcome = outcome.and(self.take(&path, &node));
         }
-        outcome
+        match self.told.keys().find(|number| !there.contains(number)) {
+            Some(number) => outcome.and(Err(Error::Gone { path: self.log.operation(*number)? })),
+            None => outcome,
+        }
     }
 }
 

@@ -25,8 +25,9 @@
 //! # Guarantees
 //!
 //! - *Lost connection, dead leader*: the node stays as long as the session lives.
-//! - *Deleted by somebody else*: it is created again, under the same name, as soon as the servers
-//!   can; until then it is tried.
+//! - *Deleted or edited by somebody else*: it is created again, under the same name, or written again,
+//!   as soon as the servers can; until then it is tried. (What a node with a time to live holds is not
+//!   written again.)
 //! - *Expired session*: the node is gone, as soon as the servers end the session; so is the
 //!   membership, and [`KeptNode::ended`] tells its owner. A new client joins anew.
 //! - *Paused process*: if for longer than the session timeout, it is no member any more and finds out
@@ -329,7 +330,7 @@ impl Keeper {
                     created.map(|created| watch = Some(created))
                 }
                 item = next(&mut watch), if watch.is_some() => match item {
-                    Some(Ok(_)) => self.create(Instant::now()).await,
+                    Some(Ok(_)) => self.restore().await,
                     Some(Err(error)) => Err(error.into()),
                     None => Err(Error::Gone { path: self.path.clone() }),
                 },
@@ -364,6 +365,23 @@ impl Keeper {
             | Lifetime::Ephemeral
             | Lifetime::Lingering(_)
             | Lifetime::Container => std::future::pending().await,
+        }
+    }
+
+    /// Sees to it that the node is there and holds what it is to hold: somebody may have deleted or
+    /// edited it. What one with a time to live holds is left alone: it may be kept by another one too.
+    async fn restore(&mut self) -> Result<(), Error> {
+        self.create(Instant::now()).await?;
+        let (Lifetime::Ephemeral, Some(made_by)) = (self.lifetime, self.made_by) else {
+            return Ok(());
+        };
+        match self.client.get(&self.path).await {
+            Ok(node) if node.stat.czxid == made_by && node.data.as_ref() != Some(&self.data) => {
+                self.write_to(made_by).await.map(drop)
+            }
+            // That it is gone is told by the watch.
+            Err(error) if error.code() != Some(ErrorCode::NoNode) => Err(error.into()),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 

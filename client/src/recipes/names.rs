@@ -25,7 +25,7 @@
 //!   when it goes on.
 //! - *Two holders by mistake*: a name is one session's at a time, or nobody's; who comes second gets
 //!   [`Error::Taken`].
-//! - *Deleted by hand*: what a session has bound is bound again; what was set is not.
+//! - *Deleted or edited by hand*: what a session has bound is bound again; what was set is not.
 //!
 //! # Cost
 //!

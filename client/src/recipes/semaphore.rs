@@ -1,5 +1,7 @@
 //! A lock that a limited number hold at once.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -50,7 +52,7 @@ const LIMIT: &str = "limit";
 /// | the session expires | its permits go to others; [`Hold::lost`] has resolved before |
 /// | the process is paused | if for longer than the session timeout, others have its permits when it wakes up, so that more than the limit may be at work: [`Hold::guard`] fails |
 /// | more than the limit think they have one | only after the end of a session; those who came later have greater tokens |
-/// | a node is deleted by hand | its holder loses the permit, who waits is told so |
+/// | a node is deleted by hand | its holder loses the permit, who waits is told so; without the limit's node nobody who has seen it gets a permit |
 ///
 /// # Cost
 ///
@@ -67,6 +69,8 @@ pub struct Semaphore {
     permits: Line,
     place: Place,
     initial: u32,
+    /// Whether the limit was there: then it must not be missing.
+    has_limit: Arc<AtomicBool>,
 }
 
 impl Semaphore {
@@ -79,7 +83,8 @@ impl Semaphore {
         let place = Place::new(client, path, "a semaphore")?;
         let line = Line::new(place.part(QUEUE)?, "waiter");
         let permits = Line { with_data: true, ..Line::new(place.part(PERMITS)?, "permit") };
-        Ok(Semaphore { line, permits, place, initial: limit })
+        let has_limit = Arc::default();
+        Ok(Semaphore { line, permits, place, initial: limit, has_limit })
     }
 
     /// Who may do what with the nodes; everybody everything unless said.
@@ -101,7 +106,8 @@ impl Semaphore {
     ///
     /// # Errors
     /// If the session ends, the node is deleted by hand, the limit was edited into something that is
-    /// no number, or the directory has other nodes in it.
+    /// no number, or deleted ([`Error::Gone`], until somebody [sets](Semaphore::set_limit) it again), or
+    /// the directory has other nodes in it.
     pub async fn acquire(&self) -> Result<Hold, Error> {
         let (mut waiter, entries) = self.line.enter(Body::new("", Bytes::new())).await?;
         self.line.wait_alone(&waiter, waiter.path(), entries).await?;
@@ -118,7 +124,7 @@ impl Semaphore {
                 item = permits.next() => drop(item.transpose()?),
                 item = limit.next() => drop(item.transpose()?),
                 error = waiter.ended() => return Err(error),
-                error = self.permits.oddity(self.permits.check_all()) => return Err(error),
+                error = self.permits.oddity(|| self.permits.check_all()) => return Err(error),
             }
         }
     }
@@ -160,13 +166,21 @@ impl Semaphore {
     /// How many permits there are.
     ///
     /// # Errors
-    /// If the limit was edited into something that is no number.
+    /// If the limit was edited into something that is no number, or deleted ([`Error::Gone`]).
     pub async fn limit(&self) -> Result<u32, Error> {
         match self.place.client.get(self.place.child(LIMIT)?).await {
             Ok(node) => self.parse(&node),
-            Err(error) if error.code() == Some(ErrorCode::NoNode) => Ok(self.initial),
+            Err(error) if error.code() == Some(ErrorCode::NoNode) => self.first_limit(),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What the limit is to be that nobody has set yet.
+    fn first_limit(&self) -> Result<u32, Error> {
+        if self.has_limit.load(Ordering::Relaxed) {
+            return Err(Error::Gone { path: self.place.child(LIMIT)? });
+        }
+        Ok(self.initial)
     }
 
     /// Changes how many permits there are.
@@ -200,7 +214,7 @@ impl Semaphore {
             let (node, limit) = match limit {
                 Ok(limit) => limit,
                 Err(error) if error.code() == Some(ErrorCode::NoNode) => {
-                    self.make_limit(self.initial).await?;
+                    self.make_limit(self.first_limit()?).await?;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -258,6 +272,7 @@ impl Semaphore {
     }
 
     fn parse(&self, node: &Node) -> Result<u32, Error> {
+        self.has_limit.store(true, Ordering::Relaxed);
         let limit = node.text().ok().and_then(|text| text.trim().parse().ok());
         match (limit, self.place.child(LIMIT)) {
             (Some(limit), _) => Ok(limit),

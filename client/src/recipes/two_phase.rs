@@ -355,7 +355,8 @@ impl TwoPhase {
     /// Removes a transaction that every participant is done with. False if that is not so yet.
     ///
     /// # Errors
-    /// If no server confirms it.
+    /// [`Error::Foreign`] if there is a node below it that nobody of the recipe has made; if no server
+    /// confirms it.
     pub async fn forget(&self, id: &str) -> Result<bool, Error> {
         let path = child(&self.root, id)?;
         loop {
@@ -372,9 +373,15 @@ impl TwoPhase {
         let stored = self.stored(path).await?;
         let names = self.client.children(path).linearizable().await?;
         let names: BTreeSet<String> = names.into_iter().collect();
-        let is_done = |name: &String| names.contains(&format!("done.{name}"));
+        let is_done = |name: &String| names.contains(&done(name));
         if stored.head.decision.is_none() || !stored.head.participants.iter().all(is_done) {
             return Ok(false);
+        }
+        let parts = stored.head.participants.iter();
+        let own: BTreeSet<String> = parts.flat_map(|name| [vote(name), done(name)]).collect();
+        let is_foreign = |name: &&String| !own.contains(*name) && *name != COORDINATOR;
+        if let Some(name) = names.iter().find(is_foreign) {
+            return Err(Error::Foreign { path: child(path, name)?, recipe: RECIPE });
         }
         // Only the very transaction that was looked at: if somebody else has forgotten it, another
         // one may have its id.
@@ -426,12 +433,12 @@ impl TwoPhase {
 
     async fn votes(&self, path: &ZPath, stored: &Stored) -> Result<BTreeMap<String, bool>, Error> {
         let page = self.client.list(path).with_data().linearizable().await?;
-        let vote = |name: &String| {
-            let node = format!("vote.{name}");
+        let cast = |name: &String| {
+            let node = vote(name);
             let entry = page.entries.iter().find(|entry| entry.name == node)?;
             Some((name.clone(), entry.data.as_deref() == Some(YES.as_bytes())))
         };
-        Ok(stored.head.participants.iter().filter_map(vote).collect())
+        Ok(stored.head.participants.iter().filter_map(cast).collect())
     }
 }
 
@@ -465,11 +472,21 @@ impl Drop for Coordinator {
 }
 
 fn vote_of(path: &ZPath, name: &str) -> Result<ZPath, Error> {
-    child(path, name).and_then(|_| child(path, &format!("vote.{name}")))
+    child(path, name).and_then(|_| child(path, &vote(name)))
 }
 
 fn done_of(path: &ZPath, name: &str) -> Result<ZPath, Error> {
-    child(path, &format!("done.{name}"))
+    child(path, &done(name))
+}
+
+/// What the node of a participant's vote is called.
+fn vote(name: &str) -> String {
+    format!("vote.{name}")
+}
+
+/// What the node is called that says that a participant is done.
+fn done(name: &str) -> String {
+    format!("done.{name}")
 }
 
 /// Somebody who takes part in transactions.
