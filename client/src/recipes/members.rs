@@ -371,18 +371,19 @@ impl Keeper {
     /// Sees to it that the node is there and holds what it is to hold: somebody may have deleted or
     /// edited it. What one with a time to live holds is left alone: it may be kept by another one too.
     async fn restore(&mut self) -> Result<(), Error> {
-        self.create(Instant::now()).await?;
-        let (Lifetime::Ephemeral, Some(made_by)) = (self.lifetime, self.made_by) else {
-            return Ok(());
-        };
-        match self.client.get(&self.path).await {
-            Ok(node) if node.stat.czxid == made_by && node.data.as_ref() != Some(&self.data) => {
-                self.write_to(made_by).await.map(drop)
+        if let (Lifetime::Ephemeral, Some(made_by)) = (self.lifetime, self.made_by) {
+            match self.client.get(&self.path).await {
+                Ok(node) if node.stat.czxid == made_by => {
+                    let is_right = node.data.as_ref() == Some(&self.data);
+                    if is_right || self.write_to(made_by).await? {
+                        return Ok(());
+                    }
+                }
+                Err(error) if error.code() != Some(ErrorCode::NoNode) => return Err(error.into()),
+                Ok(_) | Err(_) => {}
             }
-            // That it is gone is told by the watch.
-            Err(error) if error.code() != Some(ErrorCode::NoNode) => Err(error.into()),
-            Ok(_) | Err(_) => Ok(()),
         }
+        self.create(Instant::now()).await
     }
 
     /// Sees to it that the node is there and is this one's.
