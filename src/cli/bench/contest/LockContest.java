@@ -98,6 +98,9 @@ public class LockContest {
     }
 
     static double at(long[] sorted, double share) {
+        if (sorted.length == 0) {
+            return 0;
+        }
         int index = (int) Math.ceil(share * sorted.length) - 1;
         return sorted[Math.max(index, 0)] / 1e6;
     }

@@ -179,11 +179,12 @@ async fn contest_all(
     }
     let mut outcomes = vec![Vec::new(); args.libraries.len()];
     for round in 1..=args.rounds {
-        for (outcomes, &library) in outcomes.iter_mut().zip(&args.libraries) {
+        for (place, (outcomes, &library)) in outcomes.iter_mut().zip(&args.libraries).enumerate() {
             tell(&format!("[{round}/{}] {}", args.rounds, library.describe()));
             let (servers, pids) = sides.of(library)?;
             let before = Counters::of(&pids);
-            let path = format!("/contest-{round}");
+            // No two have the same: one may leave nodes there until its sessions expire.
+            let path = format!("/contest-{round}-{place}");
             let outcome = if library == Library::Conclave {
                 contend(args, &servers, &path).await
             } else {
