@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod barrier;
+mod by_hand;
 #[path = "../data/chaos.rs"]
 #[allow(dead_code, reason = "each test program uses a part of it")]
 mod chaos;

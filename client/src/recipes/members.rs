@@ -51,7 +51,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use conclave_proto::request::Test;
-use conclave_proto::{ErrorCode, SessionId, Stat, WatchKind, ZPath, Zxid};
+use conclave_proto::{ErrorCode, EventKind, SessionId, Stat, WatchKind, ZPath, Zxid};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -330,6 +330,9 @@ impl Keeper {
                     created.map(|created| watch = Some(created))
                 }
                 item = next(&mut watch), if watch.is_some() => match item {
+                    Some(Ok(WatchItem::Event { kind: EventKind::Deleted, .. })) => {
+                        self.create(Instant::now()).await
+                    }
                     Some(Ok(_)) => self.restore().await,
                     Some(Err(error)) => Err(error.into()),
                     None => Err(Error::Gone { path: self.path.clone() }),
