@@ -7,6 +7,7 @@ mod broken;
 mod checker;
 mod goods;
 mod rounds;
+mod together;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
