@@ -5,6 +5,7 @@
 
 mod broken;
 mod checker;
+mod decided;
 mod goods;
 mod rounds;
 mod together;

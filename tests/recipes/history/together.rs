@@ -205,6 +205,8 @@ struct Scribe {
     name: usize,
     leads: bool,
     wire: Wire,
+    /// Over which it reads and writes the log, with a session that outlives the leadership.
+    other: Wire,
     dice: Dice,
     story: Arc<Story>,
     operations: u64,
@@ -220,9 +222,13 @@ impl Scribe {
         while !is_at_end {
             self.wire.mend();
             let client = self.wire.client(SESSION_TIMEOUT).await;
+            let other = self.other.client(20 * SESSION_TIMEOUT).await;
             while !is_at_end {
-                let outcome =
-                    if self.leads { self.lead(&client).await } else { self.follow(&client).await };
+                let outcome = if self.leads {
+                    self.lead(&client, &other).await
+                } else {
+                    self.follow(&client).await
+                };
                 match outcome {
                     Ok(()) => is_at_end = self.is_over(),
                     Err(error) if error.is_final() => break,
@@ -237,11 +243,11 @@ impl Scribe {
         }
     }
 
-    /// Leads for a while.
-    async fn lead(&mut self, client: &Client) -> Result<(), Error> {
+    /// Leads for a while, with one session, and writes with another.
+    async fn lead(&mut self, client: &Client, other: &Client) -> Result<(), Error> {
         let election = Election::new(client, ELECTION)?;
         let leadership = election.campaign("").await?;
-        let log = Log::new(client, LOG)?;
+        let log = Log::new(other, LOG)?;
         let mut writer = log.write(leadership.hold()).await?;
         let mut reader = Reader::of(&log, &self.story).await?;
         let end = reader.follower.end().await?;
@@ -329,9 +335,11 @@ async fn all_are_told_one_log_that_only_the_primary_writes() {
     let story = Arc::new(Story::default());
     let (mut primaries, mut followers) = (Vec::new(), Vec::new());
     for name in 0..2 * EACH {
-        let (wire, leads) = (Wire::to(&cluster.addresses()).await, name < EACH);
+        let servers = cluster.addresses();
+        let (wire, other) = (Wire::to(&servers).await, Wire::to(&servers).await);
+        let leads = name < EACH;
         let (dice, story) = (dice.split(), Arc::clone(&story));
-        let scribe = Scribe { name, leads, wire, dice, story, operations: 0 };
+        let scribe = Scribe { name, leads, wire, other, dice, story, operations: 0 };
         let scribes = if leads { &mut primaries } else { &mut followers };
         scribes.push(program(scribe, Scribe::run));
     }
