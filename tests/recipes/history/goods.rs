@@ -260,7 +260,7 @@ fn note(numbers: &Mutex<Numbers>, outcome: Result<i64, Error>) -> Result<(), Err
 }
 
 /// Whether it is an error that may happen to those who do everything right.
-fn is_honest(error: &Error) -> bool {
+pub(super) fn is_honest(error: &Error) -> bool {
     error.outcome_unknown()
         || matches!(error, Error::Lost { .. } | Error::Conflict { .. })
         || matches!(error, Error::Client(error) if error.code().is_none())
@@ -331,7 +331,7 @@ async fn nothing_is_lost_or_given_twice() {
     .await;
 }
 
-async fn end(programs: Vec<JoinHandle<()>>) {
+pub(super) async fn end(programs: Vec<JoinHandle<()>>) {
     // Who waits here must not keep the client from its heartbeats.
     eventually("all programs end", async || {
         programs.iter().all(|program| program.is_finished()).then_some(())

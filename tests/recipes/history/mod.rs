@@ -5,8 +5,10 @@
 
 mod broken;
 mod checker;
+mod decided;
 mod goods;
 mod rounds;
+mod together;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
