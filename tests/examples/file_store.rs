@@ -2,12 +2,13 @@
 
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::Program;
 use crate::harness::Cluster;
 use crate::ports::Ports;
+use crate::{Program, text};
 
 const EXAMPLE: &str = "file_store";
 
@@ -98,6 +99,87 @@ async fn several_processes_change_files_at_once_and_no_change_is_lost() {
         let wrong = store.complain(&["read", name]);
         assert!(wrong.contains("cannot be"), "{wrong}");
     }
+}
+
+/// What a writer says in a file, over and over: other words in between would show.
+fn words(writer: usize, round: usize) -> String {
+    format!("{writer} {round}\n").repeat(5_000)
+}
+
+impl Store {
+    /// Runs a command, with this to read, that may come too late or too early. What it printed, if it
+    /// did not.
+    fn attempt(&self, args: &[&str], input: &str) -> Option<String> {
+        let mut command = self.command(args);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        // One that fails does not read.
+        drop(process.stdin.take().unwrap().write_all(input.as_bytes()));
+        let output = process.wait_with_output().unwrap();
+        if output.status.success() {
+            return Some(text(&output.stdout));
+        }
+        let why = text(&output.stderr);
+        assert!(why.contains("is there already") || why.contains("there is no file"), "{why}");
+        None
+    }
+
+    /// Creates, writes, reads and deletes a file that others have to do with, and writes one that is
+    /// its own. How often each of the four was done.
+    fn churn(&self, writer: usize) -> [usize; 4] {
+        let own = format!("own-{writer}");
+        self.feed(&["create", &own], "");
+        let mut done = [0; 4];
+        for round in 0..6 {
+            let (shared, words) = (format!("shared-{}", round % 2), words(writer, round));
+            done[0] += usize::from(self.attempt(&["create", &shared], &words).is_some());
+            done[1] += usize::from(self.attempt(&["write", &shared], &words).is_some());
+            if let Some(read) = self.attempt(&["read", &shared], "") {
+                let first = read.lines().next().unwrap_or_default();
+                assert!(read.lines().all(|line| line == first), "{shared} is of several writers");
+                assert!(read.is_empty() || read.lines().count() == 5_000, "{shared} is torn");
+                done[2] += 1;
+            }
+            self.feed(&["write", &own], &words);
+            done[3] += usize::from(self.attempt(&["delete", &shared], "").is_some());
+        }
+        done
+    }
+}
+
+#[tokio::test]
+async fn files_come_and_go_at_once_and_are_of_one_writer_at_every_moment() {
+    let mut cluster = Cluster::start(3).await;
+    let store = Arc::new(Store::start(cluster.addresses()));
+    let churn = |writer| {
+        let store = Arc::clone(&store);
+        tokio::task::spawn_blocking(move || store.churn(writer))
+    };
+    let writers: Vec<_> = (0..4).map(churn).collect();
+    let leader = cluster.leader().await;
+    cluster.kill(leader);
+    let mut done = [0; 4];
+    for writer in writers {
+        for (all, some) in done.iter_mut().zip(writer.await.unwrap()) {
+            *all += some;
+        }
+    }
+    let [created, written, read, deleted] = done;
+    println!("{created} files created, {written} written, {read} read, {deleted} deleted");
+    assert!(created >= 2 && deleted >= 2, "files did not come and go");
+    // What nobody else deletes is what its writer wrote last.
+    for writer in 0..4 {
+        let own = format!("own-{writer}");
+        assert_eq!(store.ask(&["read", &own]), words(writer, 5));
+        store.ask(&["delete", &own]);
+    }
+    let mut left = 0;
+    for name in store.ask(&["list"]).lines().map(|line| line.split_once(' ').unwrap().0) {
+        store.ask(&["delete", name]);
+        left += 1;
+    }
+    assert_eq!(created, deleted + left, "each that was created was deleted once");
+    assert_eq!(store.ask(&["list"]), "");
 }
 
 #[tokio::test]
