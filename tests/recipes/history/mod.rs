@@ -8,6 +8,7 @@ mod checker;
 mod decided;
 mod goods;
 mod rounds;
+mod shares;
 mod together;
 
 use std::collections::BTreeMap;
