@@ -8,6 +8,7 @@ mod checker;
 mod decided;
 mod goods;
 mod rounds;
+mod shown;
 mod together;
 
 use std::collections::BTreeMap;
