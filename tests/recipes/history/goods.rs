@@ -73,15 +73,15 @@ impl Items {
 
 /// Numbers that were given out.
 #[derive(Default)]
-struct Numbers {
-    given: Vec<i64>,
+pub(super) struct Numbers {
+    pub(super) given: Vec<i64>,
     /// Additions that may have been done.
     perhaps: i64,
 }
 
 impl Numbers {
     /// Says what is wrong if the counter is at `end` now.
-    fn check(&self, end: i64) -> Result<(), String> {
+    pub(super) fn check(&self, end: i64) -> Result<(), String> {
         let all: BTreeSet<i64> = self.given.iter().copied().collect();
         let given = i64::try_from(self.given.len()).unwrap_or(i64::MAX);
         if all.len() != self.given.len() {
@@ -242,7 +242,7 @@ impl Program {
     }
 }
 
-fn note(numbers: &Mutex<Numbers>, outcome: Result<i64, Error>) -> Result<(), Error> {
+pub(super) fn note(numbers: &Mutex<Numbers>, outcome: Result<i64, Error>) -> Result<(), Error> {
     let mut numbers = numbers.lock().unwrap();
     match outcome {
         Ok(number) => {

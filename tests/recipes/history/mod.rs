@@ -9,6 +9,7 @@ mod decided;
 mod goods;
 mod rounds;
 mod shares;
+mod shown;
 mod together;
 
 use std::collections::BTreeMap;
