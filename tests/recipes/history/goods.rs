@@ -26,29 +26,29 @@ const BACKLOG: usize = 200;
 /// Programs of each kind.
 const EACH: usize = 3;
 
-/// What became of the items.
-#[derive(Default)]
-struct Items {
+/// What became of items, or tasks.
+#[derive(Clone, Default)]
+pub(super) struct Items {
     /// Whether the push was acknowledged; otherwise it may have been done.
-    pushed: BTreeMap<String, bool>,
+    pub(super) pushed: BTreeMap<String, bool>,
     /// How many pushes had no answer.
-    unsure: usize,
+    pub(super) unsure: usize,
     /// The tokens under which each was handed out.
-    handed: BTreeMap<String, BTreeSet<Token>>,
+    pub(super) handed: BTreeMap<String, BTreeSet<Token>>,
     /// The token under which each was done.
-    done: BTreeMap<String, Vec<Token>>,
+    pub(super) done: BTreeMap<String, Vec<Token>>,
     /// Those that may have been done: no server said whether.
-    perhaps: BTreeSet<String>,
+    pub(super) perhaps: BTreeSet<String>,
 }
 
 impl Items {
-    /// How many are in the queue, about.
-    fn waiting(&self) -> usize {
+    /// How many are waiting, about.
+    pub(super) fn waiting(&self) -> usize {
         self.pushed.len().saturating_sub(self.unsure + self.done.len() + self.perhaps.len())
     }
 
     /// Says what is wrong after all are done.
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         for (item, is_certain) in &self.pushed {
             let is_done = self.done.contains_key(item) || self.perhaps.contains(item);
             if *is_certain && !is_done {

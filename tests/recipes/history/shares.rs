@@ -12,7 +12,7 @@ use conclave_client::recipes::{Election, Error, Token};
 use conclave_client::{Client, Zxid};
 use tokio::time::{sleep, timeout};
 
-use super::goods::{end, is_honest};
+use super::goods::{Items, end, is_honest};
 use super::together::program;
 use super::{SESSION_TIMEOUT, operations, trouble};
 use crate::chaos::{Dice, Wire, strike};
@@ -60,54 +60,13 @@ fn check_writes(mut writes: Vec<Written>) -> Result<(), String> {
     Ok(())
 }
 
-/// What became of the tasks.
-#[derive(Clone, Default)]
-struct Tasks {
-    /// Whether the task was acknowledged; otherwise it may be there.
-    submitted: BTreeMap<String, bool>,
-    /// The tokens under which each was begun.
-    begun: BTreeMap<String, BTreeSet<Token>>,
-    /// The token under which each was done.
-    done: BTreeMap<String, Vec<Token>>,
-    /// Those that may have been done: no server said whether.
-    perhaps: BTreeSet<String>,
-}
-
-impl Tasks {
-    fn waiting(&self) -> usize {
-        self.submitted.len().saturating_sub(self.done.len() + self.perhaps.len())
-    }
-
-    /// Says what is wrong after all are done.
-    fn check(&self) -> Result<(), String> {
-        for (task, is_certain) in &self.submitted {
-            if *is_certain && !self.done.contains_key(task) && !self.perhaps.contains(task) {
-                return Err(format!("{task} is lost"));
-            }
-        }
-        for (task, tokens) in &self.done {
-            let begun = self.begun.get(task).cloned().unwrap_or_default();
-            if !self.submitted.contains_key(task) {
-                return Err(format!("{task} was never submitted"));
-            }
-            if tokens.len() != 1 {
-                return Err(format!("{task} was done more than once: {tokens:?}"));
-            }
-            if begun.last() != tokens.last() {
-                return Err(format!("{task} was done with {tokens:?}, and begun with {begun:?}"));
-            }
-        }
-        Ok(())
-    }
-}
-
 #[derive(Default)]
 struct Share {
     /// By partition.
     writes: Mutex<BTreeMap<String, Vec<Written>>>,
     /// Writes that came too late.
     refused: AtomicU64,
-    tasks: Mutex<Tasks>,
+    tasks: Mutex<Items>,
     phase: AtomicU64,
 }
 
@@ -116,7 +75,7 @@ impl Share {
         self.phase.load(Ordering::Relaxed) >= phase
     }
 
-    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+    fn tasks(&self) -> MutexGuard<'_, Items> {
         self.tasks.lock().unwrap()
     }
 }
@@ -220,10 +179,17 @@ impl Hand {
         }
         self.number += 1;
         let task = format!("{}-{}", self.name, self.number);
-        self.share.tasks().submitted.insert(task.clone(), false);
-        let is_new = Work::new(client, WORK)?.submit(&task, task.clone()).await?;
-        assert!(is_new, "{task} was submitted by nobody else");
-        self.share.tasks().submitted.insert(task, true);
+        self.share.tasks().pushed.insert(task.clone(), false);
+        match Work::new(client, WORK)?.submit(&task, task.clone()).await {
+            Ok(is_new) => {
+                assert!(is_new, "{task} was submitted by nobody else");
+                self.share.tasks().pushed.insert(task, true);
+            }
+            Err(error) => {
+                self.share.tasks().unsure += 1;
+                return Err(error);
+            }
+        }
         trouble(&self.wire, &mut self.dice, 400).await;
         Ok(())
     }
@@ -255,7 +221,7 @@ impl Hand {
             let Ok(order) = timeout(A_WHILE, worker.next()).await else { continue };
             let Order::Begin(task) = order? else { continue };
             assert_eq!(task.data, task.id);
-            self.share.tasks().begun.entry(task.id.clone()).or_default().insert(task.token);
+            self.share.tasks().handed.entry(task.id.clone()).or_default().insert(task.token);
             trouble(&self.wire, &mut self.dice, 150).await;
             match worker.done(&task).await {
                 Ok(()) => {
@@ -370,7 +336,7 @@ async fn each_task_is_done_by_the_last_who_had_it() {
         "{} tasks done, {} perhaps, {} begun more than once, {} refused",
         tasks.done.len(),
         tasks.perhaps.len(),
-        tasks.begun.values().filter(|tokens| tokens.len() > 1).count(),
+        tasks.handed.values().filter(|tokens| tokens.len() > 1).count(),
         share.refused.load(Ordering::Relaxed),
     );
     tasks.check().unwrap();
@@ -389,21 +355,21 @@ fn the_checkers_see_what_two_had_and_what_is_lost() {
     assert!(why.unwrap_err().contains("has the token of 1"));
 
     let text = |text: &str| String::from(text);
-    let good = Tasks {
-        submitted: [(text("a"), true), (text("b"), false)].into(),
-        begun: [(text("a"), [Token::new(1), Token::new(2)].into())].into(),
+    let good = Items {
+        pushed: [(text("a"), true), (text("b"), false)].into(),
+        handed: [(text("a"), [Token::new(1), Token::new(2)].into())].into(),
         done: [(text("a"), vec![Token::new(2)])].into(),
-        perhaps: BTreeSet::new(),
+        ..Items::default()
     };
     good.check().unwrap();
-    let bad = |change: &dyn Fn(&mut Tasks), why: &str| {
+    let bad = |change: &dyn Fn(&mut Items), why: &str| {
         let mut tasks = good.clone();
         change(&mut tasks);
         let found = tasks.check().unwrap_err();
         assert!(found.contains(why), "{found}, and not: {why}");
     };
     bad(&|tasks| drop(tasks.done.remove("a")), "a is lost");
-    bad(&|tasks| tasks.submitted.clear(), "never submitted");
+    bad(&|tasks| tasks.pushed.clear(), "never pushed");
     bad(&|tasks| tasks.done.get_mut("a").unwrap().push(Token::new(1)), "more than once");
-    bad(&|tasks| drop(tasks.done.insert(text("a"), vec![Token::new(1)])), "begun with");
+    bad(&|tasks| drop(tasks.done.insert(text("a"), vec![Token::new(1)])), "handed out");
 }
