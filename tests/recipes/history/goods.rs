@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use conclave_client::Client;
 use conclave_client::recipes::counter::{Counter, IdBlocks, SharedValue};
-use conclave_client::recipes::queue::{Consumer, Item, Queue};
+use conclave_client::recipes::queue::{Consumer, Item, Push, Queue};
 use conclave_client::recipes::{Error, Token};
 use tokio::time::{sleep, timeout};
 
@@ -122,6 +122,11 @@ enum Trade {
     Count,
 }
 
+/// Of two shards, each of them a queue.
+fn queue(client: &Client) -> Queue {
+    Queue::sharded(client, QUEUE, 2).unwrap()
+}
+
 struct Program {
     trade: Trade,
     wire: Wire,
@@ -147,7 +152,7 @@ impl Program {
         while !self.is_over() {
             self.wire.mend();
             let client = self.wire.client(SESSION_TIMEOUT).await;
-            let mut consumer = Queue::new(&client, QUEUE).unwrap().consumer();
+            let mut consumer = queue(&client).consumer();
             while !self.is_over() {
                 let outcome = match self.trade {
                     Trade::Push(program) => self.push(&client, program).await,
@@ -180,17 +185,19 @@ impl Program {
         }
         self.number += 1;
         let item = format!("{program}-{}", self.number);
-        let queue = Queue::new(client, QUEUE)?;
+        let push = Push::new().priority(u32::try_from(self.dice.below(3)).unwrap());
+        let push = if self.dice.below(2) == 0 { push.id(item.clone()) } else { push };
         self.goods.items.lock().unwrap().pushed.insert(item.clone(), false);
-        let pushed = queue.push(item.clone()).await;
+        let pushed = queue(client).push_with(item.clone(), push).await;
         let mut items = self.goods.items.lock().unwrap();
-        match pushed {
-            Ok(()) => {
+        match &pushed {
+            Ok(is_new) => {
+                assert!(is_new, "nobody else has the id {item}");
                 items.pushed.insert(item, true);
             }
             Err(_) => items.unsure += 1,
         }
-        pushed
+        pushed.map(drop)
     }
 
     async fn consume(&mut self, consumer: &mut Consumer) -> Result<(), Error> {
@@ -271,7 +278,7 @@ async fn nothing_is_lost_or_given_twice() {
     let mut dice = Dice::new();
     let mut cluster = Cluster::start(3).await;
     let client = cluster.client().await;
-    let queue = Queue::new(&client, QUEUE).unwrap();
+    let queue = queue(&client);
     queue.make().await.unwrap();
     let goods = Arc::new(Goods::default());
     let (mut makers, mut consumers) = (Vec::new(), Vec::new());
@@ -324,11 +331,20 @@ async fn nothing_is_lost_or_given_twice() {
         "{done} items done and {perhaps} perhaps, {counted} counted, {value} changes, {} ids",
         goods.ids_given.load(Ordering::Relaxed)
     );
-    eventually("no lock of an item is left", async || {
-        let left = client.children(format!("{QUEUE}/taken")).await.unwrap();
-        left.is_empty().then_some(())
-    })
-    .await;
+    let directories = ["items", "taken", "ids"]
+        .into_iter()
+        .flat_map(|kind| (0..2).map(move |shard| format!("{QUEUE}/shard-{shard:03}/{kind}")));
+    nothing_is_left(&client, &directories.collect::<Vec<_>>()).await;
+}
+
+/// Waits until none of these directories has a node.
+pub(super) async fn nothing_is_left(client: &Client, directories: &[String]) {
+    for directory in directories {
+        eventually("nothing is left", async || {
+            client.children(directory.as_str()).await.unwrap().is_empty().then_some(())
+        })
+        .await;
+    }
 }
 
 pub(super) async fn end(programs: Vec<JoinHandle<()>>) {

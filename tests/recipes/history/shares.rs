@@ -12,7 +12,7 @@ use conclave_client::recipes::{Election, Error, Token};
 use conclave_client::{Client, Zxid};
 use tokio::time::{sleep, timeout};
 
-use super::goods::{Items, end, is_honest};
+use super::goods::{Items, end, is_honest, nothing_is_left};
 use super::together::program;
 use super::{SESSION_TIMEOUT, operations, trouble};
 use crate::chaos::{Dice, Wire, strike};
@@ -254,16 +254,6 @@ async fn start(
         hands.push(program(hand, Hand::run));
     }
     hands
-}
-
-/// Waits until none of these directories has a node.
-async fn nothing_is_left(client: &Client, directories: &[String]) {
-    for directory in directories {
-        eventually("nothing is left", async || {
-            client.children(directory.as_str()).await.unwrap().is_empty().then_some(())
-        })
-        .await;
-    }
 }
 
 #[tokio::test]
