@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use conclave_client::recipes::assignment::{Order, Work};
+use conclave_client::recipes::members::Group;
 use conclave_client::recipes::partition::{Partitioner, Turn};
 use conclave_client::recipes::{Election, Error, Token};
 use conclave_client::{Client, Zxid};
@@ -22,6 +23,7 @@ const SHARES: &str = "/shares/partitions";
 const RECORD: &str = "/shares/record";
 const WORK: &str = "/shares/work";
 const ASSIGNERS: &str = "/shares/assigners";
+const GROUP: &str = "/shares/group";
 const PARTITIONS: usize = 6;
 /// Members, workers, and as many who submit tasks.
 const EACH: usize = 3;
@@ -67,6 +69,7 @@ struct Share {
     /// Writes that came too late.
     refused: AtomicU64,
     tasks: Mutex<Items>,
+    inside: Mutex<BTreeMap<String, Inside>>,
     phase: AtomicU64,
 }
 
@@ -80,8 +83,39 @@ impl Share {
     }
 }
 
+/// A member that is in a group, until it says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Inside {
+    /// How often it had joined before.
+    visit: u64,
+    /// Until when its session is alive for certain.
+    certain_until: Instant,
+}
+
+/// Says what is wrong with a group as it was shown between two looks at who is in it, the last one at
+/// that moment: it has everybody who was in it at both, and whose session was alive for certain.
+fn check_group(
+    shown: &BTreeMap<String, String>,
+    [before, after]: [&BTreeMap<String, Inside>; 2],
+    now: Instant,
+) -> Result<usize, String> {
+    let mut count = 0;
+    for (name, inside) in after {
+        let stayed = before.get(name).is_some_and(|before| before.visit == inside.visit);
+        if !stayed || inside.certain_until <= now {
+            continue;
+        }
+        if shown.get(name) != Some(&inside.visit.to_string()) {
+            return Err(format!("{name} is in, {inside:?}, and not in {shown:?}"));
+        }
+        count += 1;
+    }
+    Ok(count)
+}
+
 #[derive(Clone, Copy)]
 enum Trade {
+    Join,
     Member,
     Submit,
     Assign,
@@ -108,6 +142,7 @@ impl Hand {
             let client = self.wire.client(SESSION_TIMEOUT).await;
             while !self.is_over() {
                 let outcome = match self.trade {
+                    Trade::Join => self.join(&client).await,
                     Trade::Member => self.divide(&client).await,
                     Trade::Submit => self.submit(&client).await,
                     Trade::Assign => self.assign(&client).await,
@@ -125,6 +160,29 @@ impl Hand {
                 }
             }
         }
+    }
+
+    /// Is in a group for a while.
+    async fn join(&mut self, client: &Client) -> Result<(), Error> {
+        self.number += 1;
+        let (name, visit) = (format!("member-{}", self.name), self.number);
+        let group = Group::new(client, GROUP)?;
+        let me = group.join(&name, visit.to_string()).await?;
+        let note = |share: &Share| {
+            let inside = Inside { visit, certain_until: client.certain_until() };
+            share.inside.lock().unwrap().insert(name.clone(), inside);
+        };
+        for _ in 0..=self.dice.below(100) {
+            note(&self.share);
+            if self.is_over() || client.state().is_final() {
+                break;
+            }
+            trouble(&self.wire, &mut self.dice, 200).await;
+            sleep(Duration::from_millis(self.dice.below(20))).await;
+        }
+        // Before it goes.
+        self.share.inside.lock().unwrap().remove(&name);
+        me.leave().await
     }
 
     /// Is a member for a while, and writes to what it has.
@@ -240,6 +298,10 @@ impl Hand {
     }
 }
 
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// Starts so many of a trade.
 async fn start(
     cluster: &Cluster,
@@ -254,6 +316,42 @@ async fn start(
         hands.push(program(hand, Hand::run));
     }
     hands
+}
+
+#[tokio::test]
+async fn who_is_in_a_group_is_seen_and_who_is_dead_is_not() {
+    let mut dice = Dice::new();
+    let mut cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let share = Arc::new(Share::default());
+    let members = start(&cluster, &mut dice, &share, (Trade::Join, EACH)).await;
+    let seen = Group::new(&client, GROUP).unwrap().members().await.unwrap();
+    let shown = || -> BTreeMap<String, String> {
+        let text = |data: bytes::Bytes| String::from_utf8(data.to_vec()).unwrap();
+        seen.all().unwrap().into_iter().map(|(name, data)| (name, text(data))).collect()
+    };
+    let inside = || share.inside.lock().unwrap().clone();
+    let (mut count, mut looks) = (0, 0);
+    while count < usize::try_from(operations()).unwrap() {
+        let before = inside();
+        if let Err(error) = seen.sync().await {
+            // A server was just struck; the session is a long one.
+            assert!(!error.is_final(), "{error}");
+            continue;
+        }
+        let (shown, after) = (shown(), inside());
+        count += check_group(&shown, [&before, &after], now()).unwrap();
+        looks += 1;
+        if looks % 50 == 0 {
+            strike(&mut cluster, &mut dice).await;
+            eventually("all are in again", async || (inside().len() == EACH).then_some(())).await;
+        }
+        sleep(Duration::from_millis(2)).await;
+    }
+    share.phase.store(STOP, Ordering::Relaxed);
+    end(members).await;
+    println!("{count} members seen in {looks} looks");
+    eventually("nobody is in", async || shown().is_empty().then_some(())).await;
 }
 
 #[tokio::test]
@@ -336,6 +434,16 @@ async fn each_task_is_done_by_the_last_who_had_it() {
 
 #[test]
 fn the_checkers_see_what_two_had_and_what_is_lost() {
+    let now = now();
+    let inside = |visit, ms| Inside { visit, certain_until: now + Duration::from_millis(ms) };
+    let is_in = |inside| BTreeMap::from([(String::from("a"), inside)]);
+    let shown = BTreeMap::from([(String::from("a"), String::from("2"))]);
+    let both = |before, after| check_group(&shown, [&is_in(before), &is_in(after)], now);
+    assert_eq!(both(inside(2, 5), inside(2, 9)), Ok(1));
+    assert_eq!(both(inside(1, 5), inside(3, 9)), Ok(0));
+    assert_eq!(both(inside(3, 5), inside(3, 0)), Ok(0));
+    assert!(both(inside(3, 5), inside(3, 9)).unwrap_err().contains("and not in"));
+
     let zxid = Zxid::from_bits;
     let written = |at, member, token| Written { zxid: zxid(at), member, token: Token::new(token) };
     check_writes(vec![written(2, 1, 1), written(5, 2, 4), written(3, 1, 1)]).unwrap();
