@@ -42,7 +42,7 @@
 //!
 //! # Cost
 //!
-//! One node and one watch for each member, and a write for each new value; none while nothing
+//! One node and one watch for each member, and a write and a read for each new value; none while nothing
 //! happens, but for a node with a time to live: a write every third of it. Who looks at the members
 //! has one cache.
 
