@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use conclave_client::Client;
-use conclave_client::recipes::assignment::Work;
+use conclave_client::recipes::assignment::{Order, Work};
 use conclave_client::recipes::cache::Cache;
 use conclave_client::recipes::config::{Place, Registry};
 use conclave_client::recipes::discovery::{Discovery, Strategy};
@@ -172,4 +172,25 @@ async fn who_waits_and_whose_node_is_deleted_is_told() {
         assert!(matches!(error, Error::Lost { loss: Loss::Deleted, .. }), "{what}: {error:?}");
     }
     drop(held);
+}
+
+#[tokio::test]
+async fn the_task_that_was_assigned_first_is_begun_first() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let work = Work::new(&client, "/work").unwrap();
+    let leadership = soon(Election::new(&client, "/election").unwrap().campaign("")).await.unwrap();
+    let assigner = work.clone();
+    let assigning = tokio::spawn(async move { assigner.assign(&leadership).await });
+    let mut worker = work.worker("w").await.unwrap();
+    for id in ["b", "a"] {
+        work.submit(id, "").await.unwrap();
+        let assignment = format!("/work/assigned/{id}");
+        eventually("it is assigned", async || client.exists(&assignment).await.unwrap()).await;
+    }
+    for id in ["b", "a"] {
+        let order = soon(worker.next()).await.unwrap();
+        assert!(matches!(&order, Order::Begin(task) if task.id == id), "{order:?}");
+    }
+    assigning.abort();
 }

@@ -306,7 +306,7 @@ impl Worker {
         self.cache.flush().await
     }
 
-    /// What to do next, as soon as there is something.
+    /// What to do next, as soon as there is something: of several tasks the one that was assigned first.
     ///
     /// # Errors
     /// If the session is over: stop everything.
@@ -331,6 +331,9 @@ impl Worker {
                 return Ok(Order::Stop(task));
             }
             let new = mine.into_iter().filter(|(id, _)| !self.begun.contains_key(id));
+            // By age: otherwise one with a late id would wait for all that come after it.
+            let mut new: Vec<(String, Zxid)> = new.collect();
+            new.sort_by_key(|(_, czxid)| *czxid);
             let begun = tokio::select! {
                 biased;
                 task = self.begin(new) => task?,
@@ -349,10 +352,7 @@ impl Worker {
     }
 
     /// Reads the first of the tasks that is there.
-    async fn begin(
-        &self,
-        tasks: impl Iterator<Item = (String, Zxid)>,
-    ) -> Result<Option<Task>, Error> {
+    async fn begin(&self, tasks: Vec<(String, Zxid)>) -> Result<Option<Task>, Error> {
         for (id, czxid) in tasks {
             match self.work.client.get(child(&self.work.tasks, &id)?).await {
                 Ok(node) => {
