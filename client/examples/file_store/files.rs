@@ -24,8 +24,9 @@ pub(crate) struct File {
     pub(crate) storage: String,
     /// The length of what was written last and acknowledged.
     pub(crate) length: usize,
-    /// The token under which that was; none if nothing was.
-    pub(crate) token: Option<u64>,
+    /// The token under which that was, or under which the file was made if nothing was written.
+    /// What its storage has of a lesser one is of a deleted file of the same name.
+    pub(crate) token: u64,
 }
 
 /// The files, and the storages that have them.
@@ -54,7 +55,7 @@ impl Files {
         let storage = self.storages.wait(PATIENCE).await.context("no storage is there")?.id;
         let hold = self.lock(name)?.write().await?;
         ensure!(self.file(name).await?.is_none(), "{name} is there already");
-        let file = File { storage, length: 0, token: None };
+        let file = File { storage, length: 0, token: hold.token().get() };
         for path in ["/files", META] {
             match self.client.create(path, "").await {
                 Err(error) if error.code() != Some(ErrorCode::NodeExists) => {
@@ -108,8 +109,9 @@ impl Files {
     pub(crate) async fn delete(&self, name: &str) -> Result<()> {
         let hold = self.lock(name)?.write().await?;
         let file = self.existing(name).await?;
+        let storage = self.storage(&file).await?;
         hold.guard(self.client.multi().delete(meta(name)?, None)).await?;
-        self.storage(&file).await?.delete(name, hold.token()).await?;
+        storage.delete(name, hold.token()).await?;
         Ok(hold.release().await?)
     }
 
@@ -155,18 +157,18 @@ impl Files {
     ) -> Result<()> {
         let (length, token) = (contents.len(), hold.token());
         storage.put(name, token, &contents).await?;
-        let file = File { length, token: Some(token.get()), ..file };
+        let file = File { length, token: token.get(), ..file };
         let multi = self.client.multi().set(meta(name)?, serde_json::to_vec(&file)?, None);
         hold.guard(multi).await.context("it may be written or not")?;
         Ok(())
     }
 
     async fn contents(&self, name: &str, file: &File) -> Result<Vec<u8>> {
-        let acknowledged = file.token.map(Token::new);
+        let acknowledged = Token::new(file.token);
         match self.storage(file).await?.get(name).await? {
             // A later token: somebody wrote it and died before it could say so here.
-            Some(Stored { token, contents }) if Some(token) >= acknowledged => Ok(contents),
-            None if acknowledged.is_none() => Ok(Vec::new()),
+            Some(Stored { token, contents }) if token >= acknowledged => Ok(contents),
+            Some(_) | None if file.length == 0 => Ok(Vec::new()),
             Some(_) | None => bail!("{} has lost what was written to {name}", file.storage),
         }
     }
