@@ -31,9 +31,14 @@ pub const UNCOMMITTED_ENTRIES: usize = 100_000;
 pub const FOLLOWER_WINDOW_BYTES: usize = 16 << 20;
 /// The proposals that a leader holds back for a follower whose answer nobody waits for.
 pub const HELD_BACK_ENTRIES: usize = 64;
+/// The messages of proposals whose acknowledgement a follower may delay.
+pub const DELAYED_ACKS: usize = 64;
+/// So many ticks pass before a follower whose answer nobody waits for is sent what was held back for
+/// it, if nothing is late.
+pub const SPARED_TICKS: u64 = 4;
 /// So often within [`SPARED_AND_MISSED_TICKS`] a follower that is spared may turn out to be needed;
 /// then none is spared for [`SPARE_NOBODY_TICKS`].
-pub const SPARED_AND_MISSED: usize = 4;
+pub const SPARED_AND_MISSED: usize = 6;
 /// See [`SPARED_AND_MISSED`].
 pub const SPARED_AND_MISSED_TICKS: u64 = 100;
 /// See [`SPARED_AND_MISSED`].

@@ -133,7 +133,7 @@ choice!(FromLeader {
     2 => Fetch { after },
     3 => Sync { start, upto },
     4 => UpToDate { commit },
-    5 => Propose { previous, entries, commit },
+    5 => Propose { previous, entries, commit, delay_ack },
     6 => Commit { commit },
     7 => Heartbeat { round, commit },
     8 => Restart,

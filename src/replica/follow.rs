@@ -166,6 +166,9 @@ impl<N: Nodes> Replica<N> {
             let message = PeerMessage::ReadIndex { epoch: follow.epoch, read };
             self.out.send.push((follow.leader, message));
         }
+        if !self.out.send.is_empty() {
+            self.zab.acknowledge();
+        }
     }
 
     /// Send the leader the writes it has not been sent yet.

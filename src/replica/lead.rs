@@ -614,6 +614,7 @@ impl<N: Nodes> Replica<N> {
     pub(super) fn flush_as_leader(&mut self) {
         self.weigh_checkpoints();
         self.propose_moves();
+        self.zab.set_idle(self.config.zab.id, self.clients.is_empty());
         while let Part::Leading(lead) = &mut self.part
             && lead.pressed
             && lead.has_room()

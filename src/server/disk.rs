@@ -29,6 +29,8 @@ use super::metrics::Metrics;
 const QUICK_US: u64 = 1_000;
 /// Of how many writes that is the average, about.
 const LATEST: u64 = 8;
+/// A write counts as no slower than this, in µs: a single one says little of the next.
+const SLOW_US: u64 = 4_000;
 
 /// What the log is asked to do, in order.
 #[derive(Debug)]
@@ -286,7 +288,7 @@ impl Scribe {
         self.writer.sync()?;
         self.outcomes.post(Outcome::Written { token, bytes: batch.bytes });
         let took = self.clock.micros() - began;
-        self.average_us = self.average_us - self.average_us / LATEST + took / LATEST;
+        self.average_us = self.average_us - self.average_us / LATEST + took.min(SLOW_US) / LATEST;
         #[expect(clippy::cast_precision_loss, reason = "a metric needs no 52 bits")]
         {
             self.metrics.sync_seconds.observe(took as f64 / 1e6);

@@ -20,8 +20,9 @@ use super::message::{FromFollower, FromLeader, Notice};
 use super::peer::{FollowerView, ProposeError};
 use super::role::Next;
 use crate::limits::{
-    FOLLOWER_WINDOW_BYTES, HELD_BACK_ENTRIES, SPARE_NOBODY_TICKS, SPARED_AND_MISSED,
-    SPARED_AND_MISSED_TICKS, UNCOMMITTED_BYTES, UNCOMMITTED_ENTRIES,
+    BATCH_BYTES, DELAYED_ACKS, FOLLOWER_WINDOW_BYTES, HELD_BACK_ENTRIES, SPARE_NOBODY_TICKS,
+    SPARED_AND_MISSED, SPARED_AND_MISSED_TICKS, SPARED_TICKS, UNCOMMITTED_BYTES,
+    UNCOMMITTED_ENTRIES,
 };
 
 impl Leading {
@@ -226,14 +227,15 @@ impl Leading {
     /// Sends each follower what it has not been sent yet, as far as its window allows.
     pub(super) fn stream(&mut self, core: &mut Core) {
         self.choose_spared(core);
-        let all = std::mem::take(&mut self.sparing.ticked) || self.hand_over_by.is_some();
+        let all = std::mem::take(&mut self.sparing.is_over) || self.hand_over_by.is_some();
         for server in self.servers() {
             let commit = self.committed_with(core, server, core.log.durable());
+            let delay_ack = !self.awaits_ack(server);
             let Some(follower) = self.followers.get_mut(&server) else { continue };
-            if follower.spared && !all && follower.can_wait(core) {
+            if follower.spared && !all {
                 continue;
             }
-            let streams = follower.stream(core, server, commit);
+            let streams = follower.stream(core, server, commit, delay_ack);
             self.told = self.told.max(follower.told_commit);
             if !streams {
                 self.restart(core, server);
@@ -241,7 +243,19 @@ impl Leading {
         }
     }
 
-    /// Chooses whom the broadcast can do without for a tick: idle followers that are in sync while
+    /// Whether anybody waits for what this follower acknowledges: clients of other servers, or a read.
+    /// It commits itself what its own clients wait for.
+    fn awaits_ack(&self, server: ServerId) -> bool {
+        let mut others = self.followers.iter().filter(|(id, _)| **id != server);
+        !self.idle
+            || self.read_due
+            || !self.reads.is_empty()
+            || self.hand_over_by.is_some()
+            || self.stage.established().is_none()
+            || others.any(|(_, other)| !other.idle)
+    }
+
+    /// Chooses whom the broadcast can do without for a while: idle followers that are in sync while
     /// others are a majority with the leader. A majority takes those who are ahead, so that who has
     /// become slow is replaced; then those who are not idle, then those it took before.
     fn choose_spared(&mut self, core: &Core) {
@@ -252,13 +266,17 @@ impl Leading {
         });
         let needed = ranked.len().min(core.quorum.voters().count() / 2);
         let (needed, others) = ranked.split_at_mut(needed);
-        if needed.iter().any(|(_, follower)| follower.idle && follower.spared) {
+        // A server with clients answers them with what its own disk has: it waits for no other's
+        // if it is the one that has become slow.
+        let is_awaited = !self.idle || needed.iter().any(|(_, follower)| !follower.idle);
+        if is_awaited && needed.iter().any(|(_, follower)| follower.idle && follower.spared) {
             self.sparing.missed(core.now);
         }
         let spares = core.now >= self.sparing.from;
         needed.iter_mut().for_each(|(_, follower)| follower.spared = false);
         for (_, follower) in others {
-            follower.spared = spares && follower.idle && follower.keeps_up();
+            follower.spared =
+                spares && follower.idle && follower.keeps_up() && follower.can_wait(core);
         }
     }
 
@@ -320,6 +338,14 @@ impl Leading {
 }
 
 impl Sparing {
+    /// A tick has passed. Those who are spared have their share after a few, and at once if a whole
+    /// tick was not enough for the others.
+    pub(super) fn tick(&mut self, core: &Core) {
+        let is_late = core.log.committed() < self.end;
+        self.end = core.log.last().zxid;
+        self.is_over |= is_late || core.now.is_multiple_of(SPARED_TICKS);
+    }
+
     /// One that was spared was needed. Where that happens often, disks or processors are so unsteady
     /// that the quickest majority is another one each time.
     fn missed(&mut self, now: u64) {
@@ -358,8 +384,10 @@ impl Follower {
 
     /// Sends what it has not been sent, and what is committed as far as it has it. False if the log
     /// no longer holds what it has to be sent.
-    fn stream(&mut self, core: &mut Core, server: ServerId, commit: Zxid) -> bool {
+    fn stream(&mut self, core: &mut Core, server: ServerId, commit: Zxid, delay_ack: bool) -> bool {
+        let few = self.in_flight.len() < DELAYED_ACKS && self.in_flight_bytes < BATCH_BYTES;
         let Progress::Streaming { sent, .. } = &mut self.state else { return true };
+        let delay_ack = delay_ack && few;
         let last = core.log.last();
         while sent.zxid < last.zxid && self.in_flight_bytes < FOLLOWER_WINDOW_BYTES {
             let Some(entries) = core.log.batch_after(*sent) else { return false };
@@ -369,7 +397,7 @@ impl Follower {
             self.in_flight.push_back((sent.zxid, bytes));
             self.in_flight_bytes += bytes;
             self.told_commit = self.told_commit.max(commit);
-            let body = FromLeader::Propose { previous, entries, commit };
+            let body = FromLeader::Propose { previous, entries, commit, delay_ack };
             core.send_as_leader(server, self.sync, body);
         }
         self.catching_up &= sent.zxid < last.zxid;
@@ -389,6 +417,7 @@ impl Following {
         previous: Position,
         entries: Vec<Entry>,
         commit: Zxid,
+        delay_ack: bool,
     ) {
         let leader = self.leader;
         let Phase::Streaming(streaming) = &mut self.phase else { return };
@@ -410,7 +439,18 @@ impl Following {
             }
             before = here;
         }
-        streaming.ack_due = true;
+        streaming.ack_due |= !delay_ack;
+    }
+
+    /// Tells the leader what is durable, if it was not urgent.
+    pub(super) fn acknowledge(&mut self, core: &mut Core) {
+        let Phase::Streaming(streaming) = &mut self.phase else { return };
+        let durable = core.log.durable();
+        if durable > streaming.acked {
+            streaming.acked = durable;
+            let ack = FromFollower::Ack { durable, synced: streaming.is_synced(core) };
+            core.send_as_follower(self.leader, streaming.sync, ack);
+        }
     }
 
     pub(super) fn on_commit(&mut self, commit: Zxid) {
@@ -421,21 +461,19 @@ impl Following {
 
     /// Answers at once: as long as this is said, no later leader has this server's promise.
     pub(super) fn on_heartbeat(&mut self, core: &mut Core, round: u64, commit: Zxid) {
-        let (sync, received, durable, synced, active) = match &self.phase {
+        let (sync, received, durable, synced, active) = match &mut self.phase {
             Phase::Joining => return,
-            Phase::Promised { sync, counts } => {
+            &mut Phase::Promised { sync, counts } => {
                 // It waits for the leader to say how to get in sync.
-                self.show_history(core, *sync, *counts);
-                return;
+                return self.show_history(core, sync, counts);
             }
             Phase::Receiving { sync, .. } => (*sync, Zxid::ZERO, Zxid::ZERO, false, false),
-            Phase::Streaming(streaming) => (
-                streaming.sync,
-                core.log.last().zxid,
-                core.log.durable(),
-                streaming.is_synced(core),
-                streaming.up_to_date.is_some(),
-            ),
+            Phase::Streaming(streaming) => {
+                let (last, durable) = (core.log.last().zxid, core.log.durable());
+                streaming.acked = streaming.acked.max(durable);
+                let active = streaming.up_to_date.is_some();
+                (streaming.sync, last, durable, streaming.is_synced(core), active)
+            }
         };
         let body = FromFollower::HeartbeatAck { round, received, durable, synced, active };
         core.send_as_follower(self.leader, sync, body);

@@ -65,6 +65,8 @@ pub(super) struct Streaming {
     pub(super) up_to_date: Option<Zxid>,
     /// The leader is to be told how far the log is.
     pub(super) ack_due: bool,
+    /// How far it was told, or will be as soon as that is durable. The rest is not urgent.
+    pub(super) acked: Zxid,
     /// A gap has been reported since the last tick.
     pub(super) gap_told: bool,
 }
@@ -126,8 +128,8 @@ impl Following {
             }
             FromLeader::Fetch { after } => self.on_fetch(core, after),
             FromLeader::UpToDate { commit } => self.on_up_to_date(commit),
-            FromLeader::Propose { previous, entries, commit } => {
-                self.on_propose(core, previous, entries, commit);
+            FromLeader::Propose { previous, entries, commit, delay_ack } => {
+                self.on_propose(core, previous, entries, commit, delay_ack);
             }
             FromLeader::Commit { commit } => self.on_commit(commit),
             FromLeader::Heartbeat { round, commit } => self.on_heartbeat(core, round, commit),
@@ -190,7 +192,10 @@ impl Following {
             Phase::Streaming(_) if core.disk.stalls(core.now, 2 * core.silence()) => {
                 return Next::Look("this server's disk stands still");
             }
-            Phase::Streaming(streaming) => streaming.gap_told = false,
+            Phase::Streaming(streaming) => {
+                streaming.gap_told = false;
+                self.acknowledge(core);
+            }
         }
         Next::Stay
     }
@@ -220,8 +225,9 @@ impl Following {
         if let Phase::Streaming(streaming) = &mut self.phase
             && std::mem::take(&mut streaming.ack_due)
         {
+            streaming.acked = core.log.last().zxid;
             let ack =
-                FromFollower::Ack { durable: core.log.last().zxid, synced: streaming.acknowledged };
+                FromFollower::Ack { durable: streaming.acked, synced: streaming.acknowledged };
             core.promise_as_follower(leader, streaming.sync, ack);
         }
         next

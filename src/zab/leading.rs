@@ -43,6 +43,8 @@ pub(super) struct Leading {
     /// Since when its own disk has been behind what is committed.
     pub(super) behind_since: Option<u64>,
     pub(super) sparing: Sparing,
+    /// See [`super::Peer::set_idle`].
+    pub(super) idle: bool,
 }
 
 /// How far a leader has come.
@@ -83,8 +85,10 @@ pub(super) enum Stage {
 /// When a leader spares followers that nobody waits for.
 #[derive(Debug, Default)]
 pub(super) struct Sparing {
-    /// A tick has passed: they are sent what was held back for them.
-    pub(super) ticked: bool,
+    /// They are sent what was held back for them.
+    pub(super) is_over: bool,
+    /// The log's end at the last tick.
+    pub(super) end: Zxid,
     /// When one that was spared was needed, lately.
     pub(super) missed: VecDeque<u64>,
     /// None is spared before.
@@ -118,8 +122,7 @@ pub(super) struct Follower {
     pub(super) told_commit: Zxid,
     /// See [`super::Peer::set_idle`].
     pub(super) idle: bool,
-    /// Whether it is idle, and the others are a majority without it: it is sent what is new a tick
-    /// later.
+    /// Whether it is idle, and the others are a majority without it: it is sent what is new later.
     pub(super) spared: bool,
     /// Messages not acknowledged: where they end, and their bytes.
     pub(super) in_flight: VecDeque<(Zxid, usize)>,
@@ -268,6 +271,7 @@ impl Leading {
             hand_over_by: None,
             behind_since: None,
             sparing: Sparing::default(),
+            idle: false,
         };
         leading.announce(core);
         leading
@@ -356,7 +360,7 @@ impl Leading {
     }
 
     pub(super) fn on_tick(&mut self, core: &mut Core) -> Next {
-        self.sparing.ticked = true;
+        self.sparing.tick(core);
         if core.now >= self.heartbeat_at {
             self.heartbeat_at = core.now + core.heartbeat();
             self.heartbeat_due = true;

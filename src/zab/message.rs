@@ -216,6 +216,9 @@ pub enum FromLeader {
         entries: Vec<Entry>,
         /// As in [`FromLeader::Commit`].
         commit: Zxid,
+        /// Nobody waits for the acknowledgement: it may go with whatever else is said, or with the
+        /// next tick.
+        delay_ack: bool,
     },
     /// Everything up to here is committed as far as you have it durably: so many others have it
     /// that you make them a majority, if they are not one without you.

@@ -134,15 +134,28 @@ impl Peer {
         leading.propose(&mut self.core, body)
     }
 
-    /// Whether nobody waits for anything at this follower, for as long as it follows. Then it learns
-    /// what is committed only from what it is told anyway, which is the next proposal or heartbeat;
-    /// and if the others are a majority without it, it is sent proposals only with the next tick,
-    /// all that there have been. Saves both ends messages and wake-ups, and a disk syncs.
-    pub fn set_idle(&mut self, follower: ServerId, idle: bool) {
-        if let Role::Leading(leading) = &mut self.role
-            && let Some(follower) = leading.followers.get_mut(&follower)
-        {
+    /// Whether nobody waits for anything at this server: a follower, for as long as it follows, or
+    /// the leader itself. Such a follower learns what is committed only from what it is told anyway,
+    /// which is the next proposal or heartbeat; and if the others are a majority without it, it is sent
+    /// proposals only every few ticks, all that there have been. Saves both ends messages and
+    /// wake-ups, and a disk syncs.
+    pub fn set_idle(&mut self, server: ServerId, idle: bool) {
+        let Role::Leading(leading) = &mut self.role else { return };
+        if server == self.core.id() {
+            leading.idle = idle;
+        } else if let Some(follower) = leading.followers.get_mut(&server) {
             follower.idle = idle;
+        }
+    }
+
+    /// Something is about to be sent to the leader: what it is to be told of this follower's disk, and
+    /// could wait, goes with it.
+    pub fn acknowledge(&mut self) {
+        match &mut self.role {
+            Role::Following(following) | Role::Observing(following) => {
+                following.acknowledge(&mut self.core);
+            }
+            Role::Looking(_) | Role::Leading(_) => {}
         }
     }
 

@@ -198,6 +198,7 @@ impl Streaming {
             commit: core.log.committed(),
             up_to_date: None,
             ack_due: true,
+            acked: core.log.last().zxid,
             gap_told: false,
         }
     }

@@ -37,6 +37,8 @@ pub(crate) enum Ask {
     Confirm(u64),
     /// Does nobody wait for anything at that server?
     Idle(ServerId, bool),
+    /// Something is about to be sent to the leader.
+    Acknowledge,
 }
 
 /// What a server answers at once.
@@ -131,6 +133,7 @@ impl Broadcast {
                 self.told.push(Told::Confirming(question, round));
             }
             Ask::Idle(server, idle) => self.peer.set_idle(server, idle),
+            Ask::Acknowledge => self.peer.acknowledge(),
         }
     }
 }
@@ -178,8 +181,9 @@ impl Proposals {
                 stage.requests.push((server, Ask::Confirm(question)));
             }
             if stage.random.chance(self.idle) {
-                let follower = id(stage.random.index(self.leads.len()));
-                stage.requests.push((server, Ask::Idle(follower, stage.random.chance(700))));
+                let other = stage.random.index(self.leads.len());
+                stage.requests.push((server, Ask::Idle(id(other), stage.random.chance(700))));
+                stage.requests.push((other, Ask::Acknowledge));
             }
         }
     }

@@ -74,7 +74,8 @@ impl World {
             "propose" => self.propose(id(rest[0]), &rest[1..]),
             "load" => self.load(id(rest[0]), rest[1].parse().unwrap(), rest[2].parse().unwrap()),
             "read" => self.read(id(rest[0])),
-            "idle" => self.set_idle(id(rest[0]), id(rest[2])),
+            "idle" => self.set_idle(id(rest[0]), id(rest[2]), true),
+            "busy" => self.set_idle(id(rest[0]), id(rest[2]), false),
             "hand-over" => self.step(id(rest[0]), Input::HandOver),
             "break" => self.break_link(id(rest[0]), id(rest[1])),
             "cut" => self.cut(rest, true),
@@ -206,9 +207,9 @@ impl World {
         }
     }
 
-    fn set_idle(&mut self, id: ServerId, follower: ServerId) {
+    fn set_idle(&mut self, id: ServerId, server: ServerId, idle: bool) {
         let peer = self.servers.get_mut(&id).unwrap().peer.as_mut().unwrap();
-        peer.set_idle(follower, true);
+        peer.set_idle(server, idle);
         self.perform(id);
     }
 
@@ -485,9 +486,10 @@ fn order(body: &FromLeader) -> String {
             format!("SYNC with a snapshot of {} up to {}", at.zxid, upto.zxid)
         }
         FromLeader::UpToDate { commit } => format!("UPTODATE commit {commit}"),
-        FromLeader::Propose { previous, entries, commit } => {
+        FromLeader::Propose { previous, entries, commit, delay_ack } => {
             let entries = entries.iter().map(name).collect::<Vec<_>>().join(" ");
-            format!("PROPOSE after {} [{entries}] commit {commit}", previous.zxid)
+            let ack = if *delay_ack { ", no hurry" } else { "" };
+            format!("PROPOSE after {} [{entries}] commit {commit}{ack}", previous.zxid)
         }
         FromLeader::Commit { commit } => format!("COMMIT {commit}"),
         FromLeader::Heartbeat { round, commit } => format!("HEARTBEAT {round} commit {commit}"),

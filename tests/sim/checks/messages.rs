@@ -67,7 +67,7 @@ impl Promises {
                     }
                 }
             }
-            FromLeader::Propose { previous, entries, commit } => {
+            FromLeader::Propose { previous, entries, commit, .. } => {
                 facts.assert_proposed(from, *previous);
                 let mut last = *previous;
                 for entry in entries {
