@@ -79,6 +79,8 @@ impl Body {
     }
 }
 
+/// The bytes of a node's statistics.
+const STAT_BYTES: usize = 68;
 /// The least that a text takes.
 pub(super) const TEXT_BYTES: usize = 4;
 
@@ -112,15 +114,19 @@ pub(super) fn put_length(out: &mut BytesMut, length: usize) {
 }
 
 pub(super) fn put_stat(out: &mut BytesMut, stat: &Stat) {
-    out.put_u64(stat.czxid.bits());
-    out.put_u64(stat.mzxid.bits());
-    out.put_i64(stat.ctime_ms);
-    out.put_i64(stat.mtime_ms);
-    out.put_i32(stat.version);
-    out.put_i32(stat.cversion);
-    out.put_i32(stat.aversion);
-    out.put_u64(stat.ephemeral_owner.0);
-    out.put_u32(stat.data_length);
-    out.put_u32(stat.num_children);
-    out.put_u64(stat.pzxid.bits());
+    // In one piece: a slice takes numbers far faster than a buffer that may have to grow.
+    let mut bytes = [0; STAT_BYTES];
+    let mut rest = &mut bytes[..];
+    rest.put_u64(stat.czxid.bits());
+    rest.put_u64(stat.mzxid.bits());
+    rest.put_i64(stat.ctime_ms);
+    rest.put_i64(stat.mtime_ms);
+    rest.put_i32(stat.version);
+    rest.put_i32(stat.cversion);
+    rest.put_i32(stat.aversion);
+    rest.put_u64(stat.ephemeral_owner.0);
+    rest.put_u32(stat.data_length);
+    rest.put_u32(stat.num_children);
+    rest.put_u64(stat.pzxid.bits());
+    out.put_slice(&bytes);
 }

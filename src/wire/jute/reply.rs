@@ -82,9 +82,12 @@ pub(super) fn put_event(zxid: Option<Zxid>, event: &Event, out: &mut BytesMut) {
 }
 
 fn header(xid: i32, zxid: Zxid, code: Code, out: &mut BytesMut) {
-    out.put_i32(xid);
-    out.put_u64(zxid.bits());
-    out.put_i32(code.0);
+    let mut bytes = [0; 16];
+    let mut rest = &mut bytes[..];
+    rest.put_i32(xid);
+    rest.put_u64(zxid.bits());
+    rest.put_i32(code.0);
+    out.put_slice(&bytes);
 }
 
 /// The body of an answer; the replica has given the reply that belongs to the request.
@@ -251,9 +254,12 @@ fn user(identity: &Identity) -> &str {
 }
 
 fn multi_header(kind: i32, done: bool, code: Code, out: &mut BytesMut) {
-    out.put_i32(kind);
-    out.put_u8(done.into());
-    out.put_i32(code.0);
+    let mut bytes = [0; 9];
+    let mut rest = &mut bytes[..];
+    rest.put_i32(kind);
+    rest.put_u8(done.into());
+    rest.put_i32(code.0);
+    out.put_slice(&bytes);
 }
 
 fn failure(code: Code, out: &mut BytesMut) {
