@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{anyhow, bail, ensure};
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::time::timeout;
@@ -21,9 +21,9 @@ use crate::cli::{Output, Unprinted, tell, try_say};
 
 /// What one measurement may take beside its own time: sessions are opened, nodes made and removed.
 const PREPARATION: Duration = Duration::from_secs(60);
-/// ZooKeeper servers that have just started may elect a leader once more, which closes every
-/// connection: that is no reason to end a run that has not begun.
-const WARM_UPS_AGAIN: u32 = 2;
+/// How often a measurement that fails is tried again. ZooKeeper's servers sometimes elect a leader once
+/// more, above all if they have just started, and close every connection then.
+const AGAIN: u32 = 2;
 /// A load that keeps its threads this busy is what limits the servers.
 const SATURATED: f64 = 0.9;
 /// Its mark in the table.
@@ -230,23 +230,33 @@ async fn compare_all(args: &Args, sides: &Sides<'_>) -> anyhow::Result<bool> {
 
 async fn warm_up(args: &Args, sides: &Sides<'_>) -> anyhow::Result<()> {
     for side in [Side::ZooKeeper, Side::Conclave(Wire::ZooKeeper)] {
-        let mut again = WARM_UPS_AGAIN;
-        while let Err(error) = warm_up_one(args, sides, side).await {
-            ensure!(again > 0, error.context(format!("warming up {}", side.name())));
-            tell(&format!("warming up {} failed, once more: {error:#}", side.name()));
-            again -= 1;
-        }
+        let what = format!("warming up {}", side.name());
+        tell(&what);
+        let shape = Shape { clients: 64, depth: 16 };
+        insist(&what, || {
+            let (mut load, pids) = load(args, sides, side, (Kind::Mixed, shape), 0);
+            load.time = Duration::from_secs(args.warm_up);
+            (load, pids)
+        })
+        .await?;
     }
     Ok(())
 }
 
-async fn warm_up_one(args: &Args, sides: &Sides<'_>, side: Side) -> anyhow::Result<()> {
-    let what = (Kind::Mixed, Shape { clients: 64, depth: 16 });
-    let (mut load, pids) = load(args, sides, side, what, 0);
-    load.time = Duration::from_secs(args.warm_up);
-    tell(&format!("warming up {}", side.name()));
-    timeout(load.time + PREPARATION, measure(&load, &pids)).await.context("not done in time")??;
-    Ok(())
+/// Measures this load, and says so if that takes more than one attempt.
+async fn insist(what: &str, load: impl Fn() -> (Load, Vec<u32>)) -> anyhow::Result<Row> {
+    let mut again = AGAIN;
+    loop {
+        let (load, pids) = load();
+        let error = match timeout(load.time + PREPARATION, measure(&load, &pids)).await {
+            Ok(Ok(row)) => return Ok(row),
+            Ok(Err(error)) => error,
+            Err(_) => anyhow!("not done after {:?}", load.time + PREPARATION),
+        };
+        ensure!(again > 0, error.context(what.to_owned()));
+        tell(&format!("{what} failed, once more: {error:#}"));
+        again -= 1;
+    }
 }
 
 /// Measures both sides in turn, as often as was asked. The one that begins changes with each round,
@@ -266,14 +276,11 @@ async fn compare(
     for _ in 0..args.rounds {
         for &side in &order {
             progress.next(kind, shape, side);
-            let (load, pids) = load(args, sides, side, (kind, shape), progress.done);
-            let limit = load.time + PREPARATION;
-            let what = || format!("{} {shape} on {}", kind.name(), side.name());
-            let row = timeout(limit, measure(&load, &pids)).await;
-            let row = row.with_context(|| format!("{}: not done after {limit:?}", what()))?;
-            let row = row.with_context(what)?;
-            ensure!(row.errors == 0, "{}: {} operations failed", what(), row.errors);
-            ensure!(row.operations > 0, "{}: no operation was done in time", what());
+            let what = format!("{} {shape} on {}", kind.name(), side.name());
+            let row =
+                insist(&what, || load(args, sides, side, (kind, shape), progress.done)).await?;
+            ensure!(row.errors == 0, "{what}: {} operations failed", row.errors);
+            ensure!(row.operations > 0, "{what}: no operation was done in time");
             rows.push((side, row));
         }
         order.reverse();
