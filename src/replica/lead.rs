@@ -614,7 +614,10 @@ impl<N: Nodes> Replica<N> {
     pub(super) fn flush_as_leader(&mut self) {
         self.weigh_checkpoints();
         self.propose_moves();
-        self.zab.set_idle(self.config.zab.id, self.clients.is_empty());
+        if let Part::Leading(lead) = &self.part {
+            let judges = !lead.candidates.is_empty() || !lead.mourners.is_empty();
+            self.zab.set_idle(self.config.zab.id, self.clients.is_empty() && !judges);
+        }
         while let Part::Leading(lead) = &mut self.part
             && lead.pressed
             && lead.has_room()

@@ -31,6 +31,8 @@ const QUICK_US: u64 = 1_000;
 const LATEST: u64 = 8;
 /// A write counts as no slower than this, in µs: a single one says little of the next.
 const SLOW_US: u64 = 4_000;
+/// But for one that takes as long as this, in µs: the loop had better not stand still so long again.
+const STALL_US: u64 = 20_000;
 
 /// What the log is asked to do, in order.
 #[derive(Debug)]
@@ -288,7 +290,8 @@ impl Scribe {
         self.writer.sync()?;
         self.outcomes.post(Outcome::Written { token, bytes: batch.bytes });
         let took = self.clock.micros() - began;
-        self.average_us = self.average_us - self.average_us / LATEST + took.min(SLOW_US) / LATEST;
+        let counted = if took < STALL_US { took.min(SLOW_US) } else { took };
+        self.average_us = self.average_us - self.average_us / LATEST + counted / LATEST;
         #[expect(clippy::cast_precision_loss, reason = "a metric needs no 52 bits")]
         {
             self.metrics.sync_seconds.observe(took as f64 / 1e6);

@@ -2,10 +2,10 @@
 //!
 //! The leader appends proposals to its log and streams the log to each follower, whole batches at
 //! a time, without waiting for answers. A follower appends, and once that is durable acknowledges
-//! how far its log goes. What a majority has durably, the leader included only once its own disk
-//! has it, is committed. The leader tells each follower what the others of a majority have, and the
-//! follower commits as much of it as its own disk has: it need not wait until the leader has its
-//! acknowledgement and has said so.
+//! how far its log goes, at once if anybody waits for that. What a majority has durably, the leader
+//! included only once its own disk has it, is committed. The leader tells each follower what the
+//! others of a majority have, and the follower commits as much of it as its own disk has: it need
+//! not wait until the leader has its acknowledgement and has said so.
 
 use std::cmp::Reverse;
 
@@ -227,7 +227,7 @@ impl Leading {
     /// Sends each follower what it has not been sent yet, as far as its window allows.
     pub(super) fn stream(&mut self, core: &mut Core) {
         self.choose_spared(core);
-        let all = std::mem::take(&mut self.sparing.is_over) || self.hand_over_by.is_some();
+        let all = self.sparing.is_due(core) || self.hand_over_by.is_some();
         for server in self.servers() {
             let commit = self.committed_with(core, server, core.log.durable());
             let delay_ack = !self.awaits_ack(server);
@@ -248,7 +248,6 @@ impl Leading {
     fn awaits_ack(&self, server: ServerId) -> bool {
         let mut others = self.followers.iter().filter(|(id, _)| **id != server);
         !self.idle
-            || self.read_due
             || !self.reads.is_empty()
             || self.hand_over_by.is_some()
             || self.stage.established().is_none()
@@ -266,17 +265,20 @@ impl Leading {
         });
         let needed = ranked.len().min(core.quorum.voters().count() / 2);
         let (needed, others) = ranked.split_at_mut(needed);
-        // A server with clients answers them with what its own disk has: it waits for no other's
-        // if it is the one that has become slow.
-        let is_awaited = !self.idle || needed.iter().any(|(_, follower)| !follower.idle);
+        // A voter with clients answers them with what its own disk has: it waits for no other's if it
+        // is the one that has become slow.
+        let votes = |server: &ServerId| core.quorum.votes(*server);
+        let is_awaited = !self.idle
+            || needed.iter().any(|(_, follower)| !follower.idle)
+            || others.iter().any(|(id, follower)| !follower.idle && !votes(id));
         if is_awaited && needed.iter().any(|(_, follower)| follower.idle && follower.spared) {
             self.sparing.missed(core.now);
         }
         let spares = core.now >= self.sparing.from;
         needed.iter_mut().for_each(|(_, follower)| follower.spared = false);
         for (_, follower) in others {
-            follower.spared =
-                spares && follower.idle && follower.keeps_up() && follower.can_wait(core);
+            let may_rest = follower.idle && follower.keeps_up() && follower.can_wait(core);
+            follower.spared = spares && may_rest;
         }
     }
 
@@ -338,12 +340,19 @@ impl Leading {
 }
 
 impl Sparing {
-    /// A tick has passed. Those who are spared have their share after a few, and at once if a whole
-    /// tick was not enough for the others.
-    pub(super) fn tick(&mut self, core: &Core) {
-        let is_late = core.log.committed() < self.end;
-        self.end = core.log.last().zxid;
-        self.is_over |= is_late || core.now.is_multiple_of(SPARED_TICKS);
+    /// Whether those who are spared are sent what was held back for them: every few ticks, and at once
+    /// if a whole tick was not enough for the others.
+    fn is_due(&mut self, core: &Core) -> bool {
+        if !std::mem::take(&mut self.ticked) {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.end_at_tick, core.log.last().zxid);
+        let is_late = core.log.committed() < before;
+        if is_late && core.log.durable() < before {
+            // The majority waits for this server's own disk, and had better not need it.
+            self.from = core.now + SPARE_NOBODY_TICKS;
+        }
+        is_late || core.now.is_multiple_of(SPARED_TICKS)
     }
 
     /// One that was spared was needed. Where that happens often, disks or processors are so unsteady
@@ -385,12 +394,12 @@ impl Follower {
     /// Sends what it has not been sent, and what is committed as far as it has it. False if the log
     /// no longer holds what it has to be sent.
     fn stream(&mut self, core: &mut Core, server: ServerId, commit: Zxid, delay_ack: bool) -> bool {
-        let few = self.in_flight.len() < DELAYED_ACKS && self.in_flight_bytes < BATCH_BYTES;
         let Progress::Streaming { sent, .. } = &mut self.state else { return true };
-        let delay_ack = delay_ack && few;
         let last = core.log.last();
         while sent.zxid < last.zxid && self.in_flight_bytes < FOLLOWER_WINDOW_BYTES {
             let Some(entries) = core.log.batch_after(*sent) else { return false };
+            let few = self.in_flight.len() < DELAYED_ACKS && self.in_flight_bytes < BATCH_BYTES;
+            let delay_ack = delay_ack && few;
             let previous = *sent;
             let bytes = entries.iter().map(|entry| entry.body.len()).sum::<usize>().max(1);
             *sent = entries.last().map_or(last, Entry::position);
@@ -471,6 +480,8 @@ impl Following {
             Phase::Streaming(streaming) => {
                 let (last, durable) = (core.log.last().zxid, core.log.durable());
                 streaming.acked = streaming.acked.max(durable);
+                // Whoever asks may wait for the rest.
+                streaming.ack_due |= durable < last;
                 let active = streaming.up_to_date.is_some();
                 (streaming.sync, last, durable, streaming.is_synced(core), active)
             }

@@ -85,10 +85,10 @@ pub(super) enum Stage {
 /// When a leader spares followers that nobody waits for.
 #[derive(Debug, Default)]
 pub(super) struct Sparing {
-    /// They are sent what was held back for them.
-    pub(super) is_over: bool,
+    /// A tick has passed.
+    pub(super) ticked: bool,
     /// The log's end at the last tick.
-    pub(super) end: Zxid,
+    pub(super) end_at_tick: Zxid,
     /// When one that was spared was needed, lately.
     pub(super) missed: VecDeque<u64>,
     /// None is spared before.
@@ -360,7 +360,7 @@ impl Leading {
     }
 
     pub(super) fn on_tick(&mut self, core: &mut Core) -> Next {
-        self.sparing.tick(core);
+        self.sparing.ticked = true;
         if core.now >= self.heartbeat_at {
             self.heartbeat_at = core.now + core.heartbeat();
             self.heartbeat_due = true;

@@ -137,8 +137,8 @@ impl Peer {
     /// Whether nobody waits for anything at this server: a follower, for as long as it follows, or
     /// the leader itself. Such a follower learns what is committed only from what it is told anyway,
     /// which is the next proposal or heartbeat; and if the others are a majority without it, it is sent
-    /// proposals only every few ticks, all that there have been. Saves both ends messages and
-    /// wake-ups, and a disk syncs.
+    /// proposals only every few ticks, all that there have been. Where the leader is idle and all
+    /// followers but one, that one's acknowledgements may wait. Saves messages, wake-ups and syncs.
     pub fn set_idle(&mut self, server: ServerId, idle: bool) {
         let Role::Leading(leading) = &mut self.role else { return };
         if server == self.core.id() {
