@@ -1,8 +1,10 @@
 //! The words of Conclave: what servers, clients and the command line say to each other.
 //!
-//! These are plain Rust types. How they become bytes is the business of [`convert`] (protobuf) and
-//! of the ZooKeeper front end of the server; no other module names generated code.
+//! These are plain Rust types. How they become bytes is the business of [`convert`] (protobuf,
+//! between clients and servers), of [`codec`] (between servers, and in their logs) and of the
+//! ZooKeeper front end of the server; only `convert` names generated code.
 
+pub mod codec;
 pub mod convert;
 pub mod error;
 pub mod event;
@@ -15,7 +17,7 @@ pub mod node;
 pub mod path;
 pub mod request;
 
-/// What prost makes of client.proto and txn.proto; tests/generated.rs keeps it fresh.
+/// What prost makes of client.proto and outcome.proto; tests/generated.rs keeps it fresh.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::too_many_lines)]
 mod generated {
     include!("generated/conclave.rs");

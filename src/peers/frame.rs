@@ -77,7 +77,7 @@ pub(super) fn next(received: &mut BytesMut) -> Result<Option<Bytes>, FrameError>
 /// What a frame says.
 pub(super) fn decode(mut frame: Bytes) -> Result<Frame, String> {
     match frame.try_get_u8().map_err(|_| "an empty frame".to_owned())? {
-        MESSAGE => codec::decode(frame).map(Frame::Message).map_err(|error| error.to_string()),
+        MESSAGE => codec::decode(&frame).map(Frame::Message).map_err(|error| error.to_string()),
         CHUNK => decode_chunk(frame).ok_or_else(|| "a chunk of a wrong size".to_owned()),
         CREDIT => decode_credit(frame).ok_or_else(|| "a credit of a wrong size".to_owned()),
         kind => Err(format!("a frame of an unknown kind, {kind}")),

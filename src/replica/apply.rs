@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use conclave_proto::{Acl, EventKind, Op, Perms, ServerMessage, SessionId, Txn, Zxid, convert};
+use conclave_proto::{Acl, EventKind, Op, Perms, ServerMessage, SessionId, Txn, Zxid, codec};
 
 use crate::limits;
 use crate::tree::{self, Applied, Change, Nodes, SessionChange};
@@ -48,7 +48,7 @@ impl<N: Nodes> Replica<N> {
             Part::Leading(lead) => lead.take_committed(zxid),
             Part::Looking { .. } | Part::Following(_) => None,
         };
-        let txn = match proposed.map_or_else(|| convert::decode_txn(body), Ok) {
+        let txn = match proposed.map_or_else(|| codec::decode_txn(&body), Ok) {
             Ok(txn) if txn.semantics <= tree::SEMANTICS => txn,
             Ok(txn) => {
                 let (needs, has) = (txn.semantics, tree::SEMANTICS);

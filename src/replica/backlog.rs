@@ -9,7 +9,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 
-use conclave_proto::{Op, Reply, convert};
+use conclave_proto::{Op, Reply, codec};
 
 use crate::limits;
 use crate::tree::{self, Nodes};
@@ -216,7 +216,7 @@ impl<N: Nodes> Replica<N> {
             return false;
         }
         let Some(entry) = self.backlog.entries.front() else { return false };
-        let Ok(txn) = convert::decode_txn(entry.body.clone()) else { return false };
+        let Ok(txn) = codec::decode_txn(&entry.body) else { return false };
         let (server, tag) = txn.origin;
         server == self.config.zab.id
             && self.pendings.get_mut(tag).is_some_and(|pending| {

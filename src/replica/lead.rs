@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use conclave_proto::{
     CreateMode, Epoch, ErrorCode, Fault, Op, Request, Secret, ServerId, SessionId, Txn, Xid, ZPath,
-    Zxid, convert,
+    Zxid, codec,
 };
 
 use crate::limits;
@@ -510,7 +510,7 @@ impl<N: Nodes> Replica<N> {
         let time_ms = lead.tell_time(now_ms, time_of_day_ms.max(meta.time_ms));
         let Work { identities, claim, request } = work;
         let txn = Txn { semantics: tree::SEMANTICS, time_ms, origin, identities, digest, request };
-        let body: Bytes = convert::encode_txn(&txn);
+        let body: Bytes = codec::encode_txn(&txn);
         let bytes = body.len();
         match self.zab.propose(body) {
             Ok(zxid) => {

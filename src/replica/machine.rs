@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conclave_proto::{ServerId, ServerMessage, SessionId, Zxid, convert};
+use conclave_proto::{ServerId, ServerMessage, SessionId, Zxid, codec};
 
 use crate::hub::{Hub, Told};
 use crate::limits;
@@ -96,7 +96,7 @@ fn committed_by(durable: &zab::Durable) -> Zxid {
     if durable.needs_repair {
         return Zxid::ZERO;
     }
-    let last = durable.entries.last().map(|entry| convert::decode_txn(entry.body.clone()));
+    let last = durable.entries.last().map(|entry| codec::decode_txn(&entry.body));
     last.and_then(Result::ok).map_or(Zxid::ZERO, |txn| txn.digest.0)
 }
 

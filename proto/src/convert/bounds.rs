@@ -25,12 +25,6 @@ struct Budget {
 impl Budget {
     const CLIENT: Budget =
         Budget { ops: limits::MULTI_OPS, lines: limits::REQUEST_ACL_LINES, entries: 0 };
-    /// What a leader has admitted is never refused, whichever wire it came from.
-    const ADMITTED: Budget = Budget {
-        ops: limits::MULTI_OPS,
-        lines: limits::MULTI_OPS * limits::ACL_LINES + limits::IDENTITIES,
-        entries: 0,
-    };
     const ANSWER: Budget = Budget {
         ops: limits::MULTI_OPS,
         lines: limits::ACL_LINES,
@@ -65,7 +59,7 @@ enum Part {
 
 use Part::{Element, Message};
 
-// The fields of client.proto and txn.proto that lead to lists.
+// The fields of client.proto and outcome.proto that lead to lists.
 static CLIENT_MESSAGE: [Field; 1] = [(REQUEST, Message(&CLIENT_REQUEST))];
 static CLIENT_REQUEST: [Field; 1] = [(5, Message(&OP))];
 static OP: [Field; 5] = [
@@ -77,9 +71,6 @@ static OP: [Field; 5] = [
 ];
 static MULTI: [Field; 3] =
     [(1, Element(List::Ops, &[])), (2, Element(List::Ops, &OP)), (3, Element(List::Ops, &OP))];
-static TXN: [Field; 2] = [(5, Element(List::Lines, &[])), (8, Message(&COMMAND))];
-static FORWARDED: [Field; 2] = [(1, Message(&COMMAND)), (2, Element(List::Lines, &[]))];
-static COMMAND: [Field; 1] = [(4, Message(&OP))];
 static SERVER_MESSAGE: [Field; 1] = [(2, Message(&[(3, Message(&REPLY))]))];
 static OUTCOME: [Field; 1] = [(1, Message(&REPLY))];
 static REPLY: [Field; 6] = [
@@ -115,14 +106,6 @@ pub(super) fn check_client(frame: &[u8]) -> Result<(), DecodeError> {
 
 pub(super) fn check_server(frame: &[u8]) -> Result<(), DecodeError> {
     check(frame, &SERVER_MESSAGE, Budget::ANSWER)
-}
-
-pub(super) fn check_txn(body: &[u8]) -> Result<(), DecodeError> {
-    check(body, &TXN, Budget::ADMITTED)
-}
-
-pub(super) fn check_forwarded(bytes: &[u8]) -> Result<(), DecodeError> {
-    check(bytes, &FORWARDED, Budget::ADMITTED)
 }
 
 pub(super) fn check_outcome(bytes: &[u8]) -> Result<(), DecodeError> {

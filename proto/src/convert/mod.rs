@@ -9,12 +9,11 @@
 
 mod bounds;
 mod op;
+mod outcome;
 mod reply;
-mod txn;
 mod value;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
@@ -23,8 +22,7 @@ use crate::error::{ErrorCode, Fault};
 use crate::generated as wire;
 use crate::ids::Xid;
 use crate::message::{ClientMessage, ServerMessage};
-use crate::node::Identity;
-use crate::request::{Reply, Request, Txn};
+use crate::request::Reply;
 
 use value::Invalid;
 
@@ -99,39 +97,9 @@ pub fn decode_server(frame: Bytes) -> Result<ServerMessage, DecodeError> {
     reply::server_from_wire(wire::ServerMessage::decode(frame)?)
 }
 
-/// A transaction as the body of a log entry.
-pub fn encode_txn(txn: &Txn) -> Bytes {
-    let mut out = BytesMut::new();
-    append(&txn::txn_to_wire(txn), &mut out);
-    out.freeze()
-}
-
-/// The transaction in a log entry's body.
-///
-/// # Errors
-/// If it is not a valid transaction.
-pub fn decode_txn(body: Bytes) -> Result<Txn, DecodeError> {
-    bounds::check_txn(&body)?;
-    txn::txn_from_wire(wire::Txn::decode(body)?)
-}
-
-/// Appends a write and the identities of its client to `out`: what a server forwards to the leader.
-pub fn encode_request(request: &Request, identities: &[Identity], out: &mut BytesMut) {
-    append(&txn::forwarded_to_wire(request, identities), out);
-}
-
-/// The forwarded write and the identities of its client.
-///
-/// # Errors
-/// If it is not a valid write.
-pub fn decode_request(bytes: Bytes) -> Result<(Request, Arc<[Identity]>), DecodeError> {
-    bounds::check_forwarded(&bytes)?;
-    txn::forwarded_from_wire(wire::Forwarded::decode(bytes)?)
-}
-
 /// Appends what came of a write to `out`: what the replicated state keeps to answer a retry.
 pub fn encode_result(result: &Result<Reply, Fault>, out: &mut BytesMut) {
-    append(&txn::outcome_to_wire(result), out);
+    append(&outcome::outcome_to_wire(result), out);
 }
 
 /// What came of a write.
@@ -140,7 +108,17 @@ pub fn encode_result(result: &Result<Reply, Fault>, out: &mut BytesMut) {
 /// If it is not a valid result.
 pub fn decode_result(bytes: Bytes) -> Result<Result<Reply, Fault>, DecodeError> {
     bounds::check_outcome(&bytes)?;
-    txn::outcome_from_wire(wire::Outcome::decode(bytes)?)
+    outcome::outcome_from_wire(wire::Outcome::decode(bytes)?)
+}
+
+/// The number of an error, the same everywhere.
+pub(crate) fn number_of(code: ErrorCode) -> i32 {
+    value::code_to_wire(code).into()
+}
+
+/// The error of that number.
+pub(crate) fn error_of(number: i32) -> Option<ErrorCode> {
+    value::code(number).ok()
 }
 
 fn append(message: &impl Message, out: &mut BytesMut) {

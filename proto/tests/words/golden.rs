@@ -1,6 +1,7 @@
 //! What is on disks and on wires already: these bytes may not change.
 
-use conclave_proto::convert::{encode_client, encode_result, encode_server, encode_txn};
+use conclave_proto::codec::encode_txn;
+use conclave_proto::convert::{encode_client, encode_result, encode_server};
 use conclave_proto::message::{Connect, Connected, ServerLimits};
 use conclave_proto::request::{Condition, ReadLevel, Test};
 use conclave_proto::{
@@ -160,24 +161,31 @@ fn answers() {
     );
 }
 
-#[test]
-fn log_entries_and_outcomes() {
-    let txn = |op| Txn {
+/// What comes before the operation in these transactions.
+const STAMP_BYTES: usize = 76;
+
+fn txn(op: Op) -> Txn {
+    Txn {
         semantics: 1,
         time_ms: 1_800_000_000_000,
         origin: (ServerId::new(2).unwrap(), 0x1122),
         identities: [Identity { scheme: "ip".into(), id: "::1".into() }].into(),
         digest: (zxid(4), 0x0102_0304_0506_0708),
         request: Request { session: SessionId(7), xid: Xid(300), acked: Xid(299), op },
-    };
+    }
+}
+
+#[test]
+fn log_entries_and_outcomes() {
     let set = Op::SetData { path: path(), data: Some("value".into()), version: None };
     check(
         &encode_txn(&txn(set)),
         expect![[r#"
-        08 01 10 80 c0 e2 85 e3 68 18 02 20 a2 22 2a 09 0a 02 69 70 12 03 3a 3a
-        31 30 84 80 80 80 80 60 39 08 07 06 05 04 03 02 01 42 22 09 07 00 00 00
-        00 00 00 00 10 ac 02 18 ab 02 22 11 1a 0f 0a 06 2f 61 70 70 2f 61 12 05
-        76 61 6c 75 65"#]],
+            00 01 00 00 01 a3 18 5c 50 00 02 00 00 00 00 00 00 11 22 00 00 03 00 00
+            00 00 04 01 02 03 04 05 06 07 08 00 00 00 01 00 00 00 02 69 70 00 00 00
+            03 3a 3a 31 00 00 00 00 00 00 00 07 00 00 00 00 00 00 01 2c 00 00 00 00
+            00 00 01 2b 04 00 00 00 06 2f 61 70 70 2f 61 01 00 00 00 05 76 61 6c 75
+            65 00"#]],
     );
 
     let secret = Secret::new([0xab; 16]);
@@ -185,20 +193,22 @@ fn log_entries_and_outcomes() {
     check(
         &encode_txn(&txn(open)),
         expect![[r#"
-        08 01 10 80 c0 e2 85 e3 68 18 02 20 a2 22 2a 09 0a 02 69 70 12 03 3a 3a
-        31 30 84 80 80 80 80 60 39 08 07 06 05 04 03 02 01 42 2f 09 07 00 00 00
-        00 00 00 00 10 ac 02 18 ab 02 2a 1e 09 07 00 00 00 00 00 00 00 10 90 4e
-        1a 10 ab ab ab ab ab ab ab ab ab ab ab ab ab ab ab ab"#]],
+            00 01 00 00 01 a3 18 5c 50 00 02 00 00 00 00 00 00 11 22 00 00 03 00 00
+            00 00 04 01 02 03 04 05 06 07 08 00 00 00 01 00 00 00 02 69 70 00 00 00
+            03 3a 3a 31 00 00 00 00 00 00 00 07 00 00 00 00 00 00 01 2c 00 00 00 00
+            00 00 01 2b 0d 00 00 00 00 00 00 00 07 00 00 27 10 ab ab ab ab ab ab ab
+            ab ab ab ab ab ab ab ab ab"#]],
     );
 
     let reap = Op::Reap { path: path(), seen: (zxid(3), zxid(2)) };
     check(
         &encode_txn(&txn(reap)),
         expect![[r#"
-        08 01 10 80 c0 e2 85 e3 68 18 02 20 a2 22 2a 09 0a 02 69 70 12 03 3a 3a
-        31 30 84 80 80 80 80 60 39 08 07 06 05 04 03 02 01 42 27 09 07 00 00 00
-        00 00 00 00 10 ac 02 18 ab 02 32 16 0a 06 2f 61 70 70 2f 61 10 83 80 80
-        80 80 60 18 82 80 80 80 80 60"#]],
+            00 01 00 00 01 a3 18 5c 50 00 02 00 00 00 00 00 00 11 22 00 00 03 00 00
+            00 00 04 01 02 03 04 05 06 07 08 00 00 00 01 00 00 00 02 69 70 00 00 00
+            03 3a 3a 31 00 00 00 00 00 00 00 07 00 00 00 00 00 00 01 2c 00 00 00 00
+            00 00 01 2b 10 00 00 00 06 2f 61 70 70 2f 61 00 00 03 00 00 00 00 03 00
+            00 03 00 00 00 00 02"#]],
     );
 
     let created = Ok(Reply::Created { path: path(), stat: stat() });
@@ -212,6 +222,37 @@ fn log_entries_and_outcomes() {
 
     let fault = Err(Fault { code: ErrorCode::NodeExists, index: 2 });
     check(&bytes(|out| encode_result(&fault, out)), expect!["12 04 08 02 10 02"]);
+}
+
+/// What stands in a log before the fields of an operation.
+#[test]
+fn the_numbers_of_operations() {
+    let (data, acl, mode) = (None, Acl::open(), CreateMode::PERSISTENT);
+    let condition = Condition { path: path(), test: Test::Exists };
+    let (then, otherwise) = (Vec::new(), Vec::new());
+    let (session, secret) = (SessionId(7), Secret::new([0xab; 16]));
+    let ops = [
+        Op::Create { path: path(), data: data.clone(), acl: acl.clone(), mode },
+        Op::Delete { path: path(), version: None },
+        Op::DeleteRecursive { path: path(), limit: 0 },
+        Op::SetData { path: path(), data: data.clone(), version: None },
+        Op::SetAcl { path: path(), acl: acl.clone(), version: None },
+        Op::Check { path: path(), version: None },
+        Op::Require(condition.clone()),
+        Op::CreateIfMissing { path: path(), data, acl, mode },
+        Op::DeleteIfExists { path: path(), version: None },
+        Op::DeleteTree { path: path(), limit: 0 },
+        Op::Guard { path: path(), token: zxid(1) },
+        Op::Multi { conditions: vec![condition], then, otherwise },
+        Op::CreateSession { session, timeout_ms: 1, secret },
+        Op::CloseSession,
+        Op::ExpireSession,
+        Op::Reap { path: path(), seen: (zxid(3), zxid(2)) },
+    ];
+    for (op, number) in ops.into_iter().zip(1..) {
+        let body = encode_txn(&txn(op.clone()));
+        assert_eq!(body[STAMP_BYTES], number, "{op:?}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use conclave::replica::{ConnId, Input, ToClient};
 use conclave::tree::Nodes;
 use conclave::zab::{Entry, Notice};
-use conclave_proto::convert::decode_txn;
+use conclave_proto::codec::decode_txn;
 use conclave_proto::{ClientMessage, Epoch, Op, Secret, ServerMessage, SessionId, Txn, Xid, Zxid};
 
 use crate::knobs::{Knobs, MS, SECOND};
@@ -350,7 +350,7 @@ impl Load<Whole> for Clients {
         proposed_at: u64,
         stage: &mut Stage<'_, Whole, Clients>,
     ) {
-        let txn = decode_txn(entry.body.clone()).expect("a committed entry is a transaction");
+        let txn = decode_txn(&entry.body).expect("a committed entry is a transaction");
         self.check_applied(server, entry.zxid, &txn, (proposed_at, stage.now));
     }
 
