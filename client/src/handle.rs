@@ -297,7 +297,8 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn set_acl(&self, path: impl IntoPath, acl: Vec<Acl>) -> Write<'_, Stat> {
+    pub fn set_acl(&self, path: impl IntoPath, acl: impl Into<Arc<[Acl]>>) -> Write<'_, Stat> {
+        let acl = acl.into();
         let op = |path| Op::SetAcl { path, acl, version: None };
         Write { client: self, call: Call::new(self, "set the ACL of", path.into_path(), op, stat) }
     }

@@ -1,6 +1,7 @@
 //! Several operations in one: all or nothing, or all of one moment.
 
 use std::future::IntoFuture;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use conclave_proto::request::{Condition, Page, ReadLevel, Reply, Test};
@@ -83,9 +84,9 @@ impl<'a> Multi<'a> {
         path: impl IntoPath,
         data: impl Into<Bytes>,
         mode: CreateMode,
-        acl: Vec<Acl>,
+        acl: impl Into<Arc<[Acl]>>,
     ) -> Self {
-        let data = Some(data.into());
+        let (data, acl) = (Some(data.into()), acl.into());
         self.add("create", path, |path| Op::Create { path, data, acl, mode })
     }
 
@@ -111,10 +112,10 @@ impl<'a> Multi<'a> {
     pub fn set_acl(
         self,
         path: impl IntoPath,
-        acl: Vec<Acl>,
+        acl: impl Into<Arc<[Acl]>>,
         version: impl Into<Option<i32>>,
     ) -> Self {
-        let version = version.into();
+        let (acl, version) = (acl.into(), version.into());
         self.add("set the ACL of", path, |path| Op::SetAcl { path, acl, version })
     }
 

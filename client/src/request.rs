@@ -329,9 +329,9 @@ impl Create<'_> {
     }
 
     /// Who may do what with the node; everybody everything unless said.
-    pub fn acl(mut self, new: Vec<Acl>) -> Self {
+    pub fn acl(mut self, new: impl Into<Arc<[Acl]>>) -> Self {
         if let Ok(Op::Create { acl, .. }) = &mut self.call.op {
-            *acl = new;
+            *acl = new.into();
         }
         self
     }

@@ -1,5 +1,7 @@
 //! What is known of a znode: its statistics, who may do what with it, and how long it lives.
 
+use std::sync::{Arc, LazyLock};
+
 use crate::ids::SessionId;
 use crate::ids::Zxid;
 
@@ -63,6 +65,11 @@ pub struct Identity {
     pub id: String,
 }
 
+static OPEN: LazyLock<Arc<[Acl]>> = LazyLock::new(|| {
+    let anyone = Identity { scheme: "world".into(), id: "anyone".into() };
+    [Acl { perms: Perms::ALL, identity: anyone }].into()
+});
+
 /// One line of an access control list: what one identity may do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Acl {
@@ -73,10 +80,20 @@ pub struct Acl {
 }
 
 impl Acl {
-    /// Everybody may do everything: what a node has unless its creator says otherwise.
-    pub fn open() -> Vec<Acl> {
-        let anyone = Identity { scheme: "world".into(), id: "anyone".into() };
-        vec![Acl { perms: Perms::ALL, identity: anyone }]
+    /// Everybody may do everything: what a node has unless its creator says otherwise. It is one and
+    /// the same piece of memory, since most nodes have it.
+    pub fn open() -> Arc<[Acl]> {
+        Arc::clone(&OPEN)
+    }
+
+    /// These lines as they are shared: [`Acl::open`] if they say the same.
+    pub fn share(lines: &[Acl]) -> Arc<[Acl]> {
+        if Acl::is_open(lines) { Acl::open() } else { lines.into() }
+    }
+
+    /// Whether these lines say the same as [`Acl::open`].
+    pub fn is_open(lines: &[Acl]) -> bool {
+        std::ptr::eq(lines, &**OPEN) || *lines == OPEN[..]
     }
 
     /// About how many bytes these lines take: no more than in a request.

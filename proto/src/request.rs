@@ -21,7 +21,7 @@ pub enum Op {
         /// Its data; `None` is ZooKeeper's null, distinct from empty.
         data: Option<Bytes>,
         /// Who may do what with it.
-        acl: Vec<Acl>,
+        acl: Arc<[Acl]>,
         /// How long it lives and whether it is numbered.
         mode: CreateMode,
     },
@@ -55,7 +55,7 @@ pub enum Op {
         /// The node.
         path: ZPath,
         /// Its new ACL.
-        acl: Vec<Acl>,
+        acl: Arc<[Acl]>,
         /// The ACL version it must have; `None`: any.
         version: Option<i32>,
     },
@@ -77,7 +77,7 @@ pub enum Op {
         /// Its data; `None` is ZooKeeper's null, distinct from empty.
         data: Option<Bytes>,
         /// Who may do what with it.
-        acl: Vec<Acl>,
+        acl: Arc<[Acl]>,
         /// How long it lives and whether it is numbered.
         mode: CreateMode,
     },

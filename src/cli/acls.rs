@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Error, bail};
 use conclave_client::{Acl, Identity, Perms};
@@ -38,7 +39,7 @@ struct Grant {
 
 /// The line of the node with this path below the top; `None` if it needs none.
 pub(super) fn line(path: &str, acl: &[Acl]) -> Option<String> {
-    if acl == Acl::open() {
+    if Acl::is_open(acl) {
         return None;
     }
     let acl = acl.iter().map(|grant| Grant {
@@ -55,7 +56,7 @@ pub(super) fn line(path: &str, acl: &[Acl]) -> Option<String> {
 pub(super) struct Acls {
     /// The directory's place below the top.
     dir: PathBuf,
-    by_path: BTreeMap<String, Vec<Acl>>,
+    by_path: BTreeMap<String, Arc<[Acl]>>,
 }
 
 impl Acls {
@@ -83,7 +84,7 @@ impl Acls {
     }
 
     /// The ACL of the node with this path below the directory.
-    pub(super) fn of(&self, relative: &Path) -> Vec<Acl> {
+    pub(super) fn of(&self, relative: &Path) -> Arc<[Acl]> {
         // Not with a slash at its end, which an empty path would bring.
         let path: PathBuf = self.dir.iter().chain(relative).collect();
         let known = path.to_str().and_then(|path| self.by_path.get(path));
@@ -91,7 +92,7 @@ impl Acls {
     }
 }
 
-fn parse(line: &str) -> anyhow::Result<(String, Vec<Acl>)> {
+fn parse(line: &str) -> anyhow::Result<(String, Arc<[Acl]>)> {
     let Line { path, acl } = serde_json::from_str(line)?;
     let acl = acl.into_iter().map(|grant| {
         let identity = Identity { scheme: grant.scheme, id: grant.id };

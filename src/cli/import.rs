@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
@@ -235,7 +236,7 @@ struct Tally {
 /// What a node becomes; without data it only has to exist.
 struct Wanted {
     path: ZPath,
-    acl: Vec<Acl>,
+    acl: Arc<[Acl]>,
     data: Option<Bytes>,
     /// See [`CreateMode::first_child`].
     first_child: u64,

@@ -103,13 +103,7 @@ pub(super) fn unseal<'a>(key: &[u8], value: &'a [u8]) -> Option<Reader<'a>> {
 }
 
 /// Encode a node. `long_name` is its name if the key does not hold it whole.
-pub(super) fn encode_node(
-    key: &[u8],
-    node: &Node,
-    long_name: Option<&str>,
-    open: &[Acl],
-    out: &mut Vec<u8>,
-) {
+pub(super) fn encode_node(key: &[u8], node: &Node, long_name: Option<&str>, out: &mut Vec<u8>) {
     let has_children = node.children_created != 0 || node.num_children != 0;
     let (lifetime, ttl) = match node.lifetime {
         Lifetime::Persistent => (0, None),
@@ -122,7 +116,7 @@ pub(super) fn encode_node(
     for (flag, set) in [
         (NULL_DATA, node.data.is_none()),
         (HAS_CHILDREN, has_children),
-        (HAS_ACL, !std::ptr::eq(&*node.acl, open) && *node.acl != *open),
+        (HAS_ACL, !Acl::is_open(&node.acl)),
         (LONG_NAME, long_name.is_some()),
     ] {
         flags |= if set { flag } else { 0 };
@@ -165,8 +159,8 @@ fn put_acl(out: &mut Vec<u8>, acl: &[Acl]) {
     }
 }
 
-/// Decode a node; `open` is shared by all that have no ACL of their own.
-pub(super) fn decode_node(key: &[u8], value: &[u8], open: &Arc<[Acl]>) -> Option<Node> {
+/// Decode a node. All that have no ACL of their own share one.
+pub(super) fn decode_node(key: &[u8], value: &[u8]) -> Option<Node> {
     let mut reader = unseal(key, value)?;
     let flags = reader.u8()?;
     if flags & LONG_NAME != 0 {
@@ -189,7 +183,7 @@ pub(super) fn decode_node(key: &[u8], value: &[u8], open: &Arc<[Acl]>) -> Option
     };
     let (num_children, children_created) =
         if flags & HAS_CHILDREN != 0 { (reader.u32()?, reader.u64()?) } else { (0, 0) };
-    let acl = if flags & HAS_ACL != 0 { read_acl(&mut reader)? } else { Arc::clone(open) };
+    let acl = if flags & HAS_ACL != 0 { read_acl(&mut reader)? } else { Acl::open() };
     let data = (flags & NULL_DATA == 0).then(|| Bytes::copy_from_slice(reader.0));
     Some(Node {
         data,

@@ -7,7 +7,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use conclave_proto::{Acl, SessionId, ZPath};
+use conclave_proto::{SessionId, ZPath};
 use heed::types::Bytes as Raw;
 use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, RoRange, RoTxn, RwTxn, WithoutTls};
 
@@ -147,12 +147,11 @@ impl View {
     pub(super) fn node(
         &self,
         hash_key: &HashKey,
-        open: &Arc<[Acl]>,
         path: &ZPath,
     ) -> Result<Option<Node>, StoreError> {
         let (key, _) = Key::node(hash_key, path);
         let Some(value) = self.get(&key)? else { return Ok(None) };
-        codec::decode_node(&key, value, open).map(Some).ok_or_else(|| self.damaged_node(path))
+        codec::decode_node(&key, value).map(Some).ok_or_else(|| self.damaged_node(path))
     }
 
     /// Whether there is a node at this path: for those who expect that there is none.

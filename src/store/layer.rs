@@ -320,14 +320,14 @@ enum Record {
 
 impl Record {
     /// Write its value in place of what `out` holds; `false` if it is that there is none.
-    fn encode(&self, key: &[u8], layers: &[Arc<Layer>], open: &[Acl], out: &mut Vec<u8>) -> bool {
+    fn encode(&self, key: &[u8], layers: &[Arc<Layer>], out: &mut Vec<u8>) -> bool {
         match self {
             Record::Nothing => return false,
             Record::Node(layer, place, is_long) => {
                 let Change { path, node, .. } = layers[*layer].changes.get(*place);
                 let Some(node) = node else { return false };
                 let name = if *is_long { path.split().map(|(_, name)| name) } else { None };
-                codec::encode_node(key, node, name, open, out);
+                codec::encode_node(key, node, name, out);
             }
             Record::Index(text) => codec::encode_index(key, text.as_deref(), out),
             Record::Session(record) => codec::encode_session(key, record, out),
@@ -350,6 +350,9 @@ struct Keyed {
 /// How much of a key says which listing it belongs to, or more than that.
 const SCOPE_BYTES: usize = 17;
 
+/// What most keys fit in.
+const USUAL_KEY_BYTES: usize = 48;
+
 /// Everything that some layers change in the tree on disk, in order of the keys.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -365,7 +368,9 @@ impl Changes {
     /// What these layers, oldest first, change.
     pub(super) fn of(layers: Vec<Arc<Layer>>, hash_key: &HashKey) -> Changes {
         let mut changes = Changes::default();
-        changes.records.reserve(layers.iter().map(|layer| layer.changes.len() + 1).sum());
+        let records = layers.iter().map(|layer| layer.changes.len() + 1).sum();
+        changes.records.reserve(records);
+        changes.keys.reserve(records * USUAL_KEY_BYTES);
         for (number, layer) in layers.iter().enumerate() {
             changes.add_nodes(number, layer, hash_key);
             let ephemerals = layer.ephemerals.iter();
@@ -452,11 +457,11 @@ impl Changes {
 
     /// Take it: its key, and whether there is to be a value, which is written in place of what `out`
     /// holds.
-    pub(super) fn next(&mut self, open: &[Acl], out: &mut Vec<u8>) -> Option<(&[u8], bool)> {
+    pub(super) fn next(&mut self, out: &mut Vec<u8>) -> Option<(&[u8], bool)> {
         let Keyed { start, end, record, .. } = self.records.get(self.taken)?;
         self.taken += 1;
         let key = &self.keys[*start..*end];
-        Some((key, record.encode(key, &self.layers, open, out)))
+        Some((key, record.encode(key, &self.layers, out)))
     }
 }
 

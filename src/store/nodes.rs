@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use conclave_proto::names::{Names, NamesBuilder};
-use conclave_proto::{Acl, SessionId, ZPath};
+use conclave_proto::{SessionId, ZPath};
 
 use super::env::{STARTS, Tree, View};
 use super::error::{StoreError, fatal};
@@ -21,7 +21,7 @@ use super::listings::{Known, Listings};
 use super::pages;
 use super::snapshot::{Installed, SnapshotReader};
 use super::verify::verify;
-use crate::tree::{Meta, Node, Nodes, SessionRecord, share};
+use crate::tree::{Meta, Node, Nodes, SessionRecord};
 use crate::zab::Position;
 
 /// The state. Owned by the loop.
@@ -37,8 +37,6 @@ pub struct StoreNodes {
     handed: usize,
     view: View,
     hash_key: HashKey,
-    /// What most nodes have for an ACL, shared by those read from the disk.
-    open: Arc<[Acl]>,
     sessions: BTreeMap<SessionId, Session>,
     /// The sessions that changed or ended since the last freeze.
     touched: BTreeSet<SessionId>,
@@ -74,7 +72,6 @@ impl StoreNodes {
             handed: 0,
             view,
             hash_key,
-            open: share(&Acl::open()),
             sessions,
             touched: BTreeSet::new(),
             frozen_meta: meta,
@@ -105,8 +102,7 @@ impl StoreNodes {
             return None;
         }
         self.handed = self.frozen.len();
-        let open = Arc::clone(&self.open);
-        Some(Frozen { layers, tree: self.view.tree().clone(), hash_key: self.hash_key, open })
+        Some(Frozen { layers, tree: self.view.tree().clone(), hash_key: self.hash_key })
     }
 
     /// What was frozen last will not be written after all: the next freeze takes it along.
@@ -131,8 +127,7 @@ impl StoreNodes {
     pub fn snapshot(&mut self) -> SnapshotReader {
         self.rotate();
         let view = alive(self.view.tree().view());
-        let open = Arc::clone(&self.open);
-        SnapshotReader::new(view, self.frozen.clone(), self.hash_key, open, self.active.meta)
+        SnapshotReader::new(view, self.frozen.clone(), self.hash_key, self.active.meta)
     }
 
     /// Replace the state by a snapshot that has been installed. A checkpoint of the old state that
@@ -144,7 +139,7 @@ impl StoreNodes {
     /// A check of the whole tree on disk as of the last checkpoint: damage that no read has met yet
     /// is found while other members still have what is lost.
     pub fn scrub(&self) -> Scrub {
-        Scrub { tree: self.view.tree().clone(), open: Arc::clone(&self.open) }
+        Scrub { tree: self.view.tree().clone() }
     }
 
     /// How much of its map the tree fills: used and reserved bytes. What is free within the file
@@ -284,7 +279,7 @@ impl Nodes for StoreNodes {
         let hash = self.active.hash(path.as_str());
         match self.layers().find_map(|layer| layer.node(hash, path)) {
             Some(node) => node.cloned(),
-            None => alive(self.view.node(&self.hash_key, &self.open, path)),
+            None => alive(self.view.node(&self.hash_key, path)),
         }
     }
 
@@ -390,7 +385,6 @@ pub struct Frozen {
     layers: Vec<Arc<Layer>>,
     tree: Tree,
     hash_key: HashKey,
-    open: Arc<[Acl]>,
 }
 
 impl Frozen {
@@ -402,7 +396,7 @@ impl Frozen {
         let mut update = self.tree.write()?;
         let mut value = Vec::new();
         let mut changes = Changes::of(self.layers.clone(), &self.hash_key);
-        while let Some((key, is_there)) = changes.next(&self.open, &mut value) {
+        while let Some((key, is_there)) = changes.next(&mut value) {
             if is_there {
                 update.put(key, &value)?;
             } else {
@@ -431,7 +425,6 @@ pub struct Checkpointed {
 #[derive(Debug)]
 pub struct Scrub {
     tree: Tree,
-    open: Arc<[Acl]>,
 }
 
 impl Scrub {
@@ -446,6 +439,6 @@ impl Scrub {
         while !pages::check(self.tree.path(), Some(view.transaction()))? {
             view = self.tree.view()?;
         }
-        verify(&view, &self.open).map(drop)
+        verify(&view).map(drop)
     }
 }

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
-use conclave_proto::Acl;
 
 use super::codec::{self, Reader};
 use super::env::{Pair, Tree, View};
@@ -21,7 +20,7 @@ use super::layer::{Changes, Layer};
 use super::nodes::{StoreNodes, position};
 use super::verify::verify;
 use crate::limits::{FRAME_BYTES, OUTCOME_BYTES, SNAPSHOT_CHUNK_BYTES};
-use crate::tree::{Meta, share};
+use crate::tree::Meta;
 use crate::zab::Position;
 
 const MAGIC: [u8; 8] = *b"CNCLSNAP";
@@ -48,7 +47,6 @@ pub struct SnapshotReader {
     view: View,
     layers: Vec<Arc<Layer>>,
     hash_key: HashKey,
-    open: Arc<[Acl]>,
     at: Position,
     merge: Option<Merge>,
     /// The part of the stream that is not in a chunk yet.
@@ -72,21 +70,10 @@ impl SnapshotReader {
         view: View,
         layers: Vec<Arc<Layer>>,
         hash_key: HashKey,
-        open: Arc<[Acl]>,
         meta: Meta,
     ) -> SnapshotReader {
         let (at, ahead) = (position(&meta), Vec::new());
-        SnapshotReader {
-            view,
-            layers,
-            hash_key,
-            open,
-            at,
-            merge: None,
-            ahead,
-            chunks: 0,
-            done: false,
-        }
+        SnapshotReader { view, layers, hash_key, at, merge: None, ahead, chunks: 0, done: false }
     }
 
     /// The moment.
@@ -131,7 +118,7 @@ impl SnapshotReader {
 
     /// Extend `ahead` to at least `room` bytes, or to the end of the stream.
     fn fill(&mut self, room: usize) -> Result<(), StoreError> {
-        let SnapshotReader { view, ahead, merge, open, .. } = self;
+        let SnapshotReader { view, ahead, merge, .. } = self;
         let merge = merge.as_mut().expect("it has begun");
         let start = ahead.len();
         let mut value = Vec::new();
@@ -154,7 +141,7 @@ impl SnapshotReader {
                 record = on_disk.next().transpose().in_tree("read", view.tree().path())?;
             }
             if merge.changes.next_key().is_some_and(|own| *own == *key) {
-                let taken = merge.changes.next(open, &mut value);
+                let taken = merge.changes.next(&mut value);
                 if taken.is_some_and(|(_, is_there)| is_there) {
                     put_record(ahead, &key, &value);
                     merge.records += 1;
@@ -295,8 +282,7 @@ impl SnapshotWriter {
     }
 
     fn load(&self, at: Position) -> Result<Box<StoreNodes>, StoreError> {
-        let open = share(&Acl::open());
-        let meta = verify(&self.tree.view()?, &open)?;
+        let meta = verify(&self.tree.view()?)?;
         if position(&meta) != at {
             return refused("its contents are not of the position it names");
         }

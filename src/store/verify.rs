@@ -1,9 +1,7 @@
 //! Whether a tree on disk is whole: every node is found from the root, every count, checksum and
 //! index entry is right, and all of it together has the digest that the protocol computed.
 
-use std::sync::Arc;
-
-use conclave_proto::{Acl, ZPath};
+use conclave_proto::ZPath;
 
 use super::codec;
 use super::env::View;
@@ -37,17 +35,17 @@ impl Index {
 ///
 /// # Errors
 /// [`StoreError::Damaged`] says what does not match.
-pub(super) fn verify(view: &View, open: &Arc<[Acl]>) -> Result<Meta, StoreError> {
+pub(super) fn verify(view: &View) -> Result<Meta, StoreError> {
     let Some((hash_key, meta)) = view.meta()? else {
         return Err(view.damaged("the record of the whole state is missing"));
     };
     let mut sums = Sums::default();
     let root = ZPath::root();
-    let node = view.node(&hash_key, open, &root)?.ok_or_else(|| view.damaged("it has no root"))?;
+    let node = view.node(&hash_key, &root)?.ok_or_else(|| view.damaged("it has no root"))?;
     sums.add(&hash_key, &root, &node);
     let mut parents = vec![(root, node.num_children)];
     while let Some((path, expected)) = parents.pop() {
-        let found = children(view, &hash_key, open, &path, |child, node| {
+        let found = children(view, &hash_key, &path, |child, node| {
             sums.add(&hash_key, &child, node);
             if node.num_children > 0 {
                 parents.push((child, node.num_children));
@@ -89,7 +87,6 @@ impl Sums {
 fn children(
     view: &View,
     hash_key: &HashKey,
-    open: &Arc<[Acl]>,
     path: &ZPath,
     mut visit: impl FnMut(ZPath, &Node),
 ) -> Result<u32, StoreError> {
@@ -102,7 +99,7 @@ fn children(
         }
         let name = scope.text(key, value);
         let child = name.and_then(|name| path.child(name).ok());
-        let node = codec::decode_node(key, value, open);
+        let node = codec::decode_node(key, value);
         let (Some(child), Some(node)) = (child, node) else {
             return Err(
                 view.damaged(format_args!("the record of a child of {path} does not match"))

@@ -17,23 +17,11 @@
 
 use core::net::IpAddr; // A pure type; `std::net`, which re-exports it, is sockets.
 use std::collections::BTreeSet;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use conclave_proto::{Acl, ErrorCode, Identity, Perms, SessionId, Txn};
 
 use crate::limits;
-
-static OPEN: LazyLock<Arc<[Acl]>> = LazyLock::new(|| Acl::open().into());
-
-/// The ACL as nodes hold it. All open ACLs are one and the same, since most nodes have it.
-pub fn share(acl: &[Acl]) -> Arc<[Acl]> {
-    if is_open(acl) { OPEN.clone() } else { acl.into() }
-}
-
-/// Whether everybody may do everything.
-pub(super) fn is_open(acl: &[Acl]) -> bool {
-    std::ptr::eq(acl, &**OPEN) || *acl == OPEN[..]
-}
 
 /// Whether `acl` grants one of the identities at least one of the permissions `any_of`.
 pub fn allows(acl: &[Acl], any_of: Perms, identities: &[Identity]) -> bool {
@@ -73,8 +61,8 @@ impl<'a> Asker<'a> {
 
     /// The ACL to be written when this one is asked for: valid, and `auth` replaced.
     pub(super) fn resolve(self, acl: &[Acl]) -> Result<Arc<[Acl]>, ErrorCode> {
-        if is_open(acl) {
-            return Ok(OPEN.clone());
+        if Acl::is_open(acl) {
+            return Ok(Acl::open());
         }
         let mut lines = Vec::with_capacity(acl.len());
         for line in acl.iter().take(limits::ACL_LINES + 1) {
@@ -97,7 +85,7 @@ impl<'a> Asker<'a> {
         // Clients of ZooKeeper repeat themselves, and read it only once.
         let mut seen = BTreeSet::new();
         lines.retain(|line| seen.insert(line.clone()));
-        Ok(share(&lines))
+        Ok(Acl::share(&lines))
     }
 
     /// The identities that say who somebody is, not merely where they come from.

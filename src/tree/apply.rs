@@ -14,7 +14,7 @@ use conclave_proto::{
     Txn, ZPath, Zxid,
 };
 
-use super::acl::{self, Asker};
+use super::acl::Asker;
 use super::draft::Draft;
 use super::nodes::{Node, Nodes};
 use super::quota::{self, Excess, Ledger, Usage};
@@ -95,11 +95,10 @@ pub fn found(nodes: &mut impl Nodes) {
     for path in RESERVED {
         let path = ZPath::new(path).expect("a reserved path is a path");
         let data = if path.as_str() == CONFIG { CONFIG_TEXT } else { b"" };
-        let acl = acl::share(&Acl::open());
-        let mut node = new_node(Some(Bytes::from_static(data)), acl, Zxid::ZERO, 0);
+        let mut node = new_node(Some(Bytes::from_static(data)), Acl::open(), Zxid::ZERO, 0);
         if path.as_str() == CONFIG {
-            let acl = Acl::open().into_iter().map(|line| Acl { perms: Perms::READ, ..line });
-            node.acl = acl.collect();
+            let lines = node.acl.iter();
+            node.acl = lines.map(|line| Acl { perms: Perms::READ, ..line.clone() }).collect();
             node.version = -1;
             node.aversion = -1;
         }

@@ -13,7 +13,6 @@ use std::sync::LazyLock;
 use conclave_proto::{Acl, Identity, Lifetime, SessionId, ZPath};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::acl;
 use super::nodes::{Node, SessionRecord};
 
 /// What a node adds to [`super::Meta::digest`].
@@ -57,7 +56,7 @@ pub fn digest_of_session(id: SessionId, record: &SessionRecord) -> u64 {
 
 fn digest_of_acl(acl: &[Acl]) -> u64 {
     static OPEN: LazyLock<u64> = LazyLock::new(|| digest_of_lines(&Acl::open()));
-    if acl::is_open(acl) { *OPEN } else { digest_of_lines(acl) }
+    if Acl::is_open(acl) { *OPEN } else { digest_of_lines(acl) }
 }
 
 fn digest_of_lines(acl: &[Acl]) -> u64 {

@@ -80,7 +80,7 @@ mod sessions;
 mod walk;
 mod watch;
 
-pub use acl::{allows, masked, share};
+pub use acl::{allows, masked};
 pub use apply::{Applied, CONFIG, Change, SEMANTICS, SessionChange, apply, found};
 pub use audit::audit;
 pub use digest::{digest_of_node, digest_of_session};

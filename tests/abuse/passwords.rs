@@ -77,7 +77,7 @@ fn identity(scheme: &str, id: &str) -> Identity {
 }
 
 fn private(at: &str) -> Op {
-    let acl = vec![Acl { perms: Perms::ALL, identity: identity("password", "alice") }];
+    let acl = [Acl { perms: Perms::ALL, identity: identity("password", "alice") }].into();
     Op::Create { path: path(at), data: None, acl, mode: CreateMode::PERSISTENT }
 }
 
@@ -152,8 +152,8 @@ fn the_audit_log_has_who_did_what_and_no_secret() {
         Op::Authenticate { scheme: "digest".into(), credentials: "bob:builder".to_owned().into() };
     assert_eq!(code(client.call(digest)), Ok(()));
     client.call(private("/hers")).unwrap();
-    let acl = vec![Acl { perms: Perms::READ, identity: identity("digest", "bob:c2VjcmV0") }];
-    let set = |at: &str| Op::SetAcl { path: path(at), acl: acl.clone(), version: None };
+    let acl = [Acl { perms: Perms::READ, identity: identity("digest", "bob:c2VjcmV0") }];
+    let set = |at: &str| Op::SetAcl { path: path(at), acl: acl.clone().into(), version: None };
     let both = Op::Multi { conditions: vec![], then: vec![set("/hers")], otherwise: vec![] };
     client.call(both).unwrap();
     assert_eq!(code(client.call(set("/missing"))), Err(ErrorCode::NoNode));

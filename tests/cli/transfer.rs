@@ -176,7 +176,7 @@ fn what_not_everybody_may_do_is_so_again_after_a_restore() {
     let to = dir(&one, "to");
     whole(&export(&one, "/app", &to, &[]));
     assert_eq!(whole(&import(&other, &to, "/else"))["created"], 3);
-    assert_eq!(acl(&other, "/else"), Acl::open());
+    assert_eq!(acl(&other, "/else"), *Acl::open());
     assert_eq!(acl(&other, "/else/dir"), dir_acl);
     assert_eq!(acl(&other, "/else/dir/leaf"), leaf);
     assert_eq!(other.ask(&["ls", "/else"]), "dir\n");

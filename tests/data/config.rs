@@ -417,8 +417,8 @@ async fn a_value_that_may_not_be_read_is_not_taken_for_none() {
     setting.set(&Layer::Default, &1).await.unwrap();
     setting.set(&service, &2).await.unwrap();
     let node = "/config/live/service.billing/values/limit";
-    let acl = Acl::open().into_iter().map(|acl| Acl { perms: Perms::ADMIN, ..acl }).collect();
-    client.set_acl(node, acl).await.unwrap();
+    let acl = Acl { perms: Perms::ADMIN, ..Acl::open()[0].clone() };
+    client.set_acl(node, [acl]).await.unwrap();
     let place = Place::new().service("billing").unwrap();
     let follower = registry.follow(place).await.unwrap();
     let error = follower.get(&setting).unwrap_err();

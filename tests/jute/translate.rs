@@ -1,6 +1,8 @@
 //! One table for both wires: what each request of ZooKeeper's becomes is what the native protocol
 //! says in its own words. From there on there is one set of rules.
 
+use std::sync::Arc;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use conclave::wire::{Inbound, Then, Wire};
 use conclave_proto::convert::encode_client;
@@ -105,6 +107,19 @@ fn both_wires_ask_the_same() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// Nearly every node has it: it costs no memory.
+#[test]
+fn open_acls_are_one_and_the_same() {
+    let mut talk = Talk::open();
+    let body = Body::new().text("/a").open_acl().int(-1);
+    let Some(Inbound::Message(ClientMessage::Request { op: Op::SetAcl { acl, .. }, .. })) =
+        talk.asks(7, 7, body)
+    else {
+        panic!("a request")
+    };
+    assert!(Arc::ptr_eq(&acl, &Acl::open()));
 }
 
 /// The code that a request is answered with although nobody is asked.

@@ -142,7 +142,7 @@ fn operation(words: &[&str]) -> Op {
             create(at, mode, &[])
         }
         ["create-for", who, at] => {
-            let acl = vec![Acl { perms: Perms::ALL, identity: identify(who) }];
+            let acl = [Acl { perms: Perms::ALL, identity: identify(who) }].into();
             Op::Create { path: path(at), data: None, acl, mode: CreateMode::PERSISTENT }
         }
         ["delete", at] => Op::Delete { path: path(at), version: None },

@@ -112,7 +112,7 @@ fn an_acl_counts_among_what_is_to_be_written() {
             identity: conclave_proto::Identity { scheme: "digest".into(), id },
         }
     };
-    let acl: Vec<Acl> = (0..64).map(line).collect();
+    let acl = (0..64).map(line).collect();
     let path = ZPath::new("/a").unwrap();
     let create = Op::Create { path, data: None, acl, mode: CreateMode::PERSISTENT };
     let zxid = Zxid::new(epoch(1), 1);

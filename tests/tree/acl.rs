@@ -62,8 +62,8 @@ fn world(parent: Vec<Acl>, node: Vec<Acl>) -> World {
     apply(Op::CreateSession { session: CLIENT, timeout_ms: 1000, secret });
     apply(Words::new("create /parent").op());
     apply(Words::new("create /parent/node").op());
-    apply(Op::SetAcl { path: path("/parent"), acl: parent, version: None });
-    apply(Op::SetAcl { path: path("/parent/node"), acl: node, version: None });
+    apply(Op::SetAcl { path: path("/parent"), acl: parent.into(), version: None });
+    apply(Op::SetAcl { path: path("/parent/node"), acl: node.into(), version: None });
     world
 }
 
@@ -187,7 +187,7 @@ fn open_acls_are_shared() {
     }
     let acl = |name| nodes.node(&path(name)).unwrap().acl;
     assert!(std::sync::Arc::ptr_eq(&acl("/a"), &acl("/b")));
-    assert!(std::sync::Arc::ptr_eq(&acl("/a"), &tree::share(&Acl::open())));
+    assert!(std::sync::Arc::ptr_eq(&acl("/a"), &Acl::open()));
 }
 
 /// Whoever is told of a change gets the ACL that was in force with it.

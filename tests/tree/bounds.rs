@@ -1,5 +1,7 @@
 //! Every bound is a refusal, and nothing that comes from the network makes the machine panic.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use conclave::limits;
 use conclave::tree::{self, Applied, MemoryNodes, Nodes};
@@ -124,7 +126,7 @@ fn the_acls_of_a_transaction_are_no_larger_than_a_request_that_says_them() {
         Identity { scheme: "digest".into(), id: format!("{user}:x") }
     };
     let auth = Identity { scheme: "auth".into(), id: String::new() };
-    let acl = vec![Acl { perms: Perms::ALL, identity: auth }];
+    let acl: Arc<[Acl]> = [Acl { perms: Perms::ALL, identity: auth }].into();
     let create = |number| {
         let (path, acl, mode) = (path(&format!("/{number}")), acl.clone(), CreateMode::PERSISTENT);
         Op::Create { path, data: None, acl, mode }
@@ -145,9 +147,10 @@ fn the_acls_of_a_transaction_are_no_larger_than_a_request_that_says_them() {
 #[test]
 fn an_acl_has_a_largest_size() {
     let mut tree = Large::new();
-    let acl = |lines| Acl::open().into_iter().cycle().take(lines).collect::<Vec<_>>();
+    let acl = |lines| vec![Acl::open()[0].clone(); lines];
     let mode = CreateMode::PERSISTENT;
-    let with = |at: &str, acl| Op::Create { path: path(at), data: None, acl, mode };
+    let with =
+        |at: &str, acl: Vec<Acl>| Op::Create { path: path(at), data: None, acl: acl.into(), mode };
     tree.apply(0, with("/a", acl(limits::ACL_LINES))).result.unwrap();
     assert_eq!(tree.fails(with("/b", acl(limits::ACL_LINES + 1))), ErrorCode::InvalidAcl);
     let mut long = acl(1);

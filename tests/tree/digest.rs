@@ -11,7 +11,7 @@ use crate::world::{identity, path, zxid};
 fn node() -> Node {
     Node {
         data: Some(Bytes::from_static(b"hello")),
-        acl: tree::share(&Acl::open()),
+        acl: Acl::open(),
         lifetime: Lifetime::Persistent,
         owner: SessionId::NONE,
         czxid: zxid(1),
@@ -55,7 +55,7 @@ fn every_field_of_a_node_counts() {
     };
     let line = |perms, who| Acl { perms, identity: identity(who) };
     let with_acl =
-        |acl: &[Acl]| tree::digest_of_node(&path("/a"), &Node { acl: tree::share(acl), ..node() });
+        |acl: &[Acl]| tree::digest_of_node(&path("/a"), &Node { acl: acl.into(), ..node() });
     let digests = [
         change(|_| {}),
         change(|node| node.data = None),

@@ -64,7 +64,7 @@ impl Model {
     pub(crate) fn new() -> Model {
         let node = |children: u32, data: &'static str| Znode {
             data: Some(Bytes::from_static(data.as_bytes())),
-            acl: Acl::open(),
+            acl: Acl::open().to_vec(),
             lifetime: Lifetime::Persistent,
             stat: Stat {
                 num_children: children,

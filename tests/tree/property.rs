@@ -1,6 +1,8 @@
 //! Random histories: the tree and the model give the same answers, tell watchers the same, and end
 //! in the same state, and every listing shows it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use conclave::tree::{self, Applied};
 use conclave_proto::request::{Condition, Page, StatTest, Test};
@@ -74,18 +76,19 @@ fn identities() -> impl Strategy<Value = Vec<Identity>> {
         .prop_map(|ids| ids.into_iter().map(identity).collect())
 }
 
-fn acls() -> impl Strategy<Value = Vec<Acl>> {
+fn acls() -> impl Strategy<Value = Arc<[Acl]>> {
     let line = |perms, who| Acl { perms: Perms(perms), identity: identity(who) };
     prop_oneof![
         5 => Just(Acl::open()),
-        1 => select(vec![
+        1 => select::<Vec<Acl>>(vec![
             vec![],
             vec![line(1, "world:anyone")],
             vec![line(30, "world:anyone")],
             vec![line(31, "auth:")],
             vec![line(31, "digest:ann:1"), line(5, "world:anyone")],
             vec![line(2 + 4, "digest:bob:2"), line(8 + 16, "digest:ann:1")],
-        ]),
+        ])
+        .prop_map(Arc::from),
     ]
 }
 

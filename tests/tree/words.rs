@@ -74,7 +74,9 @@ impl<'a> Words<'a> {
             "delete" => Op::Delete { path: self.path(), version: self.version() },
             "rmr" => Op::DeleteRecursive { path: self.path(), limit: self.number() },
             "set" => Op::SetData { path: self.path(), data: self.data(), version: self.version() },
-            "setacl" => Op::SetAcl { path: self.path(), acl: self.acl(), version: self.version() },
+            "setacl" => {
+                Op::SetAcl { path: self.path(), acl: self.acl().into(), version: self.version() }
+            }
             "check" => Op::Check { path: self.path(), version: self.version() },
             "require" => Op::Require(self.condition()),
             "ensure" => self.create_if_missing(),
@@ -111,7 +113,7 @@ impl<'a> Words<'a> {
                 () if self.is("-t") => mode.lifetime = Lifetime::Ttl(self.number()),
                 () if self.is("-l") => mode.lifetime = Lifetime::Lingering(self.number()),
                 () if self.is("-s") => mode.sequential = true,
-                () if self.is("acl") => acl = self.acl(),
+                () if self.is("acl") => acl = self.acl().into(),
                 () => break,
             }
         }

@@ -1,6 +1,8 @@
 //! ACLs as a table: operation × permission × scheme, every cell over both wires, and what watchers
 //! are told by the permission that is in force when their watch fires.
 
+use std::sync::Arc;
+
 use std::collections::BTreeSet;
 
 use conclave::server::hash_password;
@@ -197,9 +199,9 @@ fn op(text: &str) -> Op {
     op
 }
 
-fn create(at: &str, acl: Vec<Acl>) -> Op {
+fn create(at: &str, acl: impl Into<Arc<[Acl]>>) -> Op {
     let mode = conclave_proto::CreateMode::PERSISTENT;
-    Op::Create { path: path(at), data: None, acl, mode }
+    Op::Create { path: path(at), data: None, acl: acl.into(), mode }
 }
 
 /// The failure of a request, or of the one read in it.
@@ -320,7 +322,7 @@ fn watchers_are_told_by_the_permission_at_the_moment(wire: Wire, watching: Watch
         let existing = || cells.iter().filter(|cell| cell.2 != "create");
         let secure = |(at, _, _, letters): &(String, &str, &str, &str)| Op::SetAcl {
             path: path(at),
-            acl: acl(letters, who),
+            acl: acl(letters, who).into(),
             version: None,
         };
         stage.own(existing().map(secure).collect());

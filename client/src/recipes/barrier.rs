@@ -4,6 +4,7 @@ use bytes::Bytes;
 use conclave_proto::limits::MULTI_OPS;
 use conclave_proto::request::Test;
 use conclave_proto::{Acl, CreateMode, ErrorCode, ZPath, Zxid};
+use std::sync::Arc;
 
 use super::body::Body;
 use super::error::Error;
@@ -61,8 +62,8 @@ impl Barrier {
     }
 
     /// Who may do what with the node; everybody everything unless said.
-    pub fn acl(mut self, acl: Vec<Acl>) -> Barrier {
-        self.place.acl = acl;
+    pub fn acl(mut self, acl: impl Into<Arc<[Acl]>>) -> Barrier {
+        self.place.acl = acl.into();
         self
     }
 
@@ -206,8 +207,8 @@ impl DoubleBarrier {
     }
 
     /// Who may do what with the nodes; everybody everything unless said.
-    pub fn acl(mut self, acl: Vec<Acl>) -> DoubleBarrier {
-        self.line.place.acl = acl;
+    pub fn acl(mut self, acl: impl Into<Arc<[Acl]>>) -> DoubleBarrier {
+        self.line.place.acl = acl.into();
         self
     }
 

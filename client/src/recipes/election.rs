@@ -111,8 +111,8 @@ impl Election {
     }
 
     /// Who may do what with the nodes; everybody everything unless said.
-    pub fn acl(mut self, acl: Vec<Acl>) -> Election {
-        self.line.place.acl = acl;
+    pub fn acl(mut self, acl: impl Into<Arc<[Acl]>>) -> Election {
+        self.line.place.acl = acl.into();
         self
     }
 

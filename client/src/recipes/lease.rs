@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -79,8 +80,8 @@ impl Lease {
     }
 
     /// Who may do what with the node; everybody everything unless said.
-    pub fn acl(mut self, acl: Vec<Acl>) -> Lease {
-        self.place.acl = acl;
+    pub fn acl(mut self, acl: impl Into<Arc<[Acl]>>) -> Lease {
+        self.place.acl = acl.into();
         self
     }
 

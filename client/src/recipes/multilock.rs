@@ -1,5 +1,6 @@
 //! Several locks at once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -93,9 +94,10 @@ impl MultiLock {
     }
 
     /// Who may do what with the nodes; everybody everything unless said.
-    pub fn acl(mut self, acl: &[Acl]) -> MultiLock {
+    pub fn acl(mut self, acl: impl Into<Arc<[Acl]>>) -> MultiLock {
+        let acl = acl.into();
         for line in &mut self.lines {
-            line.place.acl = acl.to_vec();
+            line.place.acl = Arc::clone(&acl);
         }
         self
     }

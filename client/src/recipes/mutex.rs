@@ -108,8 +108,8 @@ impl Mutex {
 
     /// Who may do what with the nodes; everybody everything unless said. What is missing above the
     /// directory is everybody's.
-    pub fn acl(mut self, acl: Vec<Acl>) -> Mutex {
-        self.line.place.acl = acl;
+    pub fn acl(mut self, acl: impl Into<Arc<[Acl]>>) -> Mutex {
+        self.line.place.acl = acl.into();
         self
     }
 

@@ -1,5 +1,6 @@
 //! Where a recipe keeps its nodes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use conclave_proto::{Acl, CreateMode, Lifetime, ZPath};
@@ -34,7 +35,7 @@ pub(super) struct Place {
     pub(super) top: ZPath,
     /// The recipe's name, for messages.
     pub(super) recipe: &'static str,
-    pub(super) acl: Vec<Acl>,
+    pub(super) acl: Arc<[Acl]>,
     /// What drives the tasks that outlive their callers: those that give nodes up.
     pub(super) runtime: Handle,
     /// How long what a session held is kept from others after the session expired.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -81,8 +82,8 @@ impl ReadWriteLock {
     }
 
     /// Who may do what with the nodes; everybody everything unless said.
-    pub fn acl(mut self, acl: Vec<Acl>) -> ReadWriteLock {
-        self.line.place.acl = acl;
+    pub fn acl(mut self, acl: impl Into<Arc<[Acl]>>) -> ReadWriteLock {
+        self.line.place.acl = acl.into();
         self
     }
 

@@ -88,9 +88,10 @@ impl Semaphore {
     }
 
     /// Who may do what with the nodes; everybody everything unless said.
-    pub fn acl(mut self, acl: &[Acl]) -> Semaphore {
+    pub fn acl(mut self, acl: impl Into<Arc<[Acl]>>) -> Semaphore {
+        let acl = acl.into();
         for place in [&mut self.line.place, &mut self.permits.place, &mut self.place] {
-            place.acl = acl.to_vec();
+            place.acl = Arc::clone(&acl);
         }
         self
     }

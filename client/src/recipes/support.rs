@@ -1,6 +1,7 @@
 //! What several recipes share.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ pub(crate) async fn ensure(client: &Client, path: &ZPath) -> Result<(), crate::E
 pub(crate) async fn create_missing(
     client: &Client,
     path: &ZPath,
-    how: impl Fn(&ZPath) -> (CreateMode, Vec<Acl>),
+    how: impl Fn(&ZPath) -> (CreateMode, Arc<[Acl]>),
 ) -> Result<(), crate::Error> {
     let mut missing = vec![path.clone()];
     while let Some(next) = missing.last().cloned() {

@@ -107,11 +107,8 @@ impl<'a> Reader<'a> {
         Ok(self.whole.slice_ref(taken))
     }
 
-    /// Takes a list, of which `one` takes each element.
-    fn list<T: Part>(
-        &mut self,
-        one: impl Fn(&mut Reader<'a>) -> Result<T, DecodeError>,
-    ) -> Result<Vec<T>, DecodeError> {
+    /// Takes the length of a list of `T`.
+    fn length<T: Part>(&mut self) -> Result<usize, DecodeError> {
         let length = usize::try_from(u32::take(self)?).map_err(|_| too_short())?;
         if length > self.rest.len() / T::SMALLEST {
             return Err(too_short());
@@ -119,6 +116,15 @@ impl<'a> Reader<'a> {
         if length > T::MOST {
             return Err(malformed(format!("a list of {length}, where {} are allowed", T::MOST)));
         }
+        Ok(length)
+    }
+
+    /// Takes a list of that length, of which `one` takes each element.
+    fn list<T>(
+        &mut self,
+        length: usize,
+        one: impl Fn(&mut Reader<'a>) -> Result<T, DecodeError>,
+    ) -> Result<Vec<T>, DecodeError> {
         let mut list = Vec::with_capacity(length);
         for _ in 0..length {
             list.push(one(self)?);
@@ -347,7 +353,8 @@ impl<T: Part> Part for Vec<T> {
     }
 
     fn take(from: &mut Reader<'_>) -> Result<Vec<T>, DecodeError> {
-        from.list(T::take)
+        let length = from.length::<T>()?;
+        from.list(length, T::take)
     }
 }
 
@@ -359,7 +366,11 @@ impl<T: Part> Part for Arc<[T]> {
     }
 
     fn take(from: &mut Reader<'_>) -> Result<Arc<[T]>, DecodeError> {
-        from.list(T::take).map(Arc::from)
+        match from.length::<T>()? {
+            // Most clients have one identity: that needs no list before it is shared.
+            1 => Ok(Arc::new([T::take(from)?])),
+            length => from.list(length, T::take).map(Arc::from),
+        }
     }
 }
 

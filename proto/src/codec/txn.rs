@@ -83,14 +83,14 @@ record!(StatTest {
 record!(Condition at most limits::MULTI_OPS, { path: ZPath, test: Test });
 
 choice!(Op at most limits::MULTI_OPS, {
-    1 => Create { mode, path by |from| new_path(from, mode), data, acl },
+    1 => Create { mode, path by |from| new_path(from, mode), data, acl by acl },
     2 => Delete { path, version },
     3 => DeleteRecursive { path, limit },
     4 => SetData { path, data, version },
-    5 => SetAcl { path, acl, version },
+    5 => SetAcl { path, acl by acl, version },
     6 => Check { path, version },
     7 => Require(condition),
-    8 => CreateIfMissing { mode, path by |from| new_path(from, mode), data, acl },
+    8 => CreateIfMissing { mode, path by |from| new_path(from, mode), data, acl by acl },
     9 => DeleteIfExists { path, version },
     10 => DeleteTree { path, limit },
     11 => Guard { path, token },
@@ -106,7 +106,8 @@ const INNER: RangeInclusive<u8> = 1..=11;
 
 /// The operations inside a multi.
 fn inner(from: &mut Reader<'_>) -> Result<Vec<Op>, DecodeError> {
-    from.list(|from| match from.rest.first() {
+    let length = from.length::<Op>()?;
+    from.list(length, |from| match from.rest.first() {
         Some(number) if !INNER.contains(number) => {
             Err(malformed(format!("a choice of Op that is not inside a multi: {number}")))
         }
@@ -191,6 +192,19 @@ impl Part for Perms {
 
     fn take(from: &mut Reader<'_>) -> Result<Perms, DecodeError> {
         u8::take(from).map(Perms)
+    }
+}
+
+/// What nearly every list of lines is: [`Acl::open`].
+const OPEN: &[u8] = b"\0\0\0\x01\x1f\0\0\0\x05world\0\0\0\x06anyone";
+
+fn acl(from: &mut Reader<'_>) -> Result<Arc<[Acl]>, DecodeError> {
+    match from.rest.strip_prefix(OPEN) {
+        Some(rest) => {
+            from.rest = rest;
+            Ok(Acl::open())
+        }
+        None => Part::take(from),
     }
 }
 

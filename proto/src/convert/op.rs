@@ -1,5 +1,7 @@
 //! What clients say.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::error::ErrorCode;
@@ -194,7 +196,7 @@ pub(super) fn op(op: wire::Op) -> Result<Op, Invalid> {
             Op::SetData { path: self::path(&path)?, data: self::data(data)?, version }
         }
         Kind::SetAcl(wire::SetAcl { path, acl, version }) => {
-            Op::SetAcl { path: self::path(&path)?, acl: self::acl(acl)?, version }
+            Op::SetAcl { path: self::path(&path)?, acl: Acl::share(&self::acl(acl)?), version }
         }
         Kind::Check(check) => Op::Check { path: path(&check.path)?, version: check.version },
         Kind::Require(condition) => Op::Require(self::condition(condition)?),
@@ -288,7 +290,7 @@ fn create_to_wire(
     }
 }
 
-type NodeToCreate = (ZPath, Option<Bytes>, Vec<Acl>, CreateMode);
+type NodeToCreate = (ZPath, Option<Bytes>, Arc<[Acl]>, CreateMode);
 
 fn node_to_create(create: wire::Create) -> Result<NodeToCreate, Invalid> {
     let lifetime = match wire::Lifetime::try_from(create.lifetime) {
@@ -303,7 +305,12 @@ fn node_to_create(create: wire::Create) -> Result<NodeToCreate, Invalid> {
     };
     let wire::Create { sequential, in_line, first_child, .. } = create;
     let mode = CreateMode { lifetime, sequential, in_line, first_child };
-    Ok((new_path(&create.path, sequential)?, data(create.data)?, acl(create.acl)?, mode))
+    Ok((
+        new_path(&create.path, sequential)?,
+        data(create.data)?,
+        Acl::share(&acl(create.acl)?),
+        mode,
+    ))
 }
 
 fn multi(multi: wire::Multi) -> Result<Op, Invalid> {

@@ -164,7 +164,7 @@ fn answers() {
 /// What comes before the operation in these transactions.
 const STAMP_BYTES: usize = 76;
 
-fn txn(op: Op) -> Txn {
+pub(crate) fn txn(op: Op) -> Txn {
     Txn {
         semantics: 1,
         time_ms: 1_800_000_000_000,

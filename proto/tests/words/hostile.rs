@@ -148,7 +148,7 @@ fn the_largest_requests_are_decoded_within_bounds() {
     let create = |lines: usize| Op::Create {
         path: path.clone(),
         data: None,
-        acl: vec![Acl::open().remove(0); lines],
+        acl: vec![Acl::open()[0].clone(); lines].into(),
         mode: CreateMode::PERSISTENT,
     };
     let many = REQUEST_ACL_LINES / ACL_LINES;

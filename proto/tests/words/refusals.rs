@@ -96,7 +96,7 @@ fn bad_requests_are_answered() {
 #[test]
 fn limits_are_enforced() {
     let value = |extra: usize| Some(Bytes::from(vec![0; VALUE_BYTES + extra]));
-    let acl = |lines: usize| vec![Acl::open().remove(0); lines];
+    let acl = |lines: usize| vec![Acl::open()[0].clone(); lines].into();
     let create = |data, acl| Op::Create { path: path(), data, acl, mode: CreateMode::PERSISTENT };
     let multi = |conditions, then| Op::Multi { conditions, then, otherwise: Vec::new() };
     let check_op = Op::Check { path: path(), version: None };
@@ -113,7 +113,7 @@ fn limits_are_enforced() {
             sent(create(value(1), Acl::open())),
             sent(Op::SetData { path: path(), data: value(1), version: None }),
             sent(create(None, acl(ACL_LINES + 1))),
-            sent(create(None, vec![Acl { perms: Perms::ALL, identity: long }])),
+            sent(create(None, [Acl { perms: Perms::ALL, identity: long }].into())),
             sent(multi(vec![exists; 1], vec![check_op; MULTI_OPS])),
             sent(multi(vec![equal], Vec::new())),
             sent(multi(

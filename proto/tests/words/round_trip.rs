@@ -1,14 +1,17 @@
 //! What is encoded comes back.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use conclave_proto::codec::{decode_txn, encode_txn};
 use conclave_proto::convert::{
     decode_client, decode_result, decode_server, encode_client, encode_result, encode_server,
 };
 use conclave_proto::request::ReadLevel;
-use conclave_proto::{ClientMessage, Op, Xid, ZPath};
+use conclave_proto::{Acl, ClientMessage, Op, Xid, ZPath};
 use proptest::prelude::*;
 
+use crate::golden::txn;
 use crate::values;
 
 /// The bytes that an encoder appends.
@@ -58,4 +61,19 @@ fn a_value_shares_the_memory_of_its_frame() {
         panic!("the request comes back")
     };
     assert!(memory.contains(&data.as_ptr()));
+}
+
+/// Nearly every node has it: it costs no memory.
+#[test]
+fn open_acls_are_one_and_the_same() {
+    let path = ZPath::new("/a").unwrap();
+    let open = Op::SetAcl { path, acl: Acl::open().to_vec().into(), version: None };
+    let decoded = decode_txn(&encode_txn(&txn(open.clone()))).unwrap().request.op;
+    assert!(matches!(decoded, Op::SetAcl { acl, .. } if Arc::ptr_eq(&acl, &Acl::open())));
+
+    let (xid, acked, level) = (Xid(1), Xid(0), ReadLevel::Local);
+    let message = ClientMessage::Request { xid, acked, level, op: open };
+    let decoded = decode_client(bytes(|out| encode_client(&message, out))).unwrap();
+    assert!(matches!(decoded,
+        ClientMessage::Request { op: Op::SetAcl { acl, .. }, .. } if Arc::ptr_eq(&acl, &Acl::open())));
 }

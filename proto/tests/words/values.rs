@@ -1,5 +1,7 @@
 //! Any value that may occur.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use conclave_proto::message::{ClientMessage, Connect, Connected, Refused, ServerLimits};
 use conclave_proto::request::{Condition, Entry, Page, ReadLevel, StatTest, Test};
@@ -155,7 +157,11 @@ fn version() -> impl Strategy<Value = Option<i32>> {
     option::of(any::<i32>())
 }
 
-fn acl() -> impl Strategy<Value = Vec<Acl>> {
+fn acl() -> impl Strategy<Value = Arc<[Acl]>> {
+    prop_oneof![Just(Acl::open()), lines().prop_map(Arc::from)]
+}
+
+fn lines() -> impl Strategy<Value = Vec<Acl>> {
     let line = (0..=u8::MAX, identity())
         .prop_map(|(perms, identity)| Acl { perms: Perms(perms), identity });
     vec(line, 0..4)
@@ -167,6 +173,7 @@ fn mode() -> impl Strategy<Value = CreateMode> {
         Just(Lifetime::Ephemeral),
         Just(Lifetime::Container),
         any::<u64>().prop_map(Lifetime::Ttl),
+        any::<u64>().prop_map(Lifetime::Lingering),
     ];
     (lifetime, any::<bool>(), any::<bool>(), any::<u64>()).prop_map(
         |(lifetime, sequential, in_line, first_child)| CreateMode {
@@ -210,6 +217,7 @@ fn plain_write() -> impl Strategy<Value = Op> {
             .prop_map(|(path, data, acl, mode)| { Op::CreateIfMissing { path, data, acl, mode } }),
         (path(), version()).prop_map(|(path, version)| Op::DeleteIfExists { path, version }),
         (path(), any::<u32>()).prop_map(|(path, limit)| Op::DeleteTree { path, limit }),
+        (path(), zxid()).prop_map(|(path, token)| Op::Guard { path, token }),
     ]
 }
 
@@ -349,7 +357,7 @@ fn reply() -> impl Strategy<Value = Reply> {
     let read = prop_oneof![plain_reply().prop_map(Ok), fault().prop_map(Err)];
     prop_oneof![
         5 => plain_reply(),
-        1 => (acl(), stat()).prop_map(|(acl, stat)| Reply::Acl { acl, stat }),
+        1 => (lines(), stat()).prop_map(|(acl, stat)| Reply::Acl { acl, stat }),
         1 => vec(path(), 0..4).prop_map(Reply::Paths),
         1 => any::<u64>().prop_map(Reply::Count),
         1 => (any::<u32>(), any::<bool>())

@@ -39,6 +39,15 @@ impl Body {
         self.byte().map(|byte| byte != 0)
     }
 
+    /// Whether it goes on with these bytes; if so they are taken.
+    pub(super) fn skip(&mut self, bytes: &[u8]) -> bool {
+        let is_there = self.0.starts_with(bytes);
+        if is_there {
+            self.0.advance(bytes.len());
+        }
+        is_there
+    }
+
     /// A buffer; `None` is null.
     pub(super) fn buffer(&mut self) -> Result<Option<Bytes>, Code> {
         let length = match self.int()? {
