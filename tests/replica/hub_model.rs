@@ -95,7 +95,7 @@ fn zxid(counter: u64) -> Zxid {
 }
 
 fn run(steps: Vec<Step>) {
-    let acl: Arc<[Acl]> = Acl::open().into();
+    let acl = Acl::open();
     let (mut hub, mut model) = (Hub::new(zxid(0)), Model::default());
     let mut last = 0;
     // Who is forgotten never comes back: it is another one who takes the place.
@@ -159,7 +159,7 @@ proptest! {
 
 #[test]
 fn history_reaches_back_as_far_as_its_window() {
-    let acl: Arc<[Acl]> = Acl::open().into();
+    let acl = Acl::open();
     let mut hub = Hub::new(zxid(0));
     let window = conclave::limits::EVENT_WINDOW as u64;
     let path = ZPath::new("/a").unwrap();
@@ -183,7 +183,7 @@ fn history_reaches_back_as_far_as_its_window() {
 
 #[test]
 fn history_of_long_paths_is_shorter() {
-    let acl: Arc<[Acl]> = Acl::open().into();
+    let acl = Acl::open();
     let mut hub = Hub::new(zxid(0));
     let path = ZPath::new(&format!("/{}", "a".repeat(1023))).unwrap();
     let window = conclave::limits::EVENT_WINDOW_BYTES as u64 / 1024;
@@ -222,7 +222,7 @@ fn history_of_long_acls_is_shorter() {
 
 #[test]
 fn one_node_has_as_many_watches_as_there_may_be() {
-    let acl: Arc<[Acl]> = Acl::open().into();
+    let acl = Acl::open();
     let mut hub = Hub::new(zxid(0));
     let (crowd, other) = (Watcher(1), Watcher(2));
     let most = conclave::limits::WATCHES_PER_SESSION as u64;

@@ -92,7 +92,7 @@ fn node(lifetime: Lifetime, owner: u64, data: &[u8], time: u64) -> Node {
     };
     Node {
         data: (data.len() % 5 != 4).then(|| Bytes::copy_from_slice(data)),
-        acl: if time.is_multiple_of(3) { Arc::new([guarded]) } else { Acl::open().into() },
+        acl: if time.is_multiple_of(3) { Arc::new([guarded]) } else { Acl::open() },
         lifetime,
         owner,
         czxid: Zxid::from_bits(time),
