@@ -4,10 +4,9 @@
 //! share the memory of the input.
 
 use bytes::{Bytes, BytesMut};
-use conclave_proto::Zxid;
 use conclave_proto::codec::{self, Part, Reader, Sink, choice, malformed, put_sized, record};
 use conclave_proto::convert::DecodeError;
-use conclave_proto::{Epoch, ServerId, SessionId};
+use conclave_proto::{Epoch, Request, ServerId, SessionId, Zxid};
 
 use crate::limits::BATCH_ENTRIES;
 use crate::replica::{
@@ -111,7 +110,7 @@ impl Part for Entry {
 }
 
 impl Part for Forwarded {
-    const SMALLEST: usize = 8;
+    const SMALLEST: usize = 8 + 1 + 4 + Request::SMALLEST;
     const MOST: usize = BATCH_ENTRIES;
 
     fn put(&self, out: &mut impl Sink) {

@@ -52,25 +52,18 @@ impl HashKey {
 }
 
 /// A key.
-#[derive(Clone, Copy)]
-pub(super) struct Key {
-    bytes: [u8; Key::MAX],
-    len: usize,
-}
+pub(super) struct Key(Vec<u8>);
 
 impl Key {
     /// The most bytes of a key.
     pub(super) const MAX: usize = 511;
 
     fn new(first: u8) -> Key {
-        let mut key = Key { bytes: [0; Key::MAX], len: 0 };
-        key.push(&[first]);
-        key
+        Key(vec![first])
     }
 
     fn push(&mut self, bytes: &[u8]) {
-        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len();
+        self.0.extend_from_slice(bytes);
     }
 
     /// Of the state as a whole.
@@ -106,7 +99,7 @@ impl Deref for Key {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.0
     }
 }
 
@@ -178,10 +171,16 @@ impl Scope {
         self.len + text.len() >= Key::MAX
     }
 
+    /// The beginning of a key, with room for this text.
+    fn start(&self, text: &str) -> Key {
+        let mut key = Key(Vec::with_capacity(Key::MAX.min(self.len + text.len())));
+        key.push(self.prefix());
+        key
+    }
+
     /// The key of this text.
     pub(super) fn key(&self, hash_key: &HashKey, text: &str) -> Key {
-        let mut key = Key { bytes: [0; Key::MAX], len: 0 };
-        key.push(self.prefix());
+        let mut key = self.start(text);
         if self.is_long(text) {
             key.push(&text.as_bytes()[..self.kept()]);
             key.push(&hash_key.hash(text));
@@ -193,8 +192,7 @@ impl Scope {
 
     /// Where to begin to look for texts after this one, which itself may be found there too.
     pub(super) fn seek(&self, after: &str) -> Key {
-        let mut key = Key { bytes: [0; Key::MAX], len: 0 };
-        key.push(self.prefix());
+        let mut key = self.start(after);
         // Among texts that begin alike for as long as a cut key shows, the order of keys is not
         // that of texts: begin with the first of them.
         key.push(&after.as_bytes()[..after.len().min(self.kept())]);
