@@ -85,15 +85,15 @@ record!(Condition at most limits::MULTI_OPS, { path: ZPath, test: Test });
 choice!(Op at most limits::MULTI_OPS, {
     1 => Create { mode, path by |from| new_path(from, mode), data, acl by acl },
     2 => Delete { path, version },
-    3 => DeleteRecursive { path, limit },
-    4 => SetData { path, data, version },
-    5 => SetAcl { path, acl by acl, version },
-    6 => Check { path, version },
-    7 => Require(condition),
-    8 => CreateIfMissing { mode, path by |from| new_path(from, mode), data, acl by acl },
-    9 => DeleteIfExists { path, version },
-    10 => DeleteTree { path, limit },
-    11 => Guard { path, token },
+    3 => SetData { path, data, version },
+    4 => SetAcl { path, acl by acl, version },
+    5 => Check { path, version },
+    6 => Require(condition),
+    7 => CreateIfMissing { mode, path by |from| new_path(from, mode), data, acl by acl },
+    8 => DeleteIfExists { path, version },
+    9 => DeleteTree { path, limit },
+    10 => Guard { path, token },
+    11 => DeleteRecursive { path, limit },
     12 => Multi { conditions, then by inner, otherwise by inner },
     13 => CreateSession { session, timeout_ms, secret },
     14 => CloseSession,
@@ -102,7 +102,7 @@ choice!(Op at most limits::MULTI_OPS, {
 } else "only writes are kept and forwarded");
 
 /// The numbers of what may be inside a multi.
-const INNER: RangeInclusive<u8> = 1..=11;
+const INNER: RangeInclusive<u8> = 1..=10;
 
 /// The operations inside a multi.
 fn inner(from: &mut Reader<'_>) -> Result<Vec<Op>, DecodeError> {

@@ -184,7 +184,7 @@ fn log_entries_and_outcomes() {
             00 01 00 00 01 a3 18 5c 50 00 02 00 00 00 00 00 00 11 22 00 00 03 00 00
             00 00 04 01 02 03 04 05 06 07 08 00 00 00 01 00 00 00 02 69 70 00 00 00
             03 3a 3a 31 00 00 00 00 00 00 00 07 00 00 00 00 00 00 01 2c 00 00 00 00
-            00 00 01 2b 04 00 00 00 06 2f 61 70 70 2f 61 01 00 00 00 05 76 61 6c 75
+            00 00 01 2b 03 00 00 00 06 2f 61 70 70 2f 61 01 00 00 00 05 76 61 6c 75
             65 00"#]],
     );
 
@@ -234,7 +234,6 @@ fn the_numbers_of_operations() {
     let ops = [
         Op::Create { path: path(), data: data.clone(), acl: acl.clone(), mode },
         Op::Delete { path: path(), version: None },
-        Op::DeleteRecursive { path: path(), limit: 0 },
         Op::SetData { path: path(), data: data.clone(), version: None },
         Op::SetAcl { path: path(), acl: acl.clone(), version: None },
         Op::Check { path: path(), version: None },
@@ -243,6 +242,7 @@ fn the_numbers_of_operations() {
         Op::DeleteIfExists { path: path(), version: None },
         Op::DeleteTree { path: path(), limit: 0 },
         Op::Guard { path: path(), token: zxid(1) },
+        Op::DeleteRecursive { path: path(), limit: 0 },
         Op::Multi { conditions: vec![condition], then, otherwise },
         Op::CreateSession { session, timeout_ms: 1, secret },
         Op::CloseSession,

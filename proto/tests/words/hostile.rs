@@ -19,6 +19,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use prost::encoding::encode_varint;
 
+use crate::golden;
 use crate::round_trip::bytes;
 use crate::values;
 
@@ -201,7 +202,7 @@ fn txn(op: &[u8]) -> Bytes {
 #[test]
 fn a_transaction_cannot_ask_for_more_memory_than_it_pays_for() {
     const CREATE: u8 = 1;
-    const GUARD: u8 = 11;
+    const GUARD: u8 = 10;
     const MULTI: u8 = 12;
     let room = FRAME_BYTES - 64;
     let count = |length: usize| u32::try_from(length).unwrap().to_be_bytes();
@@ -231,4 +232,15 @@ fn a_transaction_cannot_ask_for_more_memory_than_it_pays_for() {
         let used = allocation_counter::measure(|| assert!(decode_txn(&body).is_err())).bytes_max;
         assert!(used <= allowance(body.len()), "case {case}: {} bytes ask for {used}", body.len());
     }
+}
+
+/// The same as in a client's request.
+#[test]
+fn a_transaction_has_in_a_multi_what_may_be_there() {
+    let multi = |then| Op::Multi { conditions: Vec::new(), then, otherwise: Vec::new() };
+    let taken = |op| decode_txn(&encode_txn(&golden::txn(multi(vec![op])))).is_ok();
+    assert!(taken(Op::Delete { path: ZPath::root(), version: None }));
+    assert!(!taken(Op::DeleteRecursive { path: ZPath::root(), limit: 0 }));
+    assert!(!taken(multi(Vec::new())));
+    assert!(!taken(Op::CloseSession));
 }
