@@ -13,7 +13,7 @@ pub const BATCH_BYTES: usize = 1 << 20;
 pub const BATCH_ENTRIES: usize = 4096;
 /// The entries that a server applies in one turn: others are served between two, and what belongs
 /// to so many stays in the processor's cache.
-pub const DELIVER_ENTRIES: usize = 128;
+pub const DELIVER_ENTRIES: usize = 256;
 /// The nodes that the transactions of one turn change or count; others are left to the next one, but
 /// for what one transaction may do alone.
 pub const TURN_NODES: usize = 10_000;

@@ -1,8 +1,9 @@
 //! What one server says to another, beside the broadcast's own messages.
 //!
 //! Every message names the epoch in which it was said; a server that is in another one, or not yet
-//! in sync, ignores it, but a leader that has yet to begin keeps what it is told as such. A link may lose any suffix of what was sent on it: each kind of message
-//! is either asked again or told again, and doing either twice is harmless.
+//! in sync, ignores it, but a leader that has yet to begin keeps what it is told as such. A link may
+//! lose any suffix of what was sent on it: each kind of message is either asked again or told again,
+//! and doing either twice is harmless.
 
 use std::sync::Arc;
 

@@ -143,35 +143,30 @@ impl View {
         Ok(Some((HashKey(hash_key), meta)))
     }
 
-    /// The node at this path.
-    pub(super) fn node(
-        &self,
-        hash_key: &HashKey,
-        path: &ZPath,
-    ) -> Result<Option<Node>, StoreError> {
-        let (key, _) = Key::node(hash_key, path);
-        let Some(value) = self.get(&key)? else { return Ok(None) };
-        codec::decode_node(&key, value).map(Some).ok_or_else(|| self.damaged_node(path))
+    /// The node at this path, which has this key.
+    pub(super) fn node(&self, key: &[u8], path: &ZPath) -> Result<Option<Node>, StoreError> {
+        let Some(value) = self.get(key)? else { return Ok(None) };
+        codec::decode_node(key, value).map(Some).ok_or_else(|| self.damaged_node(path))
     }
 
-    /// Whether there is a node at this path: for those who expect that there is none.
-    pub(super) fn contains(&self, hash_key: &HashKey, path: &ZPath) -> Result<bool, StoreError> {
-        let (key, _) = Key::node(hash_key, path);
+    /// Whether there is a node at this path, which has this key: for those who expect that there is
+    /// none.
+    pub(super) fn contains(&self, key: &[u8], path: &ZPath) -> Result<bool, StoreError> {
         let mut gaps = self.gaps.borrow_mut();
-        if gaps.contain(&key) {
+        if gaps.contain(key) {
             return Ok(false);
         }
-        let records = self.range(&key, true)?;
+        let records = self.range(key, true)?;
         let mut records = records.map(|record| record.in_tree("read", &self.tree.path)).peekable();
         if let Some(Ok((found, value))) = records.peek()
-            && **found == *key
+            && *found == key
         {
-            return match codec::unseal(&key, value) {
+            return match codec::unseal(key, value) {
                 Some(_) => Ok(true),
                 None => Err(self.damaged_node(path)),
             };
         }
-        gaps.add(&key, records.map(|record| record.map(|(key, _)| key)))?;
+        gaps.add(key, records.map(|record| record.map(|(key, _)| key)))?;
         Ok(false)
     }
 

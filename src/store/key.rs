@@ -82,17 +82,6 @@ impl Key {
         key.push(&id.0.to_be_bytes());
         key
     }
-
-    /// Of a node, and its name if that does not fit.
-    pub(super) fn node<'a>(hash_key: &HashKey, path: &'a ZPath) -> (Key, Option<&'a str>) {
-        match path.split() {
-            None => (Key::root(), None),
-            Some((parent, name)) => {
-                let scope = Scope::children(hash_key, parent);
-                (scope.key(hash_key, name), scope.is_long(name).then_some(name))
-            }
-        }
-    }
 }
 
 impl Deref for Key {
@@ -100,6 +89,70 @@ impl Deref for Key {
 
     fn deref(&self) -> &[u8] {
         &self.0
+    }
+}
+
+/// Writes the keys of nodes. Most have their parent in common with the one before: it is hashed once.
+#[derive(Debug)]
+pub(super) struct NodeKeys {
+    hash_key: HashKey,
+    parent: String,
+    /// Of the children of `parent`, if there has been one.
+    scope: Option<Scope>,
+}
+
+impl NodeKeys {
+    pub(super) fn new(hash_key: HashKey) -> NodeKeys {
+        NodeKeys { hash_key, parent: String::new(), scope: None }
+    }
+
+    /// Append the key of that node to `out`; whether its name does not fit.
+    pub(super) fn write(&mut self, path: &ZPath, out: &mut Vec<u8>) -> bool {
+        let Some((parent, name)) = path.split() else {
+            out.extend_from_slice(&Key::root());
+            return false;
+        };
+        let known = self.scope.filter(|_| self.parent == parent);
+        let scope = known.unwrap_or_else(|| {
+            self.parent.clear();
+            self.parent.push_str(parent);
+            *self.scope.insert(Scope::children(&self.hash_key, parent))
+        });
+        scope.write(&self.hash_key, name, out);
+        scope.is_long(name)
+    }
+}
+
+/// The short hashes of paths. Of the last two they are known: a transaction comes back to the node that
+/// it changes, and to its parent.
+#[derive(Debug)]
+pub(super) struct ShortHashes {
+    hash_key: HashKey,
+    last: Option<(ZPath, u64)>,
+    last_but_one: Option<(ZPath, u64)>,
+}
+
+impl ShortHashes {
+    pub(super) fn new(hash_key: HashKey) -> ShortHashes {
+        ShortHashes { hash_key, last: None, last_but_one: None }
+    }
+
+    /// That of this path.
+    pub(super) fn of(&mut self, path: &ZPath) -> u64 {
+        if let Some((last, hash)) = &self.last
+            && last == path
+        {
+            return *hash;
+        }
+        std::mem::swap(&mut self.last, &mut self.last_but_one);
+        if let Some((last, hash)) = &self.last
+            && last == path
+        {
+            return *hash;
+        }
+        let hash = self.hash_key.short(path.as_str());
+        self.last = Some((path.clone(), hash));
+        hash
     }
 }
 
@@ -116,7 +169,7 @@ pub(super) fn as_ephemeral(key: &[u8]) -> Option<SessionId> {
 }
 
 /// What the keys of one listing begin with.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Scope {
     bytes: [u8; 1 + HASH],
     len: usize,
@@ -171,28 +224,27 @@ impl Scope {
         self.len + text.len() >= Key::MAX
     }
 
-    /// The beginning of a key, with room for this text.
-    fn start(&self, text: &str) -> Key {
-        let mut key = Key(Vec::with_capacity(Key::MAX.min(self.len + text.len())));
-        key.push(self.prefix());
-        key
+    /// Append the key of this text to `out`.
+    pub(super) fn write(&self, hash_key: &HashKey, text: &str, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.prefix());
+        if self.is_long(text) {
+            out.extend_from_slice(&text.as_bytes()[..self.kept()]);
+            out.extend_from_slice(&hash_key.hash(text));
+        } else {
+            out.extend_from_slice(text.as_bytes());
+        }
     }
 
     /// The key of this text.
     pub(super) fn key(&self, hash_key: &HashKey, text: &str) -> Key {
-        let mut key = self.start(text);
-        if self.is_long(text) {
-            key.push(&text.as_bytes()[..self.kept()]);
-            key.push(&hash_key.hash(text));
-        } else {
-            key.push(text.as_bytes());
-        }
-        key
+        let mut key = Vec::with_capacity(Key::MAX.min(self.len + text.len()));
+        self.write(hash_key, text, &mut key);
+        Key(key)
     }
 
     /// Where to begin to look for texts after this one, which itself may be found there too.
     pub(super) fn seek(&self, after: &str) -> Key {
-        let mut key = self.start(after);
+        let mut key = Key(self.prefix().to_vec());
         // Among texts that begin alike for as long as a cut key shows, the order of keys is not
         // that of texts: begin with the first of them.
         key.push(&after.as_bytes()[..after.len().min(self.kept())]);

@@ -8,7 +8,7 @@ use conclave_proto::{Acl, Lifetime, SessionId, ZPath, Zxid};
 use hashbrown::HashTable;
 
 use super::codec;
-use super::key::{HashKey, Key, Scope};
+use super::key::{HashKey, Key, NodeKeys, Scope};
 use crate::tree::{Index, Meta, Node, SessionRecord};
 
 /// What a change of one node costs in memory beside its path and data, in bytes: an estimate.
@@ -24,7 +24,7 @@ pub(super) struct Layer {
     changes: Chunks,
     /// Where in `changes` each path is.
     places: HashTable<u32>,
-    children: HashTable<Children>,
+    children: Listed,
     ephemerals: BTreeMap<SessionId, Names>,
     mortals: Names,
     /// Filled when the layer is frozen.
@@ -100,6 +100,47 @@ impl Chunks {
     }
 }
 
+/// The children that changed, by their parents.
+#[derive(Debug, Default)]
+struct Listed {
+    all: Vec<Children>,
+    /// Where in `all` each parent's are.
+    places: HashTable<u32>,
+    /// Where they are that were asked for last, mostly those that are asked for next.
+    last: usize,
+}
+
+impl Listed {
+    /// Those of this parent, which has changed ones from now on.
+    fn of(&mut self, parent: &str, hash_key: &HashKey) -> &mut Children {
+        if self.all.get(self.last).is_none_or(|last| *last.parent != *parent) {
+            self.last = self.place(parent, hash_key);
+        }
+        &mut self.all[self.last]
+    }
+
+    fn place(&mut self, parent: &str, hash_key: &HashKey) -> usize {
+        let Listed { all, places, .. } = self;
+        let hash = hash_key.short(parent);
+        let is_it = |place: &u32| *all[*place as usize].parent == *parent;
+        if let Some(place) = places.find(hash, is_it) {
+            return *place as usize;
+        }
+        let place = u32::try_from(all.len()).expect("a layer has not so many parents");
+        let (parent, places_of) = (parent.into(), Vec::new());
+        all.push(Children { hash, parent, places: places_of, sorted: OnceLock::new() });
+        places.insert_unique(hash, place, |place| all[*place as usize].hash);
+        place as usize
+    }
+
+    /// Those of this parent, if any changed.
+    fn get(&self, parent: &str, hash_key: &HashKey) -> Option<&Children> {
+        let is_it = |place: &u32| *self.all[*place as usize].parent == *parent;
+        let place = self.places.find(hash_key.short(parent), is_it)?;
+        Some(&self.all[*place as usize])
+    }
+}
+
 /// Paths that changed, in order: whether each is there now.
 type Names = BTreeMap<ZPath, bool>;
 
@@ -130,7 +171,7 @@ impl Layer {
         Layer {
             changes: Chunks::default(),
             places: HashTable::default(),
-            children: HashTable::default(),
+            children: Listed::default(),
             ephemerals: BTreeMap::default(),
             mortals: Names::default(),
             sessions: BTreeMap::default(),
@@ -155,13 +196,8 @@ impl Layer {
         self.bytes + self.sessions.len() * SESSION_COST
     }
 
-    /// The hash of a path, by which [`Layer::node`] finds it in this layer and in all that come
-    /// before and after it.
-    pub(super) fn hash(&self, path: &str) -> u64 {
-        self.hash_key.short(path)
-    }
-
-    /// What it says of the node: nothing, that it is gone, or what it is.
+    /// What it says of the node whose path has this hash, by [`HashKey::short`]: nothing, that it is
+    /// gone, or what it is.
     pub(super) fn node(&self, hash: u64, path: &ZPath) -> Option<Option<&Node>> {
         self.place(hash, path).map(|place| self.changes.get(place).node.as_ref())
     }
@@ -174,10 +210,9 @@ impl Layer {
         self.places.find(hash, is_it).copied()
     }
 
-    pub(super) fn put(&mut self, path: &ZPath, node: Node) {
+    pub(super) fn put(&mut self, hash: u64, path: &ZPath, node: Node) {
         let (owner, lifetime) = (node.owner, node.lifetime);
         self.bytes += size(&node);
-        let hash = self.hash(path.as_str());
         let Some(place) = self.place(hash, path) else {
             let place = self.insert(hash, path, Some(node));
             return self.index(place, owner, lifetime);
@@ -195,8 +230,7 @@ impl Layer {
     }
 
     /// Mark the node as gone; `owner` and `lifetime` are those it had.
-    pub(super) fn remove(&mut self, path: &ZPath, owner: SessionId, lifetime: Lifetime) {
-        let hash = self.hash(path.as_str());
+    pub(super) fn remove(&mut self, hash: u64, path: &ZPath, owner: SessionId, lifetime: Lifetime) {
         let place = match self.place(hash, path) {
             Some(place) => {
                 let old = self.changes.get_mut(place).node.take();
@@ -223,18 +257,7 @@ impl Layer {
         let path = &change.path;
         let there = (!change.is_void()).then_some(change.node.is_some());
         if let Some((parent, _)) = path.split() {
-            let hash = self.hash_key.short(parent);
-            let is_it = |children: &Children| *children.parent == *parent;
-            let children = self
-                .children
-                .entry(hash, is_it, |children| children.hash)
-                .or_insert_with(|| Children {
-                    hash,
-                    parent: parent.into(),
-                    places: Vec::new(),
-                    sorted: OnceLock::new(),
-                })
-                .into_mut();
+            let children = self.children.of(parent, &self.hash_key);
             match children.sorted.get_mut() {
                 Some(sorted) => note(sorted, path, there),
                 None => children.places.push(place),
@@ -251,8 +274,7 @@ impl Layer {
 
     /// The children of `parent` that changed, after the name `after`.
     pub(super) fn children(&self, parent: &str, after: &str) -> Option<NamesAfter<'_>> {
-        let children =
-            self.children.find(self.hash(parent), |children| *children.parent == *parent)?;
+        let children = self.children.get(parent, &self.hash_key)?;
         let above = if parent == "/" { "" } else { parent };
         Some(names_after(
             children.sorted(&self.changes),
@@ -397,29 +419,23 @@ impl Changes {
     }
 
     fn add_nodes(&mut self, number: usize, layer: &Layer, hash_key: &HashKey) {
-        // Most nodes have their parent in common with the one before.
-        let mut last: Option<(&str, Scope)> = None;
+        let mut node_keys = NodeKeys::new(*hash_key);
         let said = layer.changes.iter().filter(|(_, change)| !change.is_void());
         for (place, Change { path, .. }) in said {
-            let mut is_long = false;
-            let key = match path.split() {
-                None => Key::root(),
-                Some((parent, text)) => {
-                    let known = last.filter(|(above, _)| *above == parent);
-                    let (_, scope) = *last.insert(
-                        known.unwrap_or_else(|| (parent, Scope::children(hash_key, parent))),
-                    );
-                    is_long = scope.is_long(text);
-                    scope.key(hash_key, text)
-                }
-            };
-            self.add(&key, Record::Node(number, place, is_long));
+            let start = self.keys.len();
+            let is_long = node_keys.write(path, &mut self.keys);
+            self.push(start, Record::Node(number, place, is_long));
         }
     }
 
     fn add(&mut self, key: &[u8], record: Record) {
         let start = self.keys.len();
         self.keys.extend_from_slice(key);
+        self.push(start, record);
+    }
+
+    /// Add a record whose key is that from `start` on.
+    fn push(&mut self, start: usize, record: Record) {
         self.records.push(Keyed { order: 0, start, end: self.keys.len(), record });
     }
 

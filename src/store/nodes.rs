@@ -15,7 +15,7 @@ use conclave_proto::{SessionId, ZPath};
 
 use super::env::{STARTS, Tree, View};
 use super::error::{StoreError, fatal};
-use super::key::{HashKey, Scope};
+use super::key::{HashKey, NodeKeys, Scope, ShortHashes};
 use super::layer::{Changes, Layer, NamesAfter, SESSION_COST};
 use super::listings::{Known, Listings};
 use super::pages;
@@ -37,6 +37,9 @@ pub struct StoreNodes {
     handed: usize,
     view: View,
     hash_key: HashKey,
+    hashes: RefCell<ShortHashes>,
+    /// And where the last key was written.
+    keys: RefCell<(NodeKeys, Vec<u8>)>,
     sessions: BTreeMap<SessionId, Session>,
     /// The sessions that changed or ended since the last freeze.
     touched: BTreeSet<SessionId>,
@@ -72,6 +75,8 @@ impl StoreNodes {
             handed: 0,
             view,
             hash_key,
+            hashes: RefCell::new(ShortHashes::new(hash_key)),
+            keys: RefCell::new((NodeKeys::new(hash_key), Vec::new())),
             sessions,
             touched: BTreeSet::new(),
             frozen_meta: meta,
@@ -176,6 +181,21 @@ impl StoreNodes {
         std::iter::once(&self.active).chain(self.frozen.iter().rev().map(|layer| &**layer))
     }
 
+    /// What the newest layer that knows of it says of the node: nothing, that it is gone, or what it
+    /// is.
+    fn in_layers(&self, path: &ZPath) -> Option<Option<&Node>> {
+        let hash = self.hashes.borrow_mut().of(path);
+        self.layers().find_map(|layer| layer.node(hash, path))
+    }
+
+    /// Look something up under the key of a node.
+    fn with_key<T>(&self, path: &ZPath, look: impl FnOnce(&[u8]) -> T) -> T {
+        let (keys, key) = &mut *self.keys.borrow_mut();
+        key.clear();
+        keys.write(path, key);
+        look(key)
+    }
+
     /// The texts of a scope in order, after `after`, until `found` has enough: those on the disk,
     /// as changed by what `names` finds in each layer.
     fn texts<'a>(
@@ -258,7 +278,6 @@ impl StoreNodes {
     }
 }
 
-/// The value, or the end of the process.
 /// Give back what may take long to free, without the caller's waiting for it: a hundred thousand nodes
 /// take milliseconds, and the last hold on a file of many GB takes seconds. If there can be no thread,
 /// it is done here.
@@ -266,6 +285,7 @@ pub fn retire<T: Send + 'static>(retired: T) {
     drop(std::thread::Builder::new().name("retire".into()).spawn(move || drop(retired)));
 }
 
+/// The value, or the end of the process.
 fn alive<T>(result: Result<T, StoreError>) -> T {
     result.unwrap_or_else(|error| fatal(&error))
 }
@@ -276,28 +296,28 @@ pub(super) fn position(meta: &Meta) -> Position {
 
 impl Nodes for StoreNodes {
     fn node(&self, path: &ZPath) -> Option<Node> {
-        let hash = self.active.hash(path.as_str());
-        match self.layers().find_map(|layer| layer.node(hash, path)) {
+        match self.in_layers(path) {
             Some(node) => node.cloned(),
-            None => alive(self.view.node(&self.hash_key, path)),
+            None => alive(self.with_key(path, |key| self.view.node(key, path))),
         }
     }
 
     fn contains(&self, path: &ZPath) -> bool {
-        let hash = self.active.hash(path.as_str());
-        match self.layers().find_map(|layer| layer.node(hash, path)) {
+        match self.in_layers(path) {
             Some(node) => node.is_some(),
-            None => alive(self.view.contains(&self.hash_key, path)),
+            None => alive(self.with_key(path, |key| self.view.contains(key, path))),
         }
     }
 
     fn put_node(&mut self, path: &ZPath, node: Node) {
-        self.active.put(path, node);
+        let hash = self.hashes.get_mut().of(path);
+        self.active.put(hash, path, node);
     }
 
     fn remove_node(&mut self, path: &ZPath) {
         let node = self.node(path).expect("only a node that exists is removed");
-        self.active.remove(path, node.owner, node.lifetime);
+        let hash = self.hashes.get_mut().of(path);
+        self.active.remove(hash, path, node.owner, node.lifetime);
     }
 
     fn children(&self, path: &ZPath, after: Option<&str>, limit: usize) -> Vec<String> {

@@ -41,7 +41,7 @@ pub(super) fn verify(view: &View) -> Result<Meta, StoreError> {
     };
     let mut sums = Sums::default();
     let root = ZPath::root();
-    let node = view.node(&hash_key, &root)?.ok_or_else(|| view.damaged("it has no root"))?;
+    let node = view.node(&Key::root(), &root)?.ok_or_else(|| view.damaged("it has no root"))?;
     sums.add(&hash_key, &root, &node);
     let mut parents = vec![(root, node.num_children)];
     while let Some((path, expected)) = parents.pop() {

@@ -26,11 +26,11 @@ pub fn encode_txn(txn: &Txn) -> Bytes {
 /// # Errors
 /// If it is not a valid transaction. The error names the rules it asks for.
 pub fn decode_txn(body: &Bytes) -> Result<Txn, DecodeError> {
-    decode(body).map_err(|error| match body.first_chunk() {
-        Some(first) => {
-            malformed(format!("a transaction by rules {}: {error}", u16::from_be_bytes(*first)))
+    decode(body).map_err(|error| match (error, body.first_chunk()) {
+        (DecodeError::Malformed(why), Some(first)) => {
+            malformed(format!("a transaction by rules {}: {why}", u16::from_be_bytes(*first)))
         }
-        None => error,
+        (error, _) => error,
     })
 }
 
