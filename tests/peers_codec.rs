@@ -315,7 +315,7 @@ fn the_layout_is_fixed() {
         .assert_eq(&grouped(&encoded(&ack), &[1, 1, 4, 8, 1, 8, 1]));
 
     let forward = forward(7);
-    expect!["02 00000003 0000000000000005 0000000000000006 00000001 0000000000000007 00000000 000000000000000008000000000000000100000000000000000e"].assert_eq(&grouped(&encoded(&forward), &[1, 4, 8, 8, 4, 8, 4]));
+    expect!["02 00000003 0000000000000005 0000000000000006 00000001 0000000000000007 01000003 000000000400000001000000026970000000033a3a310000000000000008000000000000000100000000000000000e"].assert_eq(&grouped(&encoded(&forward), &[1, 4, 8, 8, 4, 8, 4]));
 }
 
 fn forward(tag: u64) -> PeerMessage {
@@ -325,8 +325,8 @@ fn forward(tag: u64) -> PeerMessage {
         first: 6,
         requests: vec![Forwarded {
             tag,
-            identities: Arc::new([]),
-            claim: None,
+            identities: Arc::new([Identity { scheme: "ip".into(), id: "::1".into() }]),
+            claim: Some(Claim(Zxid::new(Epoch::new(3).unwrap(), 4))),
             request: Request {
                 session: SessionId(8),
                 xid: Xid(1),

@@ -1,4 +1,4 @@
-//! How many connections there may be of those that have not shown yet who they are.
+//! How many connections there may be, and how many of one origin.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -13,10 +13,23 @@ pub struct Crowd(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     most: usize,
-    most_of_one: usize,
+    share: Share,
     total: Cell<usize>,
     origins: RefCell<BTreeMap<IpAddr, usize>>,
 }
+
+/// How many of one origin there may be.
+#[derive(Clone, Copy, Debug)]
+enum Share {
+    /// So many.
+    Fixed(usize),
+    /// As long as there is a free place for so many of them.
+    OfWhatIsLeft(usize),
+}
+
+/// For so many connections of one origin there is a free place left for others: it may have 80 % of
+/// all places, the next one 80 % of what is left, and so on.
+const FOR_EACH_FREE_PLACE: usize = 4;
 
 /// One of them, counted while this lives.
 #[derive(Debug)]
@@ -28,8 +41,17 @@ pub struct Place {
 impl Crowd {
     /// One that has room for `most` connections, and `most_of_one` of the same origin.
     pub fn new(most: usize, most_of_one: usize) -> Crowd {
+        Crowd::with(most, Share::Fixed(most_of_one))
+    }
+
+    /// One that has room for `most` connections, of which no origin takes the last ones alone.
+    pub fn shared(most: usize) -> Crowd {
+        Crowd::with(most, Share::OfWhatIsLeft(FOR_EACH_FREE_PLACE))
+    }
+
+    fn with(most: usize, share: Share) -> Crowd {
         let (total, origins) = (Cell::default(), RefCell::default());
-        Crowd(Rc::new(Inner { most, most_of_one, total, origins }))
+        Crowd(Rc::new(Inner { most, share, total, origins }))
     }
 
     /// A place for a connection from there, if there is room.
@@ -38,7 +60,12 @@ impl Crowd {
         let origin = origin(address);
         let mut origins = inner.origins.borrow_mut();
         let before = origins.get(&origin).copied().unwrap_or_default();
-        if inner.total.get() >= inner.most || before >= inner.most_of_one {
+        let free = inner.most - inner.total.get();
+        let most_of_one = match inner.share {
+            Share::Fixed(most) => most,
+            Share::OfWhatIsLeft(times) => times * free,
+        };
+        if free == 0 || before >= most_of_one {
             return None;
         }
         origins.insert(origin, before + 1);
@@ -85,6 +112,21 @@ mod tests {
         drop(first);
         let _again = admit("10.0.0.1").unwrap();
         assert!(admit("10.0.0.1").is_none());
+    }
+
+    #[test]
+    fn no_origin_takes_what_is_left_for_others() {
+        let crowd = Crowd::shared(100);
+        let admit = |address: &str| crowd.admit(address.parse().unwrap());
+        let many: Vec<Place> = std::iter::from_fn(|| admit("10.0.0.1")).collect();
+        assert_eq!(many.len(), 80);
+        let more: Vec<Place> = std::iter::from_fn(|| admit("10.0.0.2")).collect();
+        assert_eq!(more.len(), 16);
+        let _another = admit("10.0.0.3").unwrap();
+        drop(more);
+        assert!(admit("10.0.0.1").is_none(), "it has its share");
+        drop(many);
+        let _again = admit("10.0.0.1").unwrap();
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a turn leaves to the next one: reads, once its answers take as many bytes as those of one turn
-//! may, the transactions that these reads must not see, and transactions that follow costly ones, or
-//! those that many were told of.
+//! may, heavy reads but for one, the transactions that these reads must not see, and transactions that
+//! follow costly ones, or those that many were told of.
 //!
 //! Between two turns answers leave and other servers are heard: however many clients ask for much at
 //! once, a bounded part of it is in memory, and nobody takes this server for dead. Those put off are
@@ -9,6 +9,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 
+use conclave_proto::request::Page;
 use conclave_proto::{Op, Reply, codec};
 
 use crate::limits;
@@ -25,6 +26,19 @@ const FOR_ONE: usize = 32;
 /// What an answer takes beside what it carries, in bytes: an estimate.
 const ANSWER_BYTES: usize = 64;
 
+/// Whether a request may have to look at thousands of nodes or events for a small answer, or makes
+/// those behind it cost more.
+pub fn is_heavy(op: &Op) -> bool {
+    let lists = |ops: &[Op]| ops.iter().any(|op| matches!(op, Op::Children { .. }));
+    // Of a directory's names alone, what is looked at is answered, or remembered to be too much.
+    let looks_at_each = |page: &Page| page.is_whole() && *page != Page::WHOLE;
+    matches!(op, Op::CountDescendants { .. } | Op::Ephemerals { .. } | Op::Authenticate { .. })
+        || matches!(op, Op::MultiRead(ops) if lists(ops))
+        || matches!(op, Op::Children { page, .. } if looks_at_each(page))
+        // A watch that fires once is told one event.
+        || matches!(op, Op::Watch { since: Some(_), kind, .. } if !kind.is_one_shot())
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Backlog {
@@ -34,6 +48,8 @@ pub(super) struct Backlog {
     answered: usize,
     /// Those of them to reads of one node.
     answered_of_one: usize,
+    /// Whether this turn has answered a heavy read.
+    was_heavy: bool,
     /// The nodes that the transactions of one turn may change or count.
     most_nodes: usize,
     /// Those of this turn's so far.
@@ -45,8 +61,12 @@ pub(super) struct Backlog {
     /// The connections whose first request is a read that was put off; [`super::client::Client`] knows
     /// it too.
     conns: VecDeque<ConnId>,
-    /// One of them is being served.
+    /// The same for those whose read is a heavy one, so that others do not stand behind it.
+    heavy: VecDeque<ConnId>,
+    /// One of `conns` is being served.
     serving: bool,
+    /// One of `heavy` is being served.
+    serving_heavy: bool,
     /// Nothing is put off for the moment.
     open: bool,
     /// What is committed and not applied yet.
@@ -63,12 +83,15 @@ impl Backlog {
             most_answered: config.turn_answers_bytes,
             answered: 0,
             answered_of_one: 0,
+            was_heavy: false,
             most_nodes: config.turn_nodes,
             nodes: 0,
             turn: 1,
             events: 0,
             conns: VecDeque::new(),
+            heavy: VecDeque::new(),
             serving: false,
+            serving_heavy: false,
             open: false,
             entries: VecDeque::new(),
             most_before_others: config.applied_before_others,
@@ -76,15 +99,29 @@ impl Backlog {
         }
     }
 
-    /// Whether a read whose turn has come is answered in this turn.
-    pub(super) fn has_room(&self) -> bool {
+    /// Whether a read whose turn has come, and that is not a heavy one, is answered in this turn.
+    fn has_room(&self) -> bool {
         self.open || (self.answered < self.most_answered && (self.serving || self.conns.is_empty()))
     }
 
-    /// The same for this read: who asks for one node does not stand behind those who list thousands.
+    /// Whether a heavy read is answered in this turn.
+    fn has_room_for_heavy(&self) -> bool {
+        self.open || (self.answered < self.most_answered && !self.was_heavy)
+    }
+
+    /// Whether this read is answered in this turn: who asks for one node does not stand behind those
+    /// who list thousands.
     pub(super) fn has_room_for(&self, op: &Op) -> bool {
+        if is_heavy(op) {
+            return self.has_room_for_heavy() && (self.serving_heavy || self.heavy.is_empty());
+        }
         let is_of_one = matches!(op, Op::Get { .. } | Op::Exists { .. });
         self.has_room() || (is_of_one && self.answered_of_one < self.most_answered / FOR_ONE)
+    }
+
+    /// A read is answered.
+    pub(super) fn count_read(&mut self, op: &Op) {
+        self.was_heavy |= is_heavy(op);
     }
 
     /// A read has this answer.
@@ -127,7 +164,7 @@ impl Backlog {
 
     /// Whether something is left to the next turn.
     pub(super) fn is_pending(&self) -> bool {
-        !self.conns.is_empty() || !self.entries.is_empty()
+        !self.conns.is_empty() || !self.heavy.is_empty() || !self.entries.is_empty()
     }
 
     /// Whether transactions are held until what others wait for has left.
@@ -139,6 +176,7 @@ impl Backlog {
     pub(super) fn end_turn(&mut self) {
         self.answered = 0;
         self.answered_of_one = 0;
+        self.was_heavy = false;
         self.nodes = 0;
         self.events = 0;
         self.turn += 1;
@@ -147,17 +185,20 @@ impl Backlog {
     /// Forget everything: the state is another one, and every client is gone.
     pub(super) fn clear(&mut self) {
         self.conns.clear();
+        self.heavy.clear();
         self.entries.clear();
         self.is_held = false;
     }
 }
 
 impl<N: Nodes> Replica<N> {
-    /// The first request of a connection is a read, and this turn has no room for its answer.
-    pub(super) fn put_off(&mut self, conn: ConnId) {
+    /// The first request of a connection is a read, perhaps a heavy one, and this turn has no room for
+    /// its answer.
+    pub(super) fn put_off(&mut self, conn: ConnId, is_heavy: bool) {
         let Some(client) = self.clients.get_mut(&conn) else { return };
         if !std::mem::replace(&mut client.is_put_off, true) {
-            self.backlog.conns.push_back(conn);
+            let queue = if is_heavy { &mut self.backlog.heavy } else { &mut self.backlog.conns };
+            queue.push_back(conn);
         }
     }
 
@@ -167,12 +208,23 @@ impl<N: Nodes> Replica<N> {
         while self.backlog.has_room()
             && let Some(conn) = self.backlog.conns.pop_front()
         {
-            if let Some(client) = self.clients.get_mut(&conn) {
-                client.is_put_off = false;
-                self.drain(conn);
-            }
+            self.serve(conn);
+        }
+        self.backlog.serving_heavy = false;
+        self.backlog.serving_heavy = true;
+        while self.backlog.has_room_for_heavy()
+            && let Some(conn) = self.backlog.heavy.pop_front()
+        {
+            self.serve(conn);
         }
         self.backlog.serving = false;
+    }
+
+    fn serve(&mut self, conn: ConnId) {
+        if let Some(client) = self.clients.get_mut(&conn) {
+            client.is_put_off = false;
+            self.drain(conn);
+        }
     }
 
     /// Apply what is committed as far as one turn may, but nothing that a read was asked before which
@@ -212,7 +264,7 @@ impl<N: Nodes> Replica<N> {
         if !self.backlog.open && self.backlog.has_done_enough() {
             return true;
         }
-        if self.backlog.conns.is_empty() {
+        if self.backlog.conns.is_empty() && self.backlog.heavy.is_empty() {
             return false;
         }
         let Some(entry) = self.backlog.entries.front() else { return false };

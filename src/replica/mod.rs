@@ -33,6 +33,7 @@ use crate::zab::{self, SnapshotOrder, Write, WriteToken};
 
 pub use crate::session::Claim;
 pub use audit::{AclChange, Authentication};
+pub use backlog::is_heavy;
 pub(crate) use lead::{MOVE, SYSTEM};
 pub use machine::Replica;
 pub use message::{Forward, Forwarded, PeerMessage, Strain, Touch, Touched};

@@ -13,6 +13,7 @@ use crate::hub::{Watch, Watcher};
 use crate::limits;
 use crate::tree::{self, Nodes};
 
+use super::backlog::is_heavy;
 use super::client::{Answer, Client, Need, Released, Slot, SlotState};
 use super::machine::{Part, Replica};
 use super::pending::{Waiter, Work, bytes_of, mix};
@@ -303,7 +304,8 @@ impl<N: Nodes> Replica<N> {
                     return;
                 }
                 SlotState::Read { op, .. } if !self.backlog.has_room_for(op) => {
-                    self.put_off(conn);
+                    let is_heavy = is_heavy(op);
+                    self.put_off(conn, is_heavy);
                     return;
                 }
                 SlotState::Read { need, .. } => barrier = *need != Need::Nothing,
@@ -387,6 +389,7 @@ impl<N: Nodes> Replica<N> {
 
     /// Carry out a read whose turn has come, from the state as it is.
     fn perform(&mut self, conn: ConnId, xid: Xid, op: Op) {
+        self.backlog.count_read(&op);
         let result = if let Op::Watch { id, path, kind, since, with_value } = op {
             self.watch(conn, id, path, kind, since, with_value)
         } else if let Op::Unwatch { id } = op {

@@ -120,7 +120,7 @@ impl Clients {
             passwords,
             entropy: RefCell::new(Entropy::new()),
             shared: RefCell::new(BytesMut::with_capacity(SHARED_BYTES)),
-            sockets: Crowd::new(limit, limit),
+            sockets: Crowd::shared(limit),
             table: RefCell::default(),
             dirty: RefCell::default(),
             held: Cell::default(),
@@ -138,7 +138,7 @@ impl Clients {
             self.metrics.connections_refused.inc();
             let message = refusal(
                 ErrorCode::Throttled,
-                "the server has as many connections as it takes",
+                "the server has as many connections as it takes, or as it takes from one address",
                 NO_ROOM_BACKOFF_MS,
             );
             let mut out = BytesMut::new();

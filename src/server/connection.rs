@@ -19,7 +19,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use conclave_proto::frame::missing_bytes;
 use conclave_proto::message::Refused;
-use conclave_proto::request::Page;
 use conclave_proto::{
     ClientMessage, Credentials, ErrorCode, Fault, Identity, Op, ServerMessage, WatchId, Xid, ZPath,
 };
@@ -33,7 +32,7 @@ use crate::limits::{
     IN_FLIGHT,
 };
 use crate::net::{Place, ReadHalf, WriteHalf};
-use crate::replica::{ConnId, Input};
+use crate::replica::{ConnId, Input, is_heavy};
 use crate::wire::words::{ConnectionFacts, Traffic};
 use crate::wire::{Inbound, Malformed, Then, Wire, Word};
 
@@ -602,19 +601,6 @@ async fn check(
     let claimed = Identity { scheme: passwords::SCHEME.into(), id };
     let result = result.map_err(Fault::from);
     clients.inbox.push(Input::Checked { conn: client.id, xid, claimed, result });
-}
-
-/// Whether a request may have to look at thousands of nodes or events for a small answer, or makes
-/// those behind it cost more.
-fn is_heavy(op: &Op) -> bool {
-    let lists = |ops: &[Op]| ops.iter().any(|op| matches!(op, Op::Children { .. }));
-    // Of a directory's names alone, what is looked at is answered, or remembered to be too much.
-    let looks_at_each = |page: &Page| page.is_whole() && *page != Page::WHOLE;
-    matches!(op, Op::CountDescendants { .. } | Op::Ephemerals { .. } | Op::Authenticate { .. })
-        || matches!(op, Op::MultiRead(ops) if lists(ops))
-        || matches!(op, Op::Children { page, .. } if looks_at_each(page))
-        // A watch that fires once is told one event.
-        || matches!(op, Op::Watch { since: Some(_), kind, .. } if !kind.is_one_shot())
 }
 
 /// Puts what a client says into the inbox.

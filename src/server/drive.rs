@@ -40,6 +40,10 @@ const QUOTA_LOG_US: u64 = 1_000_000;
 const IDLE_INPUTS: usize = 16;
 /// See [`IDLE_INPUTS`].
 const IDLE_ENTRIES: usize = 2;
+/// After turns of so many µs together, sockets, other servers and timers are looked at before the next
+/// one. Without that, what follows a turn and comes before the next may be but a client that goes on
+/// with what it has sent long ago.
+const UNINTERRUPTED_US: u64 = 1_000;
 /// How often the room on the disk is looked at and the gauges are set, in µs.
 const LOOK_AROUND_US: u64 = 1_000_000;
 /// How often the whole tree on disk is checked, the first time at the start, in µs.
@@ -94,8 +98,11 @@ impl Drive {
     /// Turns for ever.
     pub(super) async fn run(mut self) {
         let bell = self.inbox.bell().clone();
+        let mut uninterrupted_us = 0;
         loop {
+            let begun = self.clock.micros();
             self.turn();
+            uninterrupted_us += self.clock.micros() - begun;
             if self.log.is_unsynced() {
                 // The loop will stand still for the disk. What has come in the meantime had better share
                 // the sync than wait for this one and then for another.
@@ -105,8 +112,9 @@ impl Drive {
                 }
                 self.log.sync();
             }
-            if self.replica.has_backlog() {
-                // The bell has rung already, and would let nobody else have a turn.
+            // If there is a backlog, the bell has rung already.
+            if self.replica.has_backlog() || uninterrupted_us >= UNINTERRUPTED_US {
+                uninterrupted_us = 0;
                 yield_now().await;
             }
             bell.notified().await;

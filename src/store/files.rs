@@ -13,8 +13,9 @@ use super::disk::{Disk, read_if_there};
 use super::error::{IoContext, StoreError};
 use crate::zab::Position;
 
-/// The newest version of the formats on disk that this code can read, and the one it writes.
-pub(super) const FORMAT: u32 = 1;
+/// The version of the formats on disk, and of what is kept in them, that this code reads and writes.
+/// No release wrote an earlier one.
+pub(super) const FORMAT: u32 = 2;
 
 const IDENTITY_MAGIC: [u8; 8] = *b"CNCLIDNT";
 const CURRENT_MAGIC: [u8; 8] = *b"CNCLCURR";
@@ -24,7 +25,8 @@ const STATE_MAGIC: [u8; 8] = *b"CNCLSTAT";
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Unsealed {
     Damaged,
-    Newer(u32),
+    /// It is of another format.
+    Other(u32),
 }
 
 /// Magic, format, length, contents, checksum of all that.
@@ -52,19 +54,21 @@ pub(super) fn unseal(magic: [u8; 8], bytes: &[u8]) -> Result<Reader<'_>, Unseale
     };
     match parse() {
         None => Err(Unsealed::Damaged),
-        Some((format, _)) if format > FORMAT => Err(Unsealed::Newer(format)),
+        Some((format, _)) if format != FORMAT => Err(Unsealed::Other(format)),
         Some((_, contents)) => Ok(Reader(contents)),
     }
 }
 
-/// The line for a directory of a later version.
-pub(super) fn newer(path: &Path, format: u32) -> StoreError {
+/// The line for a directory of another version.
+pub(super) fn of_other_format(path: &Path, format: u32) -> StoreError {
+    let advice = if format > FORMAT {
+        "run the version that wrote it, or a later one"
+    } else {
+        "run the build that wrote it, export the tree with it, and import that into a new ensemble"
+    };
     StoreError::unusable(
         path,
-        format_args!(
-            "its format is {format} and this version reads up to {FORMAT}; run the version that \
-             wrote it, or a later one"
-        ),
+        format_args!("its format is {format} and this version reads {FORMAT}; {advice}"),
     )
 }
 
@@ -98,7 +102,7 @@ impl Owner {
         };
         let mut reader = match unseal(IDENTITY_MAGIC, &bytes) {
             Ok(reader) => reader,
-            Err(Unsealed::Newer(format)) => return Err(newer(dir, format)),
+            Err(Unsealed::Other(format)) => return Err(of_other_format(dir, format)),
             Err(Unsealed::Damaged) => return Err(damaged()),
         };
         let parse = |reader: &mut Reader<'_>| {
@@ -165,7 +169,7 @@ impl Current {
                 Ok(numbers.map(|(tree, log_floor)| Current { tree, log_floor }))
             }
             Err(Unsealed::Damaged) => Ok(None),
-            Err(Unsealed::Newer(format)) => Err(newer(dir, format)),
+            Err(Unsealed::Other(format)) => Err(of_other_format(dir, format)),
         }
     }
 }
@@ -229,7 +233,7 @@ impl StateFile {
         for (copy, slot) in (0..).zip(slots) {
             match slot {
                 Ok(slot) => newest = newest.max(Some((slot.sequence, copy, slot.promises))),
-                Err(Unsealed::Newer(format)) => return Err(newer(dir, format)),
+                Err(Unsealed::Other(format)) => return Err(of_other_format(dir, format)),
                 Err(Unsealed::Damaged) => {}
             }
         }

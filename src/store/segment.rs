@@ -22,7 +22,7 @@ use super::Identity;
 use super::codec::Reader;
 use super::disk::Disk;
 use super::error::{IoContext, StoreError};
-use super::files::{Unsealed, newer, put_position, seal, unseal};
+use super::files::{Unsealed, of_other_format, put_position, seal, unseal};
 use crate::limits::PEER_FRAME_BYTES;
 use crate::zab::{Entry, Position};
 
@@ -69,7 +69,7 @@ impl Header {
         let damaged = || StoreError::damaged(path, "its header does not match its checksum");
         let mut reader = match unseal(MAGIC, bytes) {
             Ok(reader) => reader,
-            Err(Unsealed::Newer(format)) => return Err(newer(path, format)),
+            Err(Unsealed::Other(format)) => return Err(of_other_format(path, format)),
             Err(Unsealed::Damaged) => return Err(damaged()),
         };
         let mut parse = || {

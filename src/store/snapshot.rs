@@ -293,8 +293,8 @@ impl SnapshotWriter {
         let mut reader = Reader(&self.ahead);
         let mut parse = || Some((reader.array::<8>()?, reader.u32()?, reader.position()?));
         let Some((magic, format, at)) = parse() else { return refused("its head is cut short") };
-        if magic != MAGIC || format > FORMAT {
-            return refused("its format is unknown; upgrade this server");
+        if magic != MAGIC || format != FORMAT {
+            return refused("its format is another one; run the same version on all servers");
         }
         self.at = Some(at);
         self.crc = crc32c::crc32c(&self.ahead[..STREAM_HEAD]);

@@ -128,9 +128,8 @@ fn is_valid(identity: &Identity) -> bool {
     id.len() <= limits::IDENTITY_BYTES
         && match scheme.as_str() {
             "world" => id == "anyone",
-            "digest" => id.split_once(':').is_some_and(|(user, hash)| {
-                !user.is_empty() && !hash.is_empty() && !hash.contains(':')
-            }),
+            // As Java splits: a user may have no name, and colons at the end are none.
+            "digest" => id.trim_end_matches(':').split(':').count() == 2,
             "ip" => Network::parse(id).is_some(),
             "x509" | "sasl" | "password" => !id.is_empty(),
             _ => false,

@@ -343,7 +343,8 @@ impl Sparing {
     /// Whether those who are spared are sent what was held back for them: every few ticks, and at once
     /// if a whole tick was not enough for the others.
     fn is_due(&mut self, core: &Core) -> bool {
-        if !std::mem::take(&mut self.ticked) {
+        let last = std::mem::replace(&mut self.tick, core.now);
+        if last == core.now {
             return false;
         }
         let before = std::mem::replace(&mut self.end_at_tick, core.log.last().zxid);
@@ -352,7 +353,7 @@ impl Sparing {
             // The majority waits for this server's own disk, and had better not need it.
             self.from = core.now + SPARE_NOBODY_TICKS;
         }
-        is_late || core.now.is_multiple_of(SPARED_TICKS)
+        is_late || core.now / SPARED_TICKS > last / SPARED_TICKS
     }
 
     /// One that was spared was needed. Where that happens often, disks or processors are so unsteady

@@ -85,8 +85,8 @@ pub(super) enum Stage {
 /// When a leader spares followers that nobody waits for.
 #[derive(Debug, Default)]
 pub(super) struct Sparing {
-    /// A tick has passed.
-    pub(super) ticked: bool,
+    /// The last tick that was looked at: several may have passed since.
+    pub(super) tick: u64,
     /// The log's end at the last tick.
     pub(super) end_at_tick: Zxid,
     /// When one that was spared was needed, lately.
@@ -360,7 +360,6 @@ impl Leading {
     }
 
     pub(super) fn on_tick(&mut self, core: &mut Core) -> Next {
-        self.sparing.ticked = true;
         if core.now >= self.heartbeat_at {
             self.heartbeat_at = core.now + core.heartbeat();
             self.heartbeat_due = true;

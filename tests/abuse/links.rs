@@ -105,7 +105,7 @@ fn what_is_said_arrives_in_order() {
 fn an_answer_of_a_later_version_is_known_for_one() {
     on_one_thread(async {
         let hello = dials(1);
-        let words = "this server speaks version 1, the other one version 7; upgrade this server";
+        let words = "this server speaks version 2, the other one version 7; upgrade this server";
         let refusal = Welcome { verdict: Err(Refusal::Version), version: 7, ..welcome(&hello) };
         // The verdict follows the length and eight bytes of magic: there may be one that nobody knows.
         let mut unknown = refusal.encode();

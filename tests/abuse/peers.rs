@@ -97,13 +97,13 @@ fn who_speaks_a_later_version_is_told_so_whatever_else_it_says() {
     lonely.wait_for_metric("conclave_links_refused_total", 2);
     for version in [7, 8] {
         let words =
-            format!("this server speaks version 1, the other one version {version}; upgrade this");
+            format!("this server speaks version 2, the other one version {version}; upgrade this");
         assert!(lonely.log().contains(&words), "{words} is not in {}", lonely.log());
     }
     // More is not said in a version that both know.
     let known = with_more(hello(server(2), server(1), "conclave").encode());
     assert!(say(port, &known).is_empty());
-    let both = Hello { version: 2, ..hello(server(2), server(1), "conclave") };
+    let both = Hello { version: 3, ..hello(server(2), server(1), "conclave") };
     let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     socket.write_all(&with_more(both.encode())).unwrap();

@@ -111,24 +111,29 @@ fn a_directory_of_another_server() {
 
 /// What a later version has written is left as it is, and the line says what to run.
 #[test]
-fn a_directory_of_a_newer_version() {
+fn a_directory_of_another_version() {
     let dir = tempfile::tempdir().unwrap();
     let flags = ["--client", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     drop(Server::start_in(dir.path(), &flags));
-    for name in ["identity", "CURRENT"] {
+    for (name, format, advice) in [
+        ("identity", 3, "a later one"),
+        ("CURRENT", 3, "a later one"),
+        ("identity", 1, "export the tree"),
+    ] {
         let file = dir.path().join(name);
         let ours = std::fs::read(&file).unwrap();
-        let mut newer = ours.clone();
-        newer[8] += 1;
-        let body = newer.len() - 4;
-        let crc = crc32c::crc32c(&newer[..body]);
-        newer[body..].copy_from_slice(&crc.to_le_bytes());
-        std::fs::write(&file, &newer).unwrap();
+        let mut other = ours.clone();
+        other[8] = format;
+        let body = other.len() - 4;
+        let crc = crc32c::crc32c(&other[..body]);
+        other[body..].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(&file, &other).unwrap();
         let (status, said) = fail(dir.path(), &flags);
         assert_eq!(status.code(), Some(73), "{name}: {said}");
-        assert!(said.contains("its format is 2") && said.contains("a later one"), "{said}");
+        let format = format!("its format is {format} ");
+        assert!(said.contains(&format) && said.contains(advice), "{said}");
         assert_eq!(lines(&said), 1, "{said}");
-        assert_eq!(std::fs::read(&file).unwrap(), newer, "{name} is left as it is");
+        assert_eq!(std::fs::read(&file).unwrap(), other, "{name} is left as it is");
         std::fs::write(&file, ours).unwrap();
     }
     drop(Server::start_in(dir.path(), &flags));

@@ -119,6 +119,16 @@ fn what_several_watches_see_is_told_once() {
     assert_eq!(talk.event(data, 81, EventKind::Deleted, "/a"), 1);
 }
 
+/// Whoever remembers the number of each event remembers -1 of those that come with this request.
+#[test]
+fn watches_are_set_again_since_a_number_below_zero() {
+    let mut talk = Talk::open();
+    let body = Body::new().long(-1).texts(&["/a"]).texts(&[]).texts(&[]);
+    let came = talk.asks(-8, 101, body);
+    let Some(Inbound::Message(ClientMessage::Request { op, .. })) = came else { panic!("no") };
+    assert!(matches!(op, Op::Watch { since: Some(Zxid::ZERO), .. }), "{op:?}");
+}
+
 #[test]
 fn many_watches_are_set_again_with_one_answer() {
     let mut talk = Talk::open();

@@ -506,6 +506,42 @@ fn who_reads_one_node_does_not_wait_for_those_who_list_thousands() {
 }
 
 #[test]
+fn a_turn_answers_one_heavy_read() {
+    let mut world = World::new(1);
+    world.elect();
+    let names = ten_clients(&mut world);
+    world.turns.clear();
+    let root = ZPath::root;
+    for name in &names {
+        // Some at once, some behind a word of the leader, some behind a write that all wait for.
+        let count = || Op::CountDescendants { path: root() };
+        world.ask(name, ReadLevel::Local, count());
+        world.ask(name, ReadLevel::Linearizable, count());
+        let touch = Op::SetAcl { path: root(), acl: Acl::open(), version: None };
+        world.ask(name, ReadLevel::Local, touch);
+        world.ask(name, ReadLevel::Local, count());
+        world.ask(
+            name,
+            ReadLevel::Local,
+            Op::Children { path: root(), watch: None, page: Page::WHOLE },
+        );
+    }
+    world.settle();
+    let counts = |turn: &Vec<Response>| {
+        turn.iter().filter(|answer| matches!(answer.result, Ok(Reply::Count(_)))).count()
+    };
+    let counts: Vec<usize> = world.turns.iter().map(counts).collect();
+    assert!(counts.iter().all(|&count| count <= 1), "{counts:?}");
+    assert_eq!(counts.iter().sum::<usize>(), 30);
+    for name in &names {
+        let answered = world.client(name).received.iter();
+        let answered =
+            answered.filter(|message| matches!(message, ServerMessage::Response(_))).count();
+        assert_eq!(answered, 5, "{name}");
+    }
+}
+
+#[test]
 fn long_acls_and_identities_are_answers_like_others() {
     let mut world = World::new(1);
     world.elect();

@@ -20,6 +20,7 @@ use bytes::{Bytes, BytesMut};
 use crate::convert::{DecodeError, error_of, number_of};
 use crate::error::{ErrorCode, Fault};
 use crate::ids::{Epoch, Secret, ServerId, SessionId, Xid, Zxid};
+use crate::node::Perms;
 
 pub use crate::{choice, record};
 pub use txn::{decode_txn, encode_txn};
@@ -204,7 +205,7 @@ macro_rules! choice {
             $(($($arg:ident),*))?
             $({ $($field:ident $(by $take:expr)?),* })?
         ),* $(,)?
-    } $(else $unlaid:literal)?) => {
+    } $(else $unlaid:pat => $why:literal)?) => {
         impl $crate::codec::Part for $type {
             const SMALLEST: usize = 1;
             $(const MOST: usize = $most;)?
@@ -216,7 +217,7 @@ macro_rules! choice {
                         $($($crate::codec::Part::put($arg, out);)*)?
                         $($($crate::codec::Part::put($field, out);)*)?
                     })*
-                    $(_ => unreachable!($unlaid),)?
+                    $($unlaid => unreachable!($why),)?
                 }
             }
 
@@ -288,6 +289,7 @@ wrapped! {
     ServerId: u8, |server| server.get(), ServerId::new;
     SessionId: u64, |session| session.0, |number| Some(SessionId(number));
     Xid: u64, |xid| xid.0, |number| Some(Xid(number));
+    Perms: u8, |perms| perms.0, |bits| Some(Perms(bits));
     ErrorCode: i32, |&error| number_of(error), error_of;
 }
 

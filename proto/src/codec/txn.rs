@@ -99,9 +99,21 @@ choice!(Op at most limits::MULTI_OPS, {
     14 => CloseSession,
     15 => ExpireSession,
     16 => Reap { path, seen },
-} else "only writes are kept and forwarded");
+} else Op::Get { .. }
+    | Op::Exists { .. }
+    | Op::Children { .. }
+    | Op::ListRecursive { .. }
+    | Op::GetAcl { .. }
+    | Op::Ephemerals { .. }
+    | Op::CountDescendants { .. }
+    | Op::MultiRead(_)
+    | Op::Sync { .. }
+    | Op::Watch { .. }
+    | Op::Unwatch { .. }
+    | Op::Authenticate { .. }
+    | Op::WhoAmI => "only writes are kept and forwarded");
 
-/// The numbers of what may be inside a multi.
+/// The numbers of what may be inside a multi. A multi is not, so that they do not nest.
 const INNER: RangeInclusive<u8> = 1..=10;
 
 /// The operations inside a multi.
@@ -180,18 +192,6 @@ impl Part for Identity {
     fn take(from: &mut Reader<'_>) -> Result<Identity, DecodeError> {
         let scheme = text(from, limits::IDENTITY_BYTES)?.into();
         Ok(Identity { scheme, id: text(from, limits::IDENTITY_BYTES)?.into() })
-    }
-}
-
-impl Part for Perms {
-    const SMALLEST: usize = 1;
-
-    fn put(&self, out: &mut impl Sink) {
-        self.0.put(out);
-    }
-
-    fn take(from: &mut Reader<'_>) -> Result<Perms, DecodeError> {
-        u8::take(from).map(Perms)
     }
 }
 

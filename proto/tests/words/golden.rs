@@ -1,13 +1,15 @@
 //! What is on disks and on wires already: these bytes may not change.
 
+use std::sync::Arc;
+
 use conclave_proto::codec::encode_txn;
 use conclave_proto::convert::{encode_client, encode_result, encode_server};
 use conclave_proto::message::{Connect, Connected, ServerLimits};
-use conclave_proto::request::{Condition, ReadLevel, Test};
+use conclave_proto::request::{Condition, ReadLevel, StatTest, Test};
 use conclave_proto::{
     Acl, ClientMessage, CreateMode, Epoch, ErrorCode, Event, EventKind, Fault, Identity, Lifetime,
-    Op, Reply, Request, Response, Secret, ServerId, ServerMessage, SessionId, Stat, Txn, WatchId,
-    Xid, ZPath, Zxid,
+    Op, Perms, Reply, Request, Response, Secret, ServerId, ServerMessage, SessionId, Stat, Txn,
+    WatchId, Xid, ZPath, Zxid,
 };
 use expect_test::{Expect, expect};
 
@@ -222,6 +224,91 @@ fn log_entries_and_outcomes() {
 
     let fault = Err(Fault { code: ErrorCode::NodeExists, index: 2 });
     check(&bytes(|out| encode_result(&fault, out)), expect!["12 04 08 02 10 02"]);
+}
+
+/// One of each kind.
+fn conditions() -> Vec<Condition> {
+    let stat = StatTest {
+        czxid: Some(zxid(1)),
+        mzxid: Some(zxid(2)),
+        pzxid: Some(zxid(3)),
+        ctime_ms: Some(4),
+        mtime_ms: Some(5),
+        version: Some(6),
+        cversion: Some(7),
+        aversion: Some(8),
+        ephemeral_owner: Some(SessionId(9)),
+        data_length: Some(10),
+        num_children: Some(11),
+    };
+    let tests = [
+        Test::Exists,
+        Test::Missing,
+        Test::Version(-2),
+        Test::ChildVersion(3),
+        Test::CreatedBy(zxid(4)),
+        Test::Data("d".into()),
+        Test::Stat(Box::default()),
+        Test::Stat(stat.into()),
+    ];
+    tests.into_iter().map(|test| Condition { path: ZPath::root(), test }).collect()
+}
+
+/// Each kind of test, lifetime and ACL, so that no field changes its place and no choice its number.
+#[test]
+fn log_entries_of_transactions() {
+    let identity = |scheme: &str, id: &str| Identity { scheme: scheme.into(), id: id.into() };
+    let acl: Arc<[Acl]> = [
+        Acl { perms: Perms::READ, identity: identity("ip", "::1") },
+        Acl { perms: Perms::ALL, identity: identity("auth", "") },
+    ]
+    .into();
+    let lifetimes = [
+        Lifetime::Persistent,
+        Lifetime::Ephemeral,
+        Lifetime::Lingering(0x11),
+        Lifetime::Container,
+        Lifetime::Ttl(0x22),
+    ];
+    let mut then: Vec<Op> = lifetimes
+        .into_iter()
+        .map(|lifetime| {
+            let mode = CreateMode { lifetime, sequential: true, in_line: false, first_child: 0x33 };
+            Op::Create { path: path(), data: Some("v".into()), acl: acl.clone(), mode }
+        })
+        .collect();
+    let root = ZPath::root;
+    then.push(Op::SetAcl { path: root(), acl: Acl::open(), version: Some(5) });
+    then.push(Op::DeleteTree { path: root(), limit: 0x44 });
+    let otherwise = vec![Op::Guard { path: root(), token: zxid(6) }];
+    let body = encode_txn(&txn(Op::Multi { conditions: conditions(), then, otherwise }));
+    check(
+        &body[STAMP_BYTES..],
+        expect![[r#"
+        0c 00 00 00 08 00 00 00 01 2f 01 00 00 00 01 2f 02 00 00 00 01 2f 03 ff
+        ff ff fe 00 00 00 01 2f 04 00 00 00 03 00 00 00 01 2f 05 00 00 03 00 00
+        00 00 04 00 00 00 01 2f 06 00 00 00 01 64 00 00 00 01 2f 07 00 00 00 00
+        00 00 00 00 00 00 00 00 00 00 01 2f 07 01 00 00 03 00 00 00 00 01 01 00
+        00 03 00 00 00 00 02 01 00 00 03 00 00 00 00 03 01 00 00 00 00 00 00 00
+        04 01 00 00 00 00 00 00 00 05 01 00 00 00 06 01 00 00 00 07 01 00 00 00
+        08 01 00 00 00 00 00 00 00 09 01 00 00 00 0a 01 00 00 00 0b 00 00 00 07
+        01 01 01 00 00 00 00 00 00 00 00 33 00 00 00 06 2f 61 70 70 2f 61 01 00
+        00 00 01 76 00 00 00 02 01 00 00 00 02 69 70 00 00 00 03 3a 3a 31 1f 00
+        00 00 04 61 75 74 68 00 00 00 00 01 02 01 00 00 00 00 00 00 00 00 33 00
+        00 00 06 2f 61 70 70 2f 61 01 00 00 00 01 76 00 00 00 02 01 00 00 00 02
+        69 70 00 00 00 03 3a 3a 31 1f 00 00 00 04 61 75 74 68 00 00 00 00 01 03
+        00 00 00 00 00 00 00 11 01 00 00 00 00 00 00 00 00 33 00 00 00 06 2f 61
+        70 70 2f 61 01 00 00 00 01 76 00 00 00 02 01 00 00 00 02 69 70 00 00 00
+        03 3a 3a 31 1f 00 00 00 04 61 75 74 68 00 00 00 00 01 04 01 00 00 00 00
+        00 00 00 00 33 00 00 00 06 2f 61 70 70 2f 61 01 00 00 00 01 76 00 00 00
+        02 01 00 00 00 02 69 70 00 00 00 03 3a 3a 31 1f 00 00 00 04 61 75 74 68
+        00 00 00 00 01 05 00 00 00 00 00 00 00 22 01 00 00 00 00 00 00 00 00 33
+        00 00 00 06 2f 61 70 70 2f 61 01 00 00 00 01 76 00 00 00 02 01 00 00 00
+        02 69 70 00 00 00 03 3a 3a 31 1f 00 00 00 04 61 75 74 68 00 00 00 00 04
+        00 00 00 01 2f 00 00 00 01 1f 00 00 00 05 77 6f 72 6c 64 00 00 00 06 61
+        6e 79 6f 6e 65 01 00 00 00 05 09 00 00 00 01 2f 00 00 00 44 00 00 00 01
+        0a 00 00 00 01 2f 00 00 03 00 00 00 00 06"#]],
+    );
 }
 
 /// What stands in a log before the fields of an operation.

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -46,19 +46,21 @@ impl Shift {
 /// Keeps the threads in step where all clients take part in the same round.
 pub(super) struct Rounds {
     threads: Barrier,
-    over: AtomicBool,
+    /// The first round that there is not.
+    end: AtomicU64,
 }
 
 impl Rounds {
-    /// There will be no more.
-    pub(super) fn end(&self) {
-        self.over.store(true, Ordering::Relaxed);
+    /// There will be no round of this number. A thread that is late may still be at the beginning of the
+    /// one before, in which it is needed.
+    pub(super) fn end(&self, round: u64) {
+        self.end.store(round, Ordering::Relaxed);
     }
 
-    /// Waits until every thread is ready for the next one. False: there is none.
-    pub(super) async fn next(&self) -> bool {
+    /// Waits until every thread is ready for this round, the first being 0. False: there is none.
+    pub(super) async fn begin(&self, round: u64) -> bool {
         self.threads.wait().await;
-        !self.over.load(Ordering::Relaxed)
+        round < self.end.load(Ordering::Relaxed)
     }
 }
 
@@ -71,8 +73,8 @@ impl Crew {
             .step_by(usize::try_from(share)?)
             .map(|first| first..(first + share).min(load.clients))
             .collect();
-        let over = AtomicBool::new(false);
-        let rounds = Arc::new(Rounds { threads: Barrier::new(parts.len()), over });
+        let end = AtomicU64::new(u64::MAX);
+        let rounds = Arc::new(Rounds { threads: Barrier::new(parts.len()), end });
         let mut hands = Vec::new();
         let mut all_ready = Vec::new();
         for clients in parts {

@@ -192,11 +192,11 @@ async fn fan_out(
         watches.push(client.watch(watched_path(), WatchKind::Persistent).await?);
     }
     let mut sum = Tally::new();
-    loop {
+    for round in 0.. {
         if writer.is_some() && Instant::now() >= until {
-            rounds.end();
+            rounds.end(round);
         }
-        if !rounds.next().await {
+        if !rounds.begin(round).await {
             break;
         }
         let begun = Instant::now();

@@ -160,9 +160,9 @@ async fn fan_out(
     let mut writer =
         if writes { Some(Connection::open(load.server_of(0), names).await?) } else { None };
     let mut sum = Tally::new();
-    loop {
+    for round in 0.. {
         if writer.is_some() && Instant::now() >= until {
-            rounds.end();
+            rounds.end(round);
         }
         for connection in &mut connections {
             connection.send_watch(&watched_path());
@@ -171,7 +171,7 @@ async fn fan_out(
         for connection in &mut connections {
             connection.receive(|_, _| {}).await?;
         }
-        if !rounds.next().await {
+        if !rounds.begin(round).await {
             break;
         }
         let begun = Instant::now();

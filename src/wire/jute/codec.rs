@@ -1,7 +1,7 @@
 //! Jute, the encoding: big-endian numbers, and lengths before everything that has one.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use conclave_proto::Stat;
+use conclave_proto::{Stat, Zxid};
 
 use super::numbers::Code;
 
@@ -25,6 +25,12 @@ impl Body {
 
     pub(super) fn unsigned_long(&mut self) -> Result<u64, Code> {
         self.0.try_get_u64().map_err(|_| Code::MARSHALLING_ERROR)
+    }
+
+    /// The number of a transaction. Java's numbers have a sign: what is below zero comes before all.
+    /// Clients that remember the number of each event have met -1 in what setWatches brought them.
+    pub(super) fn zxid(&mut self) -> Result<Zxid, Code> {
+        self.long().map(|number| Zxid::from_bits(u64::try_from(number).unwrap_or(0)))
     }
 
     pub(super) fn unsigned_int(&mut self) -> Result<u32, Code> {

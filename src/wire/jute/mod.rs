@@ -451,7 +451,7 @@ fn is_of_one_part(code: ErrorCode) -> bool {
 fn read_connect(mut body: Body) -> Result<(Connect, bool), Code> {
     // The version of the protocol: there is only one.
     body.int()?;
-    let last_zxid = Zxid::from_bits(body.unsigned_long()?);
+    let last_zxid = body.zxid()?;
     let timeout_ms = u32::try_from(body.int()?).unwrap_or(0);
     let session = SessionId(body.unsigned_long()?);
     let password = body.buffer()?.unwrap_or_default();

@@ -511,7 +511,7 @@ pub(super) struct Rearm {
 impl Rearm {
     fn new(kinds: &'static [WatchKind], body: &Body) -> Result<Rearm, Code> {
         let mut body = body.clone();
-        let since = Zxid::from_bits(body.unsigned_long()?);
+        let since = body.zxid()?;
         let left = body.count(TEXT_BYTES)?;
         Ok(Rearm { since, kinds, left, body })
     }
