@@ -228,6 +228,27 @@ pub enum Op {
     WhoAmI,
 }
 
+/// The pattern of the operations that are no writes: each is one or the other, and what has no layout
+/// in a log is what [`Op::is_write`] denies.
+macro_rules! reads {
+    () => {
+        Op::Get { .. }
+            | Op::Exists { .. }
+            | Op::Children { .. }
+            | Op::ListRecursive { .. }
+            | Op::GetAcl { .. }
+            | Op::Ephemerals { .. }
+            | Op::CountDescendants { .. }
+            | Op::MultiRead(_)
+            | Op::Sync { .. }
+            | Op::Watch { .. }
+            | Op::Unwatch { .. }
+            | Op::Authenticate { .. }
+            | Op::WhoAmI
+    };
+}
+pub(crate) use reads;
+
 impl Op {
     /// Whether it changes the replicated state, and so goes through the leader and the log.
     pub fn is_write(&self) -> bool {
@@ -248,19 +269,7 @@ impl Op {
             | Op::CloseSession
             | Op::ExpireSession
             | Op::Reap { .. } => true,
-            Op::Get { .. }
-            | Op::Exists { .. }
-            | Op::Children { .. }
-            | Op::ListRecursive { .. }
-            | Op::GetAcl { .. }
-            | Op::Ephemerals { .. }
-            | Op::CountDescendants { .. }
-            | Op::MultiRead(_)
-            | Op::Sync { .. }
-            | Op::Watch { .. }
-            | Op::Unwatch { .. }
-            | Op::Authenticate { .. }
-            | Op::WhoAmI => false,
+            reads!() => false,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::ids::{ServerId, SessionId, Xid, Zxid};
 use crate::limits;
 use crate::node::{Acl, CreateMode, Identity, Lifetime, Perms};
 use crate::path::{PathError, ZPath};
-use crate::request::{Condition, Op, Request, StatTest, Test, Txn};
+use crate::request::{Condition, Op, Request, StatTest, Test, Txn, reads};
 
 use super::{Part, Reader, Sink, choice, decode, encode, malformed, put_sized, record};
 
@@ -99,19 +99,7 @@ choice!(Op at most limits::MULTI_OPS, {
     14 => CloseSession,
     15 => ExpireSession,
     16 => Reap { path, seen },
-} else Op::Get { .. }
-    | Op::Exists { .. }
-    | Op::Children { .. }
-    | Op::ListRecursive { .. }
-    | Op::GetAcl { .. }
-    | Op::Ephemerals { .. }
-    | Op::CountDescendants { .. }
-    | Op::MultiRead(_)
-    | Op::Sync { .. }
-    | Op::Watch { .. }
-    | Op::Unwatch { .. }
-    | Op::Authenticate { .. }
-    | Op::WhoAmI => "only writes are kept and forwarded");
+} else reads!() => "only writes are kept and forwarded");
 
 /// The numbers of what may be inside a multi. A multi is not, so that they do not nest.
 const INNER: RangeInclusive<u8> = 1..=10;
