@@ -39,6 +39,22 @@ pub fn is_heavy(op: &Op) -> bool {
         || matches!(op, Op::Watch { since: Some(_), kind, .. } if !kind.is_one_shot())
 }
 
+/// The connections whose first request is a read that was put off, in the order in which they were;
+/// [`super::client::Client`] knows it too.
+#[derive(Debug, Default)]
+struct Line {
+    conns: VecDeque<ConnId>,
+    /// Whoever asks now is the one whose turn it is.
+    serving: bool,
+}
+
+impl Line {
+    /// Whether nobody comes before who asks now.
+    fn is_free(&self) -> bool {
+        self.serving || self.conns.is_empty()
+    }
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Backlog {
@@ -58,15 +74,10 @@ pub(super) struct Backlog {
     turn: u64,
     /// The events that it has told clients so far.
     events: usize,
-    /// The connections whose first request is a read that was put off; [`super::client::Client`] knows
-    /// it too.
-    conns: VecDeque<ConnId>,
-    /// The same for those whose read is a heavy one, so that others do not stand behind it.
-    heavy: VecDeque<ConnId>,
-    /// One of `conns` is being served.
-    serving: bool,
-    /// One of `heavy` is being served.
-    serving_heavy: bool,
+    /// Those whose read is not a heavy one.
+    light: Line,
+    /// Those whose read is a heavy one, so that others do not stand behind it.
+    heavy: Line,
     /// Nothing is put off for the moment.
     open: bool,
     /// What is committed and not applied yet.
@@ -88,10 +99,8 @@ impl Backlog {
             nodes: 0,
             turn: 1,
             events: 0,
-            conns: VecDeque::new(),
-            heavy: VecDeque::new(),
-            serving: false,
-            serving_heavy: false,
+            light: Line::default(),
+            heavy: Line::default(),
             open: false,
             entries: VecDeque::new(),
             most_before_others: config.applied_before_others,
@@ -99,24 +108,25 @@ impl Backlog {
         }
     }
 
-    /// Whether a read whose turn has come, and that is not a heavy one, is answered in this turn.
-    fn has_room(&self) -> bool {
-        self.open || (self.answered < self.most_answered && (self.serving || self.conns.is_empty()))
+    /// Whether a read that is not a heavy one is answered in this turn.
+    fn has_room_for_light(&self) -> bool {
+        self.open || (self.answered < self.most_answered && self.light.is_free())
     }
 
     /// Whether a heavy read is answered in this turn.
     fn has_room_for_heavy(&self) -> bool {
-        self.open || (self.answered < self.most_answered && !self.was_heavy)
+        self.open || (self.answered < self.most_answered && !self.was_heavy && self.heavy.is_free())
     }
 
     /// Whether this read is answered in this turn: who asks for one node does not stand behind those
     /// who list thousands.
     pub(super) fn has_room_for(&self, op: &Op) -> bool {
         if is_heavy(op) {
-            return self.has_room_for_heavy() && (self.serving_heavy || self.heavy.is_empty());
+            return self.has_room_for_heavy();
         }
         let is_of_one = matches!(op, Op::Get { .. } | Op::Exists { .. });
-        self.has_room() || (is_of_one && self.answered_of_one < self.most_answered / FOR_ONE)
+        self.has_room_for_light()
+            || (is_of_one && self.answered_of_one < self.most_answered / FOR_ONE)
     }
 
     /// A read is answered.
@@ -162,9 +172,14 @@ impl Backlog {
         self.nodes >= self.most_nodes || self.events >= limits::TURN_EVENTS
     }
 
+    /// Whether a read was put off.
+    fn has_put_off(&self) -> bool {
+        !self.light.conns.is_empty() || !self.heavy.conns.is_empty()
+    }
+
     /// Whether something is left to the next turn.
     pub(super) fn is_pending(&self) -> bool {
-        !self.conns.is_empty() || !self.heavy.is_empty() || !self.entries.is_empty()
+        self.has_put_off() || !self.entries.is_empty()
     }
 
     /// Whether transactions are held until what others wait for has left.
@@ -184,8 +199,8 @@ impl Backlog {
 
     /// Forget everything: the state is another one, and every client is gone.
     pub(super) fn clear(&mut self) {
-        self.conns.clear();
-        self.heavy.clear();
+        self.light.conns.clear();
+        self.heavy.conns.clear();
         self.entries.clear();
         self.is_held = false;
     }
@@ -197,34 +212,28 @@ impl<N: Nodes> Replica<N> {
     pub(super) fn put_off(&mut self, conn: ConnId, is_heavy: bool) {
         let Some(client) = self.clients.get_mut(&conn) else { return };
         if !std::mem::replace(&mut client.is_put_off, true) {
-            let queue = if is_heavy { &mut self.backlog.heavy } else { &mut self.backlog.conns };
-            queue.push_back(conn);
+            let line = if is_heavy { &mut self.backlog.heavy } else { &mut self.backlog.light };
+            line.conns.push_back(conn);
         }
     }
 
     /// Serve those that were put off, as far as there is room.
     pub(super) fn serve_backlog(&mut self) {
-        self.backlog.serving = true;
-        while self.backlog.has_room()
-            && let Some(conn) = self.backlog.conns.pop_front()
-        {
-            self.serve(conn);
-        }
-        self.backlog.serving_heavy = false;
-        self.backlog.serving_heavy = true;
-        while self.backlog.has_room_for_heavy()
-            && let Some(conn) = self.backlog.heavy.pop_front()
-        {
-            self.serve(conn);
-        }
-        self.backlog.serving = false;
+        self.serve_line(|backlog| &mut backlog.light, Backlog::has_room_for_light);
+        self.serve_line(|backlog| &mut backlog.heavy, Backlog::has_room_for_heavy);
     }
 
-    fn serve(&mut self, conn: ConnId) {
-        if let Some(client) = self.clients.get_mut(&conn) {
-            client.is_put_off = false;
-            self.drain(conn);
+    fn serve_line(&mut self, line: fn(&mut Backlog) -> &mut Line, has_room: fn(&Backlog) -> bool) {
+        line(&mut self.backlog).serving = true;
+        while has_room(&self.backlog)
+            && let Some(conn) = line(&mut self.backlog).conns.pop_front()
+        {
+            if let Some(client) = self.clients.get_mut(&conn) {
+                client.is_put_off = false;
+                self.drain(conn);
+            }
         }
+        line(&mut self.backlog).serving = false;
     }
 
     /// Apply what is committed as far as one turn may, but nothing that a read was asked before which
@@ -264,7 +273,7 @@ impl<N: Nodes> Replica<N> {
         if !self.backlog.open && self.backlog.has_done_enough() {
             return true;
         }
-        if self.backlog.conns.is_empty() && self.backlog.heavy.is_empty() {
+        if !self.backlog.has_put_off() {
             return false;
         }
         let Some(entry) = self.backlog.entries.front() else { return false };

@@ -542,6 +542,32 @@ fn a_turn_answers_one_heavy_read() {
 }
 
 #[test]
+fn heavy_reads_are_answered_in_the_order_in_which_they_came() {
+    let mut world = World::new(1);
+    world.elect();
+    let names = ten_clients(&mut world);
+    let count = || Op::CountDescendants { path: ZPath::root() };
+    for name in &names {
+        world.client(name).received.clear();
+        world.ask(name, ReadLevel::Local, count());
+    }
+    let mut answered: Vec<&str> = Vec::new();
+    for _ in 0..3 * names.len() {
+        world.turn(server(1));
+        for name in &names {
+            if !world.client(name).received.is_empty() {
+                world.client(name).received.clear();
+                answered.push(name);
+                // Whoever has an answer asks again at once, and stands behind the others.
+                world.ask(name, ReadLevel::Local, count());
+            }
+        }
+    }
+    let rounds: Vec<&[&str]> = answered.chunks(names.len()).collect();
+    assert_eq!(rounds, [&names[..]; 3]);
+}
+
+#[test]
 fn long_acls_and_identities_are_answers_like_others() {
     let mut world = World::new(1);
     world.elect();

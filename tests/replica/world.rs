@@ -318,7 +318,7 @@ impl World {
     }
 
     /// One turn of a server: all its messages, then what it makes of them.
-    fn turn(&mut self, id: ServerId) -> bool {
+    pub(crate) fn turn(&mut self, id: ServerId) -> bool {
         if self.servers[&id].paused || self.servers[&id].running.is_none() {
             return false;
         }
