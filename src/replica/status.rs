@@ -53,6 +53,8 @@ pub struct Status {
     pub watches: usize,
     /// The nodes of the tree.
     pub nodes: u64,
+    /// Those of them that end with a session.
+    pub ephemerals: usize,
     /// The bytes of all paths and data.
     pub bytes: u64,
     /// The digest of the state after `applied`.
@@ -103,6 +105,7 @@ impl<N: Nodes> Replica<N> {
             connections: self.clients.len(),
             watches: self.hub.watches(),
             nodes: meta.nodes,
+            ephemerals: self.nodes.ephemerals_in_all(),
             bytes: meta.bytes,
             digest: meta.digest,
         }

@@ -148,6 +148,7 @@ pub(super) struct Levels {
     pub(super) unopened_sessions: Gauge,
     pub(super) watches: Gauge,
     pub(super) nodes: Gauge,
+    pub(super) ephemerals: Gauge,
     pub(super) data_bytes: Gauge,
     pub(super) dirty_bytes: Gauge,
     pub(super) tree_used_bytes: Gauge,
@@ -315,6 +316,7 @@ impl Levels {
         count(&self.unopened_sessions, status.unopened_sessions as u64);
         count(&self.watches, status.watches as u64);
         count(&self.nodes, status.nodes);
+        count(&self.ephemerals, status.ephemerals as u64);
         count(&self.data_bytes, status.bytes);
         let lag = status.followers.iter().map(|follower| follower.lag).max();
         count(&self.follower_lag, lag.unwrap_or_default());
@@ -336,6 +338,7 @@ impl Levels {
             ("unopened_sessions", "Sessions this server keeps to itself", &self.unopened_sessions),
             ("watches", "Watches set at this server", &self.watches),
             ("nodes", "Nodes of the tree", &self.nodes),
+            ("ephemerals", "Nodes that end with a session", &self.ephemerals),
             ("data_bytes", "Bytes of all paths and data", &self.data_bytes),
             ("dirty_bytes", "Changes that no checkpoint holds yet", &self.dirty_bytes),
             ("tree_used_bytes", "Bytes of the tree's file in use", &self.tree_used_bytes),

@@ -41,6 +41,8 @@ pub struct StoreNodes {
     /// And where the last key was written.
     keys: RefCell<(NodeKeys, Vec<u8>)>,
     sessions: BTreeMap<SessionId, Session>,
+    /// How many ephemeral nodes they have together.
+    ephemerals: usize,
     /// The sessions that changed or ended since the last freeze.
     touched: BTreeSet<SessionId>,
     /// The state as a whole at the last freeze.
@@ -68,8 +70,9 @@ impl StoreNodes {
             let ephemerals = counts.get(&id).copied().unwrap_or(0);
             (id, Session { record: Arc::new(record), touched: false, ephemerals })
         });
-        let sessions = sessions.collect();
+        let sessions: BTreeMap<_, Session> = sessions.collect();
         Ok(StoreNodes {
+            ephemerals: sessions.values().map(|session| session.ephemerals).sum(),
             active: Layer::new(meta, hash_key),
             frozen: Vec::new(),
             handed: 0,
@@ -351,7 +354,13 @@ impl Nodes for StoreNodes {
 
     fn set_ephemeral_count(&mut self, session: SessionId, count: usize) {
         let session = self.sessions.get_mut(&session);
-        session.expect("who owns an ephemeral node is a session").ephemerals = count;
+        let session = session.expect("who owns an ephemeral node is a session");
+        self.ephemerals = self.ephemerals - session.ephemerals + count;
+        session.ephemerals = count;
+    }
+
+    fn ephemerals_in_all(&self) -> usize {
+        self.ephemerals
     }
 
     fn mortals(&self, after: Option<&ZPath>, limit: usize) -> Vec<ZPath> {
@@ -383,7 +392,8 @@ impl Nodes for StoreNodes {
     fn remove_session(&mut self, id: SessionId) {
         self.touched.insert(id);
         let old = self.sessions.remove(&id);
-        assert!(old.is_some(), "session {id} is removed, but does not exist");
+        let old = old.unwrap_or_else(|| panic!("session {id} is removed, but does not exist"));
+        self.ephemerals -= old.ephemerals;
     }
 
     fn sessions(&self) -> Box<dyn Iterator<Item = (SessionId, &SessionRecord)> + '_> {

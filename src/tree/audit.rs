@@ -95,6 +95,7 @@ impl<N: Nodes> Audit<'_, N> {
     }
 
     fn sessions(&mut self) -> Result<(), String> {
+        let mut counted = 0;
         for (id, record) in self.nodes.sessions() {
             let digest = digest_of_session(id, record);
             self.found.digest = self.found.digest.wrapping_add(digest);
@@ -107,6 +108,11 @@ impl<N: Nodes> Audit<'_, N> {
             if owned.len() != count {
                 return Err(format!("session {id} owns {owned:?}, but counted are {count}"));
             }
+            counted += count;
+        }
+        let in_all = self.nodes.ephemerals_in_all();
+        if counted != in_all {
+            return Err(format!("sessions own {counted} nodes, but counted are {in_all} in all"));
         }
         match self.ephemerals.first_key_value() {
             Some((id, paths)) => Err(format!("session {id} does not exist, but owns {paths:?}")),

@@ -165,6 +165,8 @@ pub trait Nodes {
     /// Change it: like `parent.num_children`, it is the caller's business. It is no part of what is
     /// stored, but counted when the state is loaded.
     fn set_ephemeral_count(&mut self, session: SessionId, count: usize);
+    /// How many ephemeral nodes all sessions have together.
+    fn ephemerals_in_all(&self) -> usize;
     /// The paths of container and TTL nodes, in order, after `after`, at most `limit`.
     fn mortals(&self, after: Option<&ZPath>, limit: usize) -> Vec<ZPath>;
     /// The session of that id.
@@ -303,6 +305,10 @@ impl Nodes for MemoryNodes {
 
     fn set_ephemeral_count(&mut self, session: SessionId, count: usize) {
         self.ephemeral_counts.insert(session, count);
+    }
+
+    fn ephemerals_in_all(&self) -> usize {
+        self.ephemeral_counts.values().sum()
     }
 
     fn mortals(&self, after: Option<&ZPath>, limit: usize) -> Vec<ZPath> {

@@ -243,6 +243,7 @@ fn monitor(out: &mut String, facts: &Facts) {
     put("outstanding_requests", &facts.outstanding);
     put("znode_count", &status.nodes);
     put("watch_count", &status.watches);
+    put("ephemerals_count", &status.ephemerals);
     put("approximate_data_size", &status.bytes);
     put("max_file_descriptor_count", &facts.max_files);
     put("global_sessions", &status.sessions);

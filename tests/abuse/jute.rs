@@ -199,6 +199,46 @@ fn words_stand_in_front_of_everything_or_nowhere() {
 }
 
 #[test]
+fn monitors_read_what_there_is() {
+    let server = Server::start_with(&["--set", "words=['mntr']"]);
+    let monitored = |key: &str| {
+        let mut socket = dial(&server);
+        socket.write_all(b"mntr").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        let line = answer.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('\t'));
+        line.map(str::to_owned).unwrap_or_else(|| panic!("{key} is not in {answer}"))
+    };
+    let mut socket = open(&server);
+    let nodes: u64 = monitored("zk_znode_count").parse().unwrap();
+    // Two ephemeral nodes, and a watch on one of them.
+    for (xid, path) in [(1, "/a"), (2, "/b")] {
+        let acl =
+            [&1_i32.to_be_bytes()[..], &31_i32.to_be_bytes(), &text("world"), &text("anyone")];
+        let body = [&text(path)[..], &[0; 4], &acl.concat(), &1_i32.to_be_bytes()].concat();
+        socket.write_all(&request(xid, 1, &body)).unwrap();
+        assert_eq!(receive(&mut socket).unwrap()[12..16], [0; 4]);
+    }
+    socket.write_all(&request(3, 3, &[&text("/a")[..], &[1]].concat())).unwrap();
+    receive(&mut socket).unwrap();
+    assert_eq!(monitored("zk_znode_count"), (nodes + 2).to_string());
+    for (key, value) in [
+        ("zk_server_state", "standalone"),
+        ("zk_ephemerals_count", "2"),
+        ("zk_watch_count", "1"),
+        ("zk_global_sessions", "1"),
+        ("zk_outstanding_requests", "0"),
+    ] {
+        assert_eq!(monitored(key), value, "{key}");
+    }
+    // The session ends, and its nodes with it.
+    socket.write_all(&request(4, -11, &[])).unwrap();
+    receive(&mut socket).unwrap();
+    assert_eq!(monitored("zk_ephemerals_count"), "0");
+    assert_eq!(monitored("zk_znode_count"), nodes.to_string());
+}
+
+#[test]
 fn numbers_that_promise_too_much_are_errors_and_the_connection_goes_on() {
     let server = Server::start();
     let before = server.resident_bytes();

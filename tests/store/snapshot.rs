@@ -154,6 +154,7 @@ fn a_snapshot_is_the_state_of_its_moment() {
         assert_eq!(own.ephemerals(SESSION), other.ephemerals(SESSION));
         let count = own.ephemerals(SESSION).len();
         assert_eq!((own.ephemeral_count(SESSION), other.ephemeral_count(SESSION)), (count, count));
+        assert_eq!(own.ephemerals_in_all(), other.ephemerals_in_all());
         assert_eq!(own.mortals(None, usize::MAX), other.mortals(None, usize::MAX));
     }
     assert_eq!(trees(to.path()), 1);
