@@ -259,6 +259,11 @@ impl<N: Nodes> Replica<N> {
         self.backlog.is_held()
     }
 
+    /// Whether this server has a leader, perhaps itself.
+    pub fn has_leader(&self) -> bool {
+        !matches!(self.part, Part::Looking { .. })
+    }
+
     /// Whether anything follows once the writes so far are on this server's disk; if not, it may be
     /// told so with whatever happens next.
     pub fn awaits_disk(&self) -> bool {

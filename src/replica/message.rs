@@ -99,6 +99,32 @@ pub enum PeerMessage {
     },
 }
 
+impl PeerMessage {
+    /// Whether servers say this to each other again and again while nothing happens, and nothing but
+    /// the passing of time comes of it.
+    pub fn is_routine(&self) -> bool {
+        use zab::{FromFollower, FromLeader, Message};
+        match self {
+            PeerMessage::Zab(Message::FromLeader { body, .. }) => {
+                matches!(body, FromLeader::Heartbeat { .. })
+            }
+            PeerMessage::Zab(Message::FromFollower { body, .. }) => {
+                matches!(body, FromFollower::HeartbeatAck { .. })
+            }
+            PeerMessage::Touch(_) | PeerMessage::Poll { .. } | PeerMessage::Counted { .. } => true,
+            PeerMessage::Zab(Message::Ballot(_) | Message::Join { .. })
+            | PeerMessage::Forward(_)
+            | PeerMessage::Resend { .. }
+            | PeerMessage::Retired { .. }
+            | PeerMessage::Rejected { .. }
+            | PeerMessage::Attach { .. }
+            | PeerMessage::Gone { .. }
+            | PeerMessage::ReadIndex { .. }
+            | PeerMessage::ReadAt { .. } => false,
+        }
+    }
+}
+
 /// Writes on their way to the leader.
 ///
 /// The writes of one stream are numbered without gaps, and the leader takes them in that order

@@ -25,6 +25,7 @@ use super::disk::{self, Job, Log, Outcome, Outcomes};
 use super::inbox::{Inbox, Waiting};
 use super::metrics::Metrics;
 use super::ports::Keychain;
+use super::pulse::Pulse;
 use super::settings::StorageSettings;
 use super::transfers::Transfers;
 use super::words::Shown;
@@ -60,6 +61,7 @@ pub(super) struct Drive {
     pub(super) transfers: Transfers,
     pub(super) home: Home,
     pub(super) clock: Clock,
+    pub(super) pulse: Pulse,
     pub(super) metrics: Arc<Metrics>,
     pub(super) storage: StorageSettings,
     pub(super) keys: Keychain,
@@ -130,10 +132,17 @@ impl Drive {
         let mut waiting = mem::take(&mut self.state.waiting);
         self.inbox.take(&mut waiting);
         let inputs = waiting.inputs.len();
+        let time_ms = self.clock.time_of_day_ms();
+        for now_ms in self.pulse.ticks(self.clock.millis()) {
+            self.replica.step(Input::Tick { now_ms, time_ms });
+        }
+        let mut stirs = !self.replica.has_leader();
         for input in waiting.inputs.drain(..) {
+            stirs |= !matches!(&input, Input::Peer { message, .. } if message.is_routine());
             self.replica.step(input);
         }
         let mut ready = self.replica.ready();
+        stirs |= !ready.write.is_empty() || !ready.clients.is_empty();
         let idle = inputs < IDLE_INPUTS && self.replica.undelivered() <= IDLE_ENTRIES;
         if self.replica.is_held() {
             // The rest is looked for at once, without the bell.
@@ -143,6 +152,11 @@ impl Drive {
             ready = self.replica.ready();
         }
         self.perform(ready, idle);
+        if stirs {
+            self.pulse.stir();
+        } else {
+            self.pulse.rest();
+        }
         for (from, part) in waiting.parts.drain(..) {
             self.transfers.part(from, part);
         }

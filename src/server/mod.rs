@@ -6,7 +6,7 @@
 //! ```text
 //!   clients ──▶ connection tasks ─┐                       ┌─▶ links to servers     (send)
 //!   servers ──▶ link tasks ───────┼─▶ inbox ─▶ replica ──┼─▶ log thread           (write)
-//!   clock ────▶ tick task ────────┤        one turn      ├─▶ links, once durable  (send_after_write)
+//!   clock ────▶ pulse ────────────┤        one turn      ├─▶ links, once durable  (send_after_write)
 //!   threads ──▶ outcomes ─────────┘                       └─▶ clients' sockets     (clients)
 //! ```
 //!
@@ -25,6 +25,7 @@ mod listener;
 mod metrics;
 mod passwords;
 mod ports;
+mod pulse;
 mod settings;
 mod start;
 mod transfers;

@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::limits::{APPLIED_BEFORE_OTHERS, TURN_ANSWERS_BYTES, TURN_NODES};
 use crate::net::{KeysError, Port, WatchedKeys};
@@ -34,6 +34,7 @@ use super::inbox::{Inbox, Part};
 use super::metrics::Metrics;
 use super::passwords::Passwords;
 use super::ports::{Ports, Room};
+use super::pulse::{Pulse, beat};
 use super::transfers::Transfers;
 use super::words::Shown;
 use super::{Member, Settings, admin, listener};
@@ -261,6 +262,8 @@ fn start(fixed: Fixed<'_>, ports: Ports, opened: Opened) -> Result<Rc<Stop>, Sta
         metrics.clone(),
         opened.home.clone(),
     );
+    let pulse = Pulse::new(&settings.timing);
+    spawn_local(beat(pulse.pace(), inbox.bell().clone()));
     let drive = Drive {
         replica: Replica::new(replica_config(settings), opened.durable, opened.nodes),
         inbox: inbox.clone(),
@@ -271,6 +274,7 @@ fn start(fixed: Fixed<'_>, ports: Ports, opened: Opened) -> Result<Rc<Stop>, Sta
         transfers,
         home: opened.home,
         clock,
+        pulse,
         metrics: metrics.clone(),
         storage: settings.storage,
         keys: ports.keys,
@@ -279,7 +283,6 @@ fn start(fixed: Fixed<'_>, ports: Ports, opened: Opened) -> Result<Rc<Stop>, Sta
         state: DriveState::default(),
     };
     spawn_local(drive.run());
-    spawn_local(tick(settings.timing, clock, inbox.clone()));
     for port in [ports.zookeeper, ports.zookeeper_secure].into_iter().flatten() {
         let entropy = clients.clone();
         let wire = move || Wire::zookeeper(entropy.entropy.borrow_mut().number());
@@ -380,25 +383,6 @@ fn link(
             }
         },
     })
-}
-
-/// Tells the replica that time passes.
-async fn tick(timing: super::Timing, clock: Clock, inbox: Rc<Inbox>) {
-    let tick_ms = u64::try_from(timing.tick.as_millis()).expect("a tick is at most a second");
-    // A server that stood still must not take its own absence for everybody else's.
-    let most = u64::from((timing.silence_ticks / 2).max(1));
-    let mut ticks = interval(timing.tick);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut last_ms = clock.millis();
-    loop {
-        ticks.tick().await;
-        let (now_ms, time_ms) = (clock.millis(), clock.time_of_day_ms());
-        let passed = ((now_ms - last_ms) / tick_ms).clamp(1, most);
-        last_ms = now_ms;
-        for _ in 0..passed {
-            inbox.push(Input::Tick { now_ms, time_ms });
-        }
-    }
 }
 
 /// How the server comes to its end.
