@@ -49,6 +49,8 @@ struct Live {
     timeout_ms: u32,
     seen_ms: u64,
     owner: Option<(ServerId, Claim)>,
+    /// The mark of the connection for which it moved there.
+    moved_for: Option<u64>,
     /// The last numbered write that was proposed for it by this leader.
     proposed: Xid,
     /// Whether its end is proposed.
@@ -160,7 +162,8 @@ impl Sessions {
     /// A session was created, by a client of that server.
     pub fn open(&mut self, session: SessionId, timeout_ms: u32, owner: Option<(ServerId, Claim)>) {
         let seen_ms = self.clock_ms;
-        let live = Live { timeout_ms, seen_ms, owner, proposed: Xid(0), closing: false };
+        let (moved_for, proposed, closing) = (None, Xid(0), false);
+        let live = Live { timeout_ms, seen_ms, owner, moved_for, proposed, closing };
         let earlier = self.live.insert(session, live);
         assert!(earlier.is_none(), "session {session} was opened twice");
         self.fresh.push((session, 0));
@@ -220,13 +223,22 @@ impl Sessions {
         true
     }
 
-    /// A session moves to a server, unless it has moved on by a later claim.
-    pub fn attach(&mut self, session: SessionId, server: ServerId, claim: Claim) {
+    /// A session moves to a server, for a connection of that mark, unless it has moved on by a later
+    /// claim.
+    pub fn attach(&mut self, session: SessionId, server: ServerId, mark: u64, claim: Claim) {
         let Some(live) = self.live.get_mut(&session) else { return };
         if live.claimed(server, claim) == Standing::Owner {
+            live.moved_for = Some(mark);
             live.see(self.clock_ms, 0);
             self.fresh.push((session, 0));
         }
+    }
+
+    /// Whether the session has moved for that connection of that server, and not moved on since.
+    pub fn has_moved_for(&self, session: SessionId, server: ServerId, mark: u64) -> bool {
+        self.live.get(&session).is_some_and(|live| {
+            live.moved_for == Some(mark) && live.owner.is_some_and(|(owner, _)| owner == server)
+        })
     }
 
     /// Whether a write of the session may come by way of that server, which has this claim to it.

@@ -189,8 +189,9 @@ fn message() -> impl Strategy<Value = PeerMessage> {
             .prop_map(|(epoch, stream, first)| PeerMessage::Resend { epoch, stream, first }),
         1 => (epoch(), any::<u64>())
             .prop_map(|(epoch, stream)| PeerMessage::Retired { epoch, stream }),
-        1 => (epoch(), vec((any::<u64>(), fault), 0..4))
-            .prop_map(|(epoch, requests)| PeerMessage::Rejected { epoch, requests }),
+        1 => (epoch(), any::<u64>(), vec((any::<u64>(), fault), 0..4)).prop_map(
+            |(epoch, stream, requests)| PeerMessage::Rejected { epoch, stream, requests }
+        ),
         1 => (epoch(), any::<u64>())
             .prop_map(|(epoch, now_ms)| PeerMessage::Poll { epoch, now_ms }),
         1 => (epoch(), any::<u64>(), session(), any::<[u8; 16]>()).prop_map(

@@ -31,7 +31,7 @@ choice!(PeerMessage {
     1 => Zab(message),
     2 => Forward(forward),
     3 => Resend { epoch, stream, first },
-    4 => Rejected { epoch, requests },
+    4 => Rejected { epoch, stream, requests },
     5 => Touch(touch),
     6 => Poll { epoch, now_ms },
     7 => Attach { epoch, conn, session, secret },

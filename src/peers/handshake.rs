@@ -13,9 +13,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// What the first bytes of a link are: a client that dials the wrong port is found out by it.
 const MAGIC: &[u8; 8] = b"CONCLAVE";
 /// The version of what servers say to each other.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// The oldest version that is still understood. No release spoke an earlier one.
-const OLDEST: u16 = 2;
+const OLDEST: u16 = 3;
 /// The largest frame of a handshake, in bytes.
 const HANDSHAKE_BYTES: usize = 256;
 

@@ -134,6 +134,7 @@ impl<N: Nodes> Replica<N> {
             self.tell_of_end(session);
             if let Part::Leading(lead) = &mut self.part
                 && applied.session.is_none()
+                && !lead.has_end_in_flight(session)
             {
                 lead.sessions.stays(session);
             }

@@ -3,8 +3,9 @@
 //! follow costly ones, or those that many were told of.
 //!
 //! Between two turns answers leave and other servers are heard: however many clients ask for much at
-//! once, a bounded part of it is in memory, and nobody takes this server for dead. Those put off are
-//! served before anybody else, but for those who ask for one node, and one after another.
+//! once, a bounded part of it is in memory, and nobody takes this server for dead. Of both kinds of
+//! reads those put off are served before others, but for those who ask for one node, and one after
+//! another. What one kind is answered takes nothing from the other, so neither can keep it waiting.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -53,17 +54,27 @@ impl Line {
     fn is_free(&self) -> bool {
         self.serving || self.conns.is_empty()
     }
+
+    /// This one is the first, if it is there at all.
+    fn bring_forward(&mut self, conn: ConnId) {
+        if let Some(place) = self.conns.iter().position(|&other| other == conn) {
+            self.conns.remove(place);
+            self.conns.push_front(conn);
+        }
+    }
 }
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Backlog {
-    /// The bytes that the answers of one turn may take.
+    /// The bytes that the answers of one turn may take, but for that to a heavy read.
     most_answered: usize,
     /// Those of this turn's so far.
     answered: usize,
     /// Those of them to reads of one node.
     answered_of_one: usize,
+    /// Whether the read that is being answered is a heavy one.
+    is_heavy: bool,
     /// Whether this turn has answered a heavy read.
     was_heavy: bool,
     /// The nodes that the transactions of one turn may change or count.
@@ -94,6 +105,7 @@ impl Backlog {
             most_answered: config.turn_answers_bytes,
             answered: 0,
             answered_of_one: 0,
+            is_heavy: false,
             was_heavy: false,
             most_nodes: config.turn_nodes,
             nodes: 0,
@@ -115,7 +127,7 @@ impl Backlog {
 
     /// Whether a heavy read is answered in this turn.
     fn has_room_for_heavy(&self) -> bool {
-        self.open || (self.answered < self.most_answered && !self.was_heavy && self.heavy.is_free())
+        self.open || (!self.was_heavy && self.heavy.is_free())
     }
 
     /// Whether this read is answered in this turn: who asks for one node does not stand behind those
@@ -129,23 +141,26 @@ impl Backlog {
             || (is_of_one && self.answered_of_one < self.most_answered / FOR_ONE)
     }
 
-    /// A read is answered.
+    /// A read is about to be answered.
     pub(super) fn count_read(&mut self, op: &Op) {
-        self.was_heavy |= is_heavy(op);
+        self.is_heavy = is_heavy(op);
+        self.was_heavy |= self.is_heavy;
     }
 
-    /// A read has this answer.
+    /// It has this answer.
     pub(super) fn count_answer(&mut self, reply: &Reply) {
         let bytes = ANSWER_BYTES + tree::payload(reply);
-        self.answered += bytes;
+        self.count_missed(bytes);
         if matches!(reply, Reply::Data { .. } | Reply::Stat(_)) {
             self.answered_of_one += bytes;
         }
     }
 
-    /// A watch that is set was told so many bytes of what it has missed.
+    /// It is a watch that is set, and was told so many bytes of what it has missed.
     pub(super) fn count_missed(&mut self, bytes: usize) {
-        self.answered += bytes;
+        if !self.is_heavy {
+            self.answered += bytes;
+        }
     }
 
     /// A transaction has changed or counted so many nodes.
@@ -217,8 +232,15 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// Serve those that were put off, as far as there is room.
+    /// Serve those that were put off, as far as there is room. Whoever all transactions wait for comes
+    /// first, but only every other turn: or who writes behind each read would be the only one served.
     pub(super) fn serve_backlog(&mut self) {
+        if self.backlog.turn.is_multiple_of(2)
+            && let Some(conn) = self.stands_in_the_way()
+        {
+            self.backlog.light.bring_forward(conn);
+            self.backlog.heavy.bring_forward(conn);
+        }
         self.serve_line(|backlog| &mut backlog.light, Backlog::has_room_for_light);
         self.serve_line(|backlog| &mut backlog.heavy, Backlog::has_room_for_heavy);
     }
@@ -270,19 +292,19 @@ impl<N: Nodes> Replica<N> {
     /// Whether the next transaction has to wait for another turn: this one has done enough, or it was
     /// asked on a connection of which a read was put off.
     fn next_must_wait(&mut self) -> bool {
-        if !self.backlog.open && self.backlog.has_done_enough() {
-            return true;
-        }
+        (!self.backlog.open && self.backlog.has_done_enough()) || self.stands_in_the_way().is_some()
+    }
+
+    /// The connection on which the next transaction was asked, if a read was put off that was asked there
+    /// before.
+    fn stands_in_the_way(&mut self) -> Option<ConnId> {
         if !self.backlog.has_put_off() {
-            return false;
+            return None;
         }
-        let Some(entry) = self.backlog.entries.front() else { return false };
-        let Ok(txn) = codec::decode_txn(&entry.body) else { return false };
+        let txn = codec::decode_txn(&self.backlog.entries.front()?.body).ok()?;
         let (server, tag) = txn.origin;
-        server == self.config.zab.id
-            && self.pendings.get_mut(tag).is_some_and(|pending| {
-                let client = self.clients.get(&pending.waiter.conn());
-                client.is_some_and(|client| client.is_put_off)
-            })
+        let own = server == self.config.zab.id;
+        let conn = self.pendings.get_mut(tag).filter(|_| own)?.waiter.conn();
+        self.clients.get(&conn).filter(|client| client.is_put_off).map(|_| conn)
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Client {
     pub(super) is_put_off: bool,
     /// Whether its requests are being answered.
     pub(super) is_draining: bool,
+    /// Whether it closes once it has all its answers: it was a guest, and has left.
+    pub(super) is_over: bool,
     /// What it has been told in the latest turn in which it was told anything.
     pub(super) told: Cell<Told>,
     /// How often it has pinged since the last tick.
@@ -172,6 +174,8 @@ pub(super) enum SlotState {
     Held {
         /// What is asked.
         op: Op,
+        /// Who asks: whatever the client shows later does not hold for this.
+        identities: Arc<[Identity]>,
         /// What the client has received.
         acked: Xid,
         /// About how many bytes it takes.
@@ -216,6 +220,8 @@ pub(super) struct Released {
     pub(super) xid: Xid,
     pub(super) acked: Xid,
     pub(super) op: Op,
+    /// Who asked when it was asked.
+    pub(super) identities: Arc<[Identity]>,
     /// As many as it took while it waited.
     pub(super) held_bytes: usize,
 }
@@ -284,12 +290,15 @@ impl Queue {
             }
             if let SlotState::Held { .. } = slot.state {
                 let held = std::mem::replace(&mut slot.state, SlotState::Sent);
-                let SlotState::Held { op, acked, bytes } = held else { unreachable!("it is held") };
+                let SlotState::Held { op, identities, acked, bytes } = held else {
+                    unreachable!("it is held")
+                };
                 released.push(Released {
                     slot: self.first + place as u64,
                     xid: slot.xid,
                     acked,
                     op,
+                    identities,
                     held_bytes: bytes,
                 });
             }

@@ -42,6 +42,7 @@ impl<N: Nodes> Replica<N> {
             waits_for: None,
             seen_ms: self.now_ms(),
             is_put_off: false,
+            is_over: false,
             is_draining: false,
             told: Cell::default(),
             pings: 0,
@@ -167,6 +168,7 @@ impl<N: Nodes> Replica<N> {
         let State::Resuming(resuming) = &mut client.state else { return };
         if resuming.session == session {
             resuming.granted = Some((grant, zxid.max(resuming.last_zxid)));
+            self.granted.insert((session, conn));
             self.resume(conn);
         }
     }
@@ -213,6 +215,7 @@ impl<N: Nodes> Replica<N> {
         }
         self.by_session.insert(session, conn);
         self.handshakes.remove(&conn);
+        self.granted.remove(&(session, conn));
         let client = self.clients.get_mut(&conn).expect("a connection that is attached is open");
         client.state = state;
         self.note_sign_of_life(conn);
@@ -227,6 +230,9 @@ impl<N: Nodes> Replica<N> {
             limits: limits_of_a_connection(),
         };
         self.tell(conn, ServerMessage::Connected(connected));
+        if self.leaving {
+            self.tell(conn, ServerMessage::GoAway { backoff_ms: 0 });
+        }
     }
 
     /// What a connection waited for is applied: go on with its handshake or its requests.
@@ -268,19 +274,19 @@ impl<N: Nodes> Replica<N> {
         }
         let clients = &self.clients;
         let overtaken = |conn: &ConnId| match clients[conn].state {
-            State::Resuming(resuming) => {
-                let earlier =
-                    |(grant, _)| matches!(grant, Grant::Claim(granted) if granted < claim);
-                resuming.session == session && resuming.granted.is_some_and(earlier)
+            State::Resuming(Resuming { granted: Some((Grant::Claim(granted), _)), .. }) => {
+                granted < claim
             }
-            State::Greeting
+            State::Resuming(_)
+            | State::Greeting
             | State::Opening { .. }
             | State::Open(_)
             | State::Local(_)
             | State::Guest(_) => false,
         };
-        let overtaken: Vec<ConnId> =
-            self.handshakes.iter().filter(|conn| overtaken(conn)).copied().collect();
+        let of_session = (session, ConnId(0))..=(session, ConnId(u64::MAX));
+        let granted = self.granted.range(of_session).map(|&(_, conn)| conn);
+        let overtaken: Vec<ConnId> = granted.filter(overtaken).collect();
         for conn in overtaken {
             self.close(conn);
         }
@@ -342,6 +348,9 @@ impl<N: Nodes> Replica<N> {
         self.pendings.let_go(client.queue.held_bytes());
         self.hub.forget(Watcher(conn.0));
         self.handshakes.remove(&conn);
+        if let State::Resuming(Resuming { session, .. }) = client.state {
+            self.granted.remove(&(session, conn));
+        }
         if let Some(zxid) = client.waits_for {
             self.by_zxid.remove(&(zxid, conn));
         }

@@ -111,7 +111,9 @@ impl<N: Nodes> Replica<N> {
             {
                 self.restart_stream();
             }
-            PeerMessage::Rejected { epoch, requests } if (from, epoch) == current => {
+            PeerMessage::Rejected { epoch, stream, requests }
+                if (from, epoch, stream) == (follow.leader, follow.epoch, follow.stream) =>
+            {
                 for (tag, fault) in requests {
                     self.rejected(tag, Answer { zxid: None, result: Err(fault) });
                 }

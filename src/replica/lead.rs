@@ -70,8 +70,8 @@ pub(super) struct Lead {
     mute: bool,
     /// The rounds that a quorum has to confirm, with those who asked.
     rounds: VecDeque<(u64, Vec<Asker>)>,
-    /// What to tell followers of their writes that are refused.
-    rejected: BTreeMap<ServerId, Vec<(u64, Fault)>>,
+    /// What to tell followers of their writes that are refused, stream by stream.
+    rejected: BTreeMap<(ServerId, u64), Vec<(u64, Fault)>>,
     /// When the signs of life of this server's own clients are taken into account the next time.
     pub(super) report_at_ms: u64,
     /// Where the search for nodes to reap goes on, and when.
@@ -306,7 +306,7 @@ impl<N: Nodes> Replica<N> {
             }
             let mourners = std::mem::take(&mut lead.mourners).into_values().flatten();
             lead.asking.extend(mourners.map(Asker::Judge));
-            return;
+            return self.read_on();
         }
         self.look();
         self.dismiss_guests();
@@ -591,7 +591,9 @@ impl<N: Nodes> Replica<N> {
         if server == self.config.zab.id {
             self.rejected(tag, Answer { zxid: None, result: Err(fault) });
         } else if let Part::Leading(lead) = &mut self.part {
-            lead.rejected.entry(server).or_default().push((tag, fault));
+            let stream = lead.streams.get(&server).and_then(|stream| stream.name);
+            let stream = stream.expect("what a follower is refused has come on a stream");
+            lead.rejected.entry((server, stream)).or_default().push((tag, fault));
         }
     }
 
@@ -633,8 +635,8 @@ impl<N: Nodes> Replica<N> {
         }
         let Part::Leading(lead) = &mut self.part else { return };
         lead.pressed &= !lead.waiting.is_empty();
-        for (server, requests) in std::mem::take(&mut lead.rejected) {
-            let message = PeerMessage::Rejected { epoch: lead.epoch, requests };
+        for ((server, stream), requests) in std::mem::take(&mut lead.rejected) {
+            let message = PeerMessage::Rejected { epoch: lead.epoch, stream, requests };
             self.out.send.push((server, message));
         }
         if let Some(question) = self.reading.take_question() {

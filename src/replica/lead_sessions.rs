@@ -150,6 +150,10 @@ impl<N: Nodes> Replica<N> {
         }
         let applied = self.applied;
         let Part::Leading(lead) = &mut self.part else { return };
+        if lead.sessions.has_moved_for(session, server, conn) {
+            // It was asked for twice. A second move would end what the first one has begun.
+            return;
+        }
         if lead.sessions.is_closing(session) {
             // What ends must not be opened again.
             if lead.has_end_in_flight(session) {
@@ -168,7 +172,7 @@ impl<N: Nodes> Replica<N> {
         if full {
             lead.movers.push_front(candidate);
         } else {
-            lead.sessions.attach(session, server, Claim(lead.last_proposed(applied)));
+            lead.sessions.attach(session, server, conn, Claim(lead.last_proposed(applied)));
         }
     }
 
@@ -181,7 +185,7 @@ impl<N: Nodes> Replica<N> {
         self.close_earlier(session, claim);
         if let Part::Leading(lead) = &mut self.part {
             // An earlier leader may have proposed it.
-            lead.sessions.attach(session, server, claim);
+            lead.sessions.attach(session, server, mark & !MOVE, claim);
         }
     }
 

@@ -321,7 +321,9 @@ impl<N: Nodes> Replica<N> {
                 let conn = self.by_session.get(&session);
                 let client = conn.and_then(|conn| self.clients.get(conn));
                 let heard_ms = client.map_or(0, |client| client.seen_ms);
-                let seen_ms = local.seen_ms.max(heard_ms).max(self.locals.awake_ms);
+                // Who has not been greeted yet waits for a leader, and is there.
+                let waits_ms = if local.greeted { 0 } else { now_ms };
+                let seen_ms = local.seen_ms.max(heard_ms).max(self.locals.awake_ms).max(waits_ms);
                 // What was said since the last tick may not have been heard yet.
                 let deadline_ms = seen_ms + u64::from(local.timeout_ms) + late_ms;
                 if deadline_ms > now_ms {

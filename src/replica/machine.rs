@@ -46,6 +46,8 @@ pub struct Replica<N> {
     pub(super) locals: Locals,
     /// The connections whose session is being created or resumed.
     pub(super) handshakes: BTreeSet<ConnId>,
+    /// Those of them that may resume their session, and at most wait until enough is applied.
+    pub(super) granted: BTreeSet<(SessionId, ConnId)>,
     /// Those that wait until a transaction is applied here.
     pub(super) by_zxid: BTreeSet<(Zxid, ConnId)>,
     pub(super) reading: Reading,
@@ -134,6 +136,7 @@ impl<N: Nodes> Replica<N> {
             by_session: BTreeMap::new(),
             locals: Locals::default(),
             handshakes: BTreeSet::new(),
+            granted: BTreeSet::new(),
             by_zxid: BTreeSet::new(),
             reading: Reading::new(config.zab.seed),
             backlog: Backlog::new(&config),

@@ -39,6 +39,9 @@ pub enum PeerMessage {
     Rejected {
         /// The leader's epoch.
         epoch: Epoch,
+        /// The stream they came on: whoever has sent them again since, on another one, does not know
+        /// yet what becomes of them.
+        stream: u64,
         /// The marks that the receiver gave them, and why.
         requests: Vec<(u64, Fault)>,
     },

@@ -126,12 +126,9 @@ impl<N: Nodes> Replica<N> {
         };
         let Some(client) = self.heard_from(conn, 1) else { return };
         if let Some(refusal) = refusal {
-            let over = refusal.result.is_ok();
+            client.is_over |= refusal.result.is_ok();
             client.queue.push(xid, SlotState::Answered(refusal));
             self.drain(conn);
-            if over {
-                self.close(conn);
-            }
             return;
         }
         if op.is_write() {
@@ -148,7 +145,8 @@ impl<N: Nodes> Replica<N> {
                 self.hold(conn, xid, acked, op);
             } else {
                 let slot = client.queue.push(xid, SlotState::Sent);
-                self.submit(conn, Released { slot, xid, acked, op, held_bytes: 0 });
+                let identities = client.identities.clone();
+                self.submit(conn, Released { slot, xid, acked, op, identities, held_bytes: 0 });
             }
             return;
         }
@@ -203,7 +201,8 @@ impl<N: Nodes> Replica<N> {
             self.send_away(conn);
             return;
         }
-        client.queue.push(xid, SlotState::Held { op, acked, bytes });
+        let identities = client.identities.clone();
+        client.queue.push(xid, SlotState::Held { op, identities, acked, bytes });
         self.pendings.hold(bytes);
     }
 
@@ -218,8 +217,7 @@ impl<N: Nodes> Replica<N> {
             acked: if retry { write.acked } else { Xid(0) },
             op: write.op,
         };
-        let identities = client.identities.clone();
-        let work = Work { identities, claim: Some(open.claim), request };
+        let work = Work { identities: write.identities, claim: Some(open.claim), request };
         let bytes = work.bytes();
         if self.pendings.is_full(bytes) {
             // To refuse it would be to say that it is not done, which a server that has no word
@@ -284,6 +282,9 @@ impl<N: Nodes> Replica<N> {
         self.drain_queue(conn);
         if let Some(client) = self.clients.get_mut(&conn) {
             client.is_draining = false;
+            if client.is_over && client.queue.is_empty() {
+                self.close(conn);
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use conclave::limits::{PEER_OUTBOX_BYTES, SNAPSHOT_CHUNK_BYTES};
 use conclave::net::Port;
-use conclave::peers::handshake::{Hello, Refusal, Welcome};
+use conclave::peers::handshake::{Hello, Refusal, VERSION, Welcome};
 use conclave::peers::{Chunk, Event, Frame, Links, Settings};
 use conclave::replica::PeerMessage;
 use conclave_proto::{Epoch, ServerId};
@@ -105,14 +105,16 @@ fn what_is_said_arrives_in_order() {
 fn an_answer_of_a_later_version_is_known_for_one() {
     on_one_thread(async {
         let hello = dials(1);
-        let words = "this server speaks version 2, the other one version 7; upgrade this server";
+        let words = format!(
+            "this server speaks version {VERSION}, the other one version 7; upgrade this server"
+        );
         let refusal = Welcome { verdict: Err(Refusal::Version), version: 7, ..welcome(&hello) };
         // The verdict follows the length and eight bytes of magic: there may be one that nobody knows.
         let mut unknown = refusal.encode();
         unknown[4 + 8] = 99;
         for frame in [refusal.encode(), unknown] {
             let why = Welcome::read(&mut &frame[..], &hello).await.unwrap_err();
-            assert!(why.contains(words), "{why}");
+            assert!(why.contains(&words), "{why}");
         }
         let older = Welcome { version: 0, ..refusal };
         let why = Welcome::read(&mut &older.encode()[..], &hello).await.unwrap_err();

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use conclave::peers::handshake::Hello;
+use conclave::peers::handshake::{Hello, VERSION};
 use conclave_proto::ServerId;
 
 use crate::ports::Ports;
@@ -96,14 +96,15 @@ fn who_speaks_a_later_version_is_told_so_whatever_else_it_says() {
     assert!(say(port, strange).is_empty());
     lonely.wait_for_metric("conclave_links_refused_total", 2);
     for version in [7, 8] {
-        let words =
-            format!("this server speaks version 2, the other one version {version}; upgrade this");
+        let words = format!(
+            "this server speaks version {VERSION}, the other one version {version}; upgrade this"
+        );
         assert!(lonely.log().contains(&words), "{words} is not in {}", lonely.log());
     }
     // More is not said in a version that both know.
     let known = with_more(hello(server(2), server(1), "conclave").encode());
     assert!(say(port, &known).is_empty());
-    let both = Hello { version: 3, ..hello(server(2), server(1), "conclave") };
+    let both = Hello { version: VERSION + 1, ..hello(server(2), server(1), "conclave") };
     let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     socket.write_all(&with_more(both.encode())).unwrap();

@@ -5,6 +5,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail where it likes")]
 
+mod crossing;
+mod fairness;
 mod hub_model;
 mod hub_rule;
 mod script;
@@ -49,11 +51,15 @@ scripts! {
     early_questions
     expiry
     forwarding
+    greeted_late
+    greeted_with_patience
+    guest_leaves
     hand_over
     hub
     in_line
     local_sessions
     lost_index
+    lost_zxid
     low_space
     moved
     next_epoch

@@ -140,7 +140,7 @@ fn at_most_so_many_expire_at_once() {
 fn the_later_claim_holds() {
     let mut sessions = two();
     sessions.touch(SessionId(1), server(2), 0, claim(1));
-    sessions.attach(SessionId(1), server(3), claim(2));
+    sessions.attach(SessionId(1), server(3), 7, claim(2));
     sessions.advance(0);
     assert_eq!(sessions.standing(SessionId(1), server(2), claim(1)), Standing::Moved);
     assert_eq!(sessions.standing(SessionId(1), server(3), claim(2)), Standing::Owner);
