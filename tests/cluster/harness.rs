@@ -314,28 +314,48 @@ pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -
     }
 }
 
+/// A client creates so many nodes more than are waited for, and no more: on a quick machine those of some
+/// seconds would be more than servers remember for watches.
+const AHEAD: u64 = 1000;
+
 /// Clients that create numbered nodes as fast as they can, and remember which were acknowledged.
 pub(crate) struct Load {
-    stop: tokio::sync::watch::Sender<bool>,
+    orders: tokio::sync::watch::Sender<Orders>,
     writers: Vec<tokio::task::JoinHandle<Result<u64, Error>>>,
     progress: Vec<std::sync::Arc<std::sync::atomic::AtomicU64>>,
+}
+
+/// What the clients of a load are to do.
+#[derive(Clone, Copy)]
+struct Orders {
+    /// So many nodes are created by each.
+    limit: u64,
+    stop: bool,
 }
 
 impl Load {
     /// Starts that many clients.
     pub(crate) async fn start(cluster: &Cluster, clients: usize) -> Load {
-        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let (orders, given) = tokio::sync::watch::channel(Orders { limit: AHEAD, stop: false });
         let (mut writers, mut progress) = (Vec::new(), Vec::new());
         for number in 0..clients {
             let client = cluster.client().await;
             let acknowledged = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
             progress.push(std::sync::Arc::clone(&acknowledged));
-            let stopped = stopped.clone();
+            let mut given = given.clone();
             writers.push(tokio::spawn(async move {
                 let parent = format!("/load-{number}");
                 client.create(&parent, "").await?;
                 let mut next = 0;
-                while !*stopped.borrow() {
+                loop {
+                    let Orders { limit, stop } = *given.borrow_and_update();
+                    if stop {
+                        break;
+                    }
+                    if next == limit {
+                        given.changed().await.expect("whoever gives orders waits for this");
+                        continue;
+                    }
                     client.create(format!("{parent}/{next}"), next.to_string()).await?;
                     next += 1;
                     acknowledged.store(next, std::sync::atomic::Ordering::Relaxed);
@@ -344,13 +364,15 @@ impl Load {
                 Ok(next)
             }));
         }
-        Load { stop, writers, progress }
+        Load { orders, writers, progress }
     }
 
     /// Waits until every client has had that many more writes acknowledged.
     pub(crate) async fn advance(&self, writes: u64) {
         let now = || self.progress.iter().map(|p| p.load(std::sync::atomic::Ordering::Relaxed));
         let goals: Vec<_> = now().map(|done| done + writes).collect();
+        let limit = goals.iter().max().map_or(0, |goal| goal + AHEAD);
+        self.orders.send_modify(|orders| orders.limit = orders.limit.max(limit));
         eventually("writes go on", async || {
             now().zip(&goals).all(|(done, goal)| done >= *goal).then_some(())
         })
@@ -360,7 +382,7 @@ impl Load {
     /// Stops the clients, and checks that each acknowledged node is there, once and with its data,
     /// and that no other is.
     pub(crate) async fn finish(self, client: &Client) {
-        self.stop.send(true).unwrap();
+        self.orders.send_modify(|orders| orders.stop = true);
         for (number, writer) in self.writers.into_iter().enumerate() {
             let acknowledged = writer.await.unwrap().expect("no write fails");
             let parent = format!("/load-{number}");
