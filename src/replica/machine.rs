@@ -180,6 +180,9 @@ impl<N: Nodes> Replica<N> {
                 self.opened(conn, identities, fresh, numbered);
             }
             Input::Client { conn, message } => self.client(conn, message),
+            Input::SignOfLife(conn) => {
+                self.heard_from(conn, 0);
+            }
             Input::Invalid { conn, xid, fault } => self.invalid(conn, xid, fault),
             Input::Checked { conn, xid, claimed, result } => {
                 self.checked(conn, xid, &claimed, result);

@@ -93,6 +93,8 @@ pub enum Input {
         /// What.
         message: ClientMessage,
     },
+    /// Something has come from a client that is not read on yet, perhaps because of what it waits for.
+    SignOfLife(ConnId),
     /// A client asked something that cannot be understood or is over a limit, so that it has no
     /// [`ClientMessage`]: it takes its place among the requests and is answered in its turn.
     Invalid {

@@ -173,10 +173,15 @@ impl Clients {
         self.metrics.connections.set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 
+    /// The client of a connection that has not been closed.
+    pub(super) fn get(&self, conn: ConnId) -> Option<Rc<Client>> {
+        self.table.borrow().get(conn).cloned()
+    }
+
     /// What the replica has for a client; it leaves with [`Clients::flush`], or at once if there is no
     /// room for more.
     pub(super) fn deliver(self: &Rc<Self>, conn: ConnId, what: &ToClient) {
-        let Some(client) = self.table.borrow().get(conn).cloned() else { return };
+        let Some(client) = self.get(conn) else { return };
         let mut state = client.state.borrow_mut();
         match what {
             ToClient::Message(message) => {
@@ -339,9 +344,12 @@ impl Clients {
             let mut state = client.state.borrow_mut();
             state.say(text);
             state.end();
-            state.write()
+            let flushed = state.write();
+            self.recount(&mut state);
+            flushed
         };
         self.settle(client, flushed);
+        self.make_room();
     }
 
     /// A connection's task is about to end.

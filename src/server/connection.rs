@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::mem;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -304,6 +304,7 @@ impl State {
     /// Puts a text into the outbox as it is.
     pub(super) fn say(&mut self, text: &str) {
         self.waiting.extend_from_slice(text.as_bytes());
+        self.most_waiting = self.most_waiting.max(self.waiting.len());
     }
 
     pub(super) fn reset_traffic(&mut self) {
@@ -468,7 +469,11 @@ pub(super) async fn converse(
         Err(_) => Err(End::Malformed(Malformed("no session in time".into()))),
     };
     if let Err(End::Word(word)) = said {
-        words::answer(&clients, &client, word).await;
+        words::answer(&clients, &client, word);
+        // Whoever has nothing more to say may still read.
+        while client.state.borrow().socket.is_some() {
+            client.resume.notified().await;
+        }
         reader.discard().await;
     } else if let Err(End::Malformed(why)) = said {
         clients.metrics.malformed.inc();
@@ -546,7 +551,7 @@ async fn listen(
             state.paused
         };
         if paused {
-            client.resume.notified().await;
+            meanwhile(clients, client, reader, client.resume.notified()).await;
             continue;
         }
         let before = reader.received.len();
@@ -556,7 +561,10 @@ async fn listen(
         clients.hold(client, unfinished);
         match said {
             Some(inbound) => match credentials(&inbound) {
-                Some((xid, credentials)) => check(clients, client, xid, &credentials, bytes).await,
+                Some((xid, credentials)) => {
+                    let check = check(clients, client, xid, &credentials, bytes);
+                    meanwhile(clients, client, reader, check).await;
+                }
                 None => admit(clients, client, inbound, bytes)?,
             },
             None => reader.fill(clients).await?,
@@ -564,6 +572,30 @@ async fn listen(
     }
     reader.discard().await;
     Ok(())
+}
+
+/// Waits for something on which hangs whether the client is read on. What it sends meanwhile shows that
+/// it is there: its pings may stand behind what waits.
+async fn meanwhile(
+    clients: &Clients,
+    client: &Client,
+    reader: &mut Reader,
+    awaited: impl Future<Output = ()>,
+) {
+    let mut awaited = pin!(awaited);
+    let mut is_over = false;
+    loop {
+        let hears = !is_over && reader.received.len() < ASKED_ALWAYS_BYTES;
+        tokio::select! {
+            biased;
+            () = &mut awaited => return,
+            heard = reader.fill(clients), if hears => match heard {
+                Ok(()) => clients.inbox.push(Input::SignOfLife(client.id)),
+                // Whoever reads on will see it, too.
+                Err(_) => is_over = true,
+            },
+        }
+    }
 }
 
 /// The password in a request that has one to be checked.

@@ -12,9 +12,10 @@ use tokio::task::yield_now;
 
 use crate::limits::UNWRITTEN_BYTES;
 use crate::peers::Links;
-use crate::replica::{Input, Notice, PeerMessage, Ready, Replica, Strain};
+use crate::replica::{ConnId, Input, Notice, PeerMessage, Ready, Replica, Strain};
 use crate::store::{Home, StoreNodes, fatal, retire};
 use crate::tree::{Excess, Measure};
+use crate::wire::Word;
 use crate::zab::{self, SnapshotOrder, WriteToken};
 
 use super::admin::Report;
@@ -81,6 +82,8 @@ pub(super) struct DriveState {
     held: VecDeque<(WriteToken, Vec<(ServerId, PeerMessage)>)>,
     /// Nothing hangs on the writes under way: the loop need not be woken when they are done.
     patient: bool,
+    /// Those who ask with a four-letter word.
+    pub(super) words: VecDeque<(ConnId, Word)>,
     /// Whether a snapshot is being put in force. Until it is, the replica is told of nothing but
     /// writes: whatever it wanted written behind it would be meant for the log as it was.
     installing: bool,
@@ -165,9 +168,8 @@ impl Drive {
             // Whoever asked may be gone.
             answer.send(self.report()).ok();
         }
-        for (word, answer) in waiting.words.drain(..) {
-            answer.send(self.word(word)).ok();
-        }
+        self.state.words.extend(waiting.words.drain(..));
+        self.answer_word();
         self.state.waiting = waiting;
     }
 

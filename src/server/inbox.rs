@@ -12,7 +12,7 @@ use conclave_proto::ServerId;
 use tokio::sync::{Notify, oneshot};
 
 use crate::peers::Chunk;
-use crate::replica::Input;
+use crate::replica::{ConnId, Input};
 use crate::wire::Word;
 
 use super::admin::Report;
@@ -34,7 +34,7 @@ pub(super) struct Waiting {
     /// Those who want to know how the server is.
     pub(super) asking: Vec<oneshot::Sender<Report>>,
     /// Those who ask with a four-letter word.
-    pub(super) words: Vec<(Word, oneshot::Sender<String>)>,
+    pub(super) words: Vec<(ConnId, Word)>,
 }
 
 /// A part of a snapshot, or the word that some were taken.
@@ -73,8 +73,8 @@ impl Inbox {
         self.put(|waiting| waiting.asking.push(answer));
     }
 
-    pub(super) fn ask_word(&self, word: Word, answer: oneshot::Sender<String>) {
-        self.put(|waiting| waiting.words.push((word, answer)));
+    pub(super) fn ask_word(&self, conn: ConnId, word: Word) {
+        self.put(|waiting| waiting.words.push((conn, word)));
     }
 
     fn put(&self, add: impl FnOnce(&mut Waiting)) {

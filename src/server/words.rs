@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use conclave_proto::{SessionId, ZPath};
-use tokio::sync::oneshot;
 
 use crate::tree::{Nodes, SessionRecord};
 use crate::wire::Word;
@@ -48,21 +47,29 @@ impl Shown {
 }
 
 /// Answers a word with which a connection began: these are the only words on it.
-pub(super) async fn answer(clients: &Rc<Clients>, client: &Rc<Client>, word: Word) {
-    let text = if clients.words.contains(&word) {
-        let (asking, answered) = oneshot::channel();
-        clients.inbox.ask_word(word, asking);
-        // The loop answers as long as there is one.
-        answered.await.unwrap_or_default()
+pub(super) fn answer(clients: &Rc<Clients>, client: &Rc<Client>, word: Word) {
+    if clients.words.contains(&word) {
+        clients.inbox.ask_word(client.id, word);
     } else {
-        words::refusal(word)
-    };
-    clients.say(client, &text);
+        clients.say(client, &words::refusal(word));
+    }
 }
 
 impl Drive {
-    /// The answer to a word.
-    pub(super) fn word(&self, word: Word) -> String {
+    /// Answers the word that has waited for the longest time. There is one answer in a turn: it may be a
+    /// long one, and what waits to be sent is bounded between two.
+    pub(super) fn answer_word(&mut self) {
+        if let Some((conn, word)) = self.state.words.pop_front()
+            && let Some(client) = self.clients.get(conn)
+        {
+            self.clients.say(&client, &self.word(word));
+        }
+        if !self.state.words.is_empty() {
+            self.inbox.bell().notify_one();
+        }
+    }
+
+    fn word(&self, word: Word) -> String {
         let name = word.as_str();
         let lists_watches = matches!(name, "wchs" | "wchc" | "wchp");
         let lists_connections = lists_watches || matches!(name, "cons" | "stat");

@@ -5,9 +5,9 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use conclave::limits::{IDENTITIES, IN_FLIGHT, MULTI_OPS, WATCHES_PER_SESSION};
-use conclave_proto::Op;
+use conclave_proto::{Acl, CreateMode, Op};
 
-use crate::client::{Client, create};
+use crate::client::{Client, create, path};
 use crate::frames::{Frames, framed};
 use crate::server::Server;
 
@@ -196,6 +196,38 @@ fn words_stand_in_front_of_everything_or_nowhere() {
     bystander.is_undisturbed();
     socket.write_all(&get[14..]).unwrap();
     assert_eq!(receive(&mut socket).unwrap()[12..], (-101_i32).to_be_bytes());
+}
+
+/// Whoever asks for something long has all of it, even if he has nothing more to say, and those who do
+/// not read it do not fill the memory.
+#[test]
+fn what_waits_for_askers_of_words_is_bounded() {
+    let server = Server::start_with(&["--set", "words=['dump']", "--set", "outbox_mb=65"]);
+    let mut owner = Client::open(server.client);
+    let long = |number| format!("/{number:05}{}", "x".repeat(3900));
+    let ephemeral = |number| Op::Create {
+        path: path(&long(number)),
+        data: None,
+        acl: Acl::open(),
+        mode: CreateMode::EPHEMERAL,
+    };
+    for first in (0..5000).step_by(100) {
+        let asked: Vec<_> =
+            (first..first + 100).map(|number| owner.ask(ephemeral(number))).collect();
+        asked.into_iter().for_each(|xid| drop(owner.answer(xid).unwrap()));
+    }
+    let ask = || {
+        let mut socket = dial(&server);
+        socket.write_all(b"dump").unwrap();
+        socket.shutdown(Shutdown::Write).unwrap();
+        socket
+    };
+    let mut answer = String::new();
+    ask().read_to_string(&mut answer).unwrap();
+    assert!(answer.len() > 5000 * 3900 && answer.ends_with(&format!("{}\n", long(4999))));
+    let _silent: Vec<_> = (0..10).map(|_| ask()).collect();
+    server.wait_for_metric("conclave_slow_consumers_total", 1);
+    owner.call(create("/others", 0)).unwrap();
 }
 
 #[test]

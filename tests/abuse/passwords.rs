@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use conclave::limits::AUDIT_ATTEMPTS;
 use conclave::server::hash_password;
 use conclave_proto::{
-    Acl, CreateMode, ErrorCode, Identity, Op, Perms, Reply, ServerMessage, ZPath,
+    Acl, ClientMessage, CreateMode, ErrorCode, Identity, Op, Perms, Reply, ServerMessage, ZPath,
 };
 use serde_json::Value;
 
@@ -140,6 +140,24 @@ fn guessing_disturbs_nobody() {
         let last = client.last_words();
         assert!(matches!(last, Some(ServerMessage::GoAway { .. })), "{last:?}");
     }
+}
+
+/// What the server makes a client wait for is no silence of the client, whose pings stand behind it.
+#[test]
+fn who_waits_for_a_check_and_pings_keeps_the_session() {
+    let guarded = Guarded::start();
+    let address = guarded.server.client;
+    let mut guessing: Vec<Client> = (0..6).map(|_| Client::open(address)).collect();
+    let guesses: Vec<_> = guessing.iter_mut().map(|client| client.ask(auth("alice:?"))).collect();
+    let (mut alice, connected) = Client::open_for(address, 1);
+    assert!(connected.timeout_ms <= 1000, "{} ms are too many for this test", connected.timeout_ms);
+    let shown = alice.ask(auth("alice:wonder:land"));
+    // There is a pause behind each guess, and all of them are longer than the session's timeout.
+    for (client, guess) in guessing.iter_mut().zip(guesses) {
+        assert_eq!(code(client.answer(guess)), Err(ErrorCode::AuthFailed));
+        alice.say(&ClientMessage::Ping);
+    }
+    assert_eq!(alice.answer(shown), Ok(Reply::Done));
 }
 
 #[test]

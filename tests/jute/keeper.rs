@@ -152,6 +152,20 @@ fn statistics_and_data_follow_the_names() {
     assert_eq!(talk.answer(children(mixed())).2, -102);
 }
 
+#[test]
+fn a_list_that_is_refused_sets_no_watch() {
+    let mut talk = Talk::open();
+    let mut body = Body::new().text("/a").bool(true);
+    body.0.extend([0]);
+    let op = talk.op(506, body.bool(true).bool(true));
+    let Op::Children { watch: Some(watch), .. } = op else { panic!("no watch") };
+    assert_eq!(talk.answer(children(mixed())).2, -102);
+    // The tree has set it, since it has refused nothing.
+    assert_eq!(talk.op(18, Body::new().text("/a").int(1)), Op::Unwatch { id: watch });
+    assert_eq!(talk.answer(Ok(Reply::Done)).2, -121);
+    assert_eq!(talk.event(watch, 99, EventKind::ChildrenChanged, "/a"), 0);
+}
+
 fn create_body(text: &str) -> Body {
     Body::new().text(text).text("d").open_acl().int(0)
 }

@@ -286,6 +286,9 @@ impl Connection {
             self.missed.push(event.clone());
             return;
         }
+        if !self.watches.is_told(watch, &event.path) {
+            return;
+        }
         self.watches.fired(watch, &event.path);
         let told = (event.zxid, event.kind, event.path.clone());
         // One change may fire several watches of a client, which is told once; a watch that fires
@@ -371,9 +374,8 @@ impl Connection {
                 }
                 None
             }
-            (Answer::Unwatched { path, slot, last }, result) => {
-                self.watches.remove(&path, slot);
-                self.succeeded |= result.is_ok();
+            (Answer::Unwatched { path, slot, last }, _) => {
+                self.succeeded |= self.watches.remove(&path, slot);
                 if !last {
                     return None;
                 }

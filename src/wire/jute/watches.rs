@@ -90,19 +90,33 @@ impl Watches {
         *self.set.entry(path).or_default() |= Slot::of(kind).bit();
     }
 
-    /// A watch is gone.
-    pub(super) fn remove(&mut self, path: &ZPath, slot: Slot) {
-        let Some(set) = self.set.get_mut(path) else { return };
-        *set &= !slot.bit();
-        if *set == 0 {
-            self.set.remove(path);
+    /// A watch is gone. Whether there was one.
+    pub(super) fn remove(&mut self, path: &ZPath, slot: Slot) -> bool {
+        let was_set = self.has(path, slot);
+        if let Some(set) = self.set.get_mut(path) {
+            *set &= !slot.bit();
+            if *set == 0 {
+                self.set.remove(path);
+            }
+        }
+        was_set
+    }
+
+    /// Whether the client is told what the watch of that number has seen on that path. One that fires
+    /// once is not known to it if it came with a read whose answer it was refused for its form.
+    pub(super) fn is_told(&self, id: WatchId, path: &ZPath) -> bool {
+        match Slot::in_number(id) {
+            Some(slot @ (Slot::Data | Slot::Children)) => self.has(path, slot),
+            Some(Slot::Persistent | Slot::Recursive) | None => true,
         }
     }
 
     /// The watch of that number on that path has fired; if it was to do so once, it is gone.
     pub(super) fn fired(&mut self, id: WatchId, path: &ZPath) {
         match Slot::in_number(id) {
-            Some(slot @ (Slot::Data | Slot::Children)) => self.remove(path, slot),
+            Some(slot @ (Slot::Data | Slot::Children)) => {
+                self.remove(path, slot);
+            }
             Some(Slot::Persistent | Slot::Recursive) | None => {}
         }
     }
