@@ -123,7 +123,10 @@ impl Reconciled<'_> {
                 replace(&mut self.ours, place, (our_code, without_stats(&our_body)));
             }
             let (theirs, ours) = (failure(&their_body), failure(&our_body));
-            if their_code == MARSHALLING_ERROR && ours.is_some_and(|(_, c)| c == BAD_ARGUMENTS) {
+            if their_code == MARSHALLING_ERROR
+                && ours.is_some()
+                && ops.iter().any(script::has_impossible_flags)
+            {
                 self.found("multi-impossible-flags");
                 replace(&mut self.theirs, place, (our_code, our_body.clone()));
             }

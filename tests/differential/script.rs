@@ -374,12 +374,17 @@ fn lingers(op: &Op) -> bool {
         // Writes that follow are still checked against the old ACL.
         Op::SetAcl { .. } => true,
         // What comes before impossible flags is not done, but counted among the parent's changes.
-        Op::Multi(ops) => ops.iter().any(|op| match op {
-            Op::Create { kind: 21, flags: 5 | 6, ttl, .. } => !(1..1 << 40).contains(ttl),
-            Op::Create { kind: 21, .. } => true,
-            Op::Create { flags, .. } => !(0..=4).contains(flags),
-            _ => false,
-        }),
+        Op::Multi(ops) => ops.iter().any(has_impossible_flags),
+        _ => false,
+    }
+}
+
+/// Whether it is a create whose flags name no kind of node, or one that it cannot make.
+pub(crate) fn has_impossible_flags(op: &Op) -> bool {
+    match op {
+        Op::Create { kind: 21, flags: 5 | 6, ttl, .. } => !(1..1 << 40).contains(ttl),
+        Op::Create { kind: 21, .. } => true,
+        Op::Create { flags, .. } => !(0..=4).contains(flags),
         _ => false,
     }
 }
