@@ -401,6 +401,13 @@ impl State {
                 && self.waiting.len() < PAUSE_BYTES)
     }
 
+    /// Takes a ping that the client says next, of what has come, if there is room for another.
+    fn take_ping(&mut self, received: &mut BytesMut) -> bool {
+        let takes = self.pings < self.allowance && self.wire.take_ping(received);
+        self.pings += usize::from(takes);
+        takes
+    }
+
     /// What the client says next, of what has come.
     fn next(&mut self, received: &mut BytesMut) -> Result<Option<Inbound>, Malformed> {
         self.wire.next(received)
@@ -567,7 +574,12 @@ async fn listen(
                 }
                 None => admit(clients, client, inbound, bytes)?,
             },
-            None => reader.fill(clients).await?,
+            None => {
+                reader.fill(clients).await?;
+                if unfinished > 0 {
+                    clients.inbox.push(Input::SignOfLife(client.id));
+                }
+            }
         }
     }
     reader.discard().await;
@@ -575,7 +587,7 @@ async fn listen(
 }
 
 /// Waits for something on which hangs whether the client is read on. What it sends meanwhile shows that
-/// it is there: its pings may stand behind what waits.
+/// it is there, and pings that come next are answered: neither side takes the other for dead.
 async fn meanwhile(
     clients: &Clients,
     client: &Client,
@@ -585,6 +597,10 @@ async fn meanwhile(
     let mut awaited = pin!(awaited);
     let mut is_over = false;
     loop {
+        while client.state.borrow_mut().take_ping(&mut reader.received) {
+            let message = ClientMessage::Ping;
+            clients.inbox.push(Input::Client { conn: client.id, message });
+        }
         let hears = !is_over && reader.received.len() < ASKED_ALWAYS_BYTES;
         tokio::select! {
             biased;

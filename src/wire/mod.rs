@@ -85,6 +85,15 @@ impl Wire {
         }
     }
 
+    /// Takes a ping, if that is what the client says next of what has been received. It has no order
+    /// among requests, and may be taken while those wait.
+    pub fn take_ping(&mut self, received: &mut BytesMut) -> bool {
+        match self {
+            Wire::Native(_) => native::take_ping(received),
+            Wire::ZooKeeper(connection) => connection.take_ping(received),
+        }
+    }
+
     /// Appends a message to the client.
     pub fn write(&mut self, message: &ServerMessage, out: &mut BytesMut) -> Then {
         match self {

@@ -1,9 +1,11 @@
 //! Conclave's own protocol: length-prefixed frames of protobuf, see docs/PROTOCOL.md.
 
-use bytes::{Bytes, BytesMut};
-use conclave_proto::ServerMessage;
+use std::sync::LazyLock;
+
+use bytes::{Buf, Bytes, BytesMut};
 use conclave_proto::convert::{self, DecodeError};
 use conclave_proto::frame::{next_frame, write_frame};
+use conclave_proto::{ClientMessage, ServerMessage};
 
 use crate::limits::{FRAME_BYTES, HANDSHAKE_FRAME_BYTES};
 
@@ -28,6 +30,20 @@ pub(super) fn next(stage: Stage, received: &mut BytesMut) -> Result<Option<Inbou
         Stage::Open => FRAME_BYTES,
     };
     next_frame(received, max)?.map(decode).transpose()
+}
+
+/// Takes a ping, if that comes next.
+pub(super) fn take_ping(received: &mut BytesMut) -> bool {
+    static PING: LazyLock<BytesMut> = LazyLock::new(|| {
+        let mut ping = BytesMut::new();
+        write_frame(&mut ping, |out| convert::encode_client(&ClientMessage::Ping, out));
+        ping
+    });
+    let takes = received.starts_with(&PING);
+    if takes {
+        received.advance(PING.len());
+    }
+    takes
 }
 
 fn decode(frame: Bytes) -> Result<Inbound, Malformed> {

@@ -8,6 +8,7 @@ use conclave::limits::{
     SESSION_TIMEOUT_MIN_MS, WATCHES_PER_SESSION,
 };
 use conclave_proto::convert::encode_client;
+use conclave_proto::frame::write_frame;
 use conclave_proto::limits::{FRAME_BYTES, HANDSHAKE_FRAME_BYTES, VALUE_BYTES};
 use conclave_proto::request::ReadLevel;
 use conclave_proto::{
@@ -97,6 +98,29 @@ fn a_frame_that_is_never_finished() {
     drop(clients);
     witness.is_undisturbed();
     assert_eq!(server.metric(MALFORMED), 0, "to hang up is no offence");
+}
+
+/// Over a slow line a large request takes longer than the session's timeout, and no ping can be sent
+/// within it.
+#[test]
+fn a_request_that_comes_slowly_keeps_its_session() {
+    let server = Server::start();
+    let mut witness = Witness::start(&server);
+    let (mut slow, _) = Client::open_for(server.client, SESSION_TIMEOUT_MIN_MS);
+    let (xid, op) = (slow.next_xid(), create("/slow", VALUE_BYTES));
+    let request = ClientMessage::Request { xid, acked: Xid(0), level: ReadLevel::Local, op };
+    let mut frame = BytesMut::new();
+    write_frame(&mut frame, |out| encode_client(&request, out));
+    // As long as it takes sessions that are silent to expire, one after the other.
+    for expired in 1..=2 {
+        let _silent = Client::open_for(server.client, SESSION_TIMEOUT_MIN_MS);
+        while server.metric("conclave_sessions_expired_total") < expired {
+            slow.send(&frame.split_to(1));
+            witness.is_undisturbed();
+        }
+    }
+    slow.send(&frame);
+    slow.answer(xid).unwrap();
 }
 
 #[test]

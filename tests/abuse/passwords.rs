@@ -142,7 +142,8 @@ fn guessing_disturbs_nobody() {
     }
 }
 
-/// What the server makes a client wait for is no silence of the client, whose pings stand behind it.
+/// What the server makes a client wait for is no silence of either: pings that stand behind it are
+/// answered.
 #[test]
 fn who_waits_for_a_check_and_pings_keeps_the_session() {
     let guarded = Guarded::start();
@@ -156,6 +157,7 @@ fn who_waits_for_a_check_and_pings_keeps_the_session() {
     for (client, guess) in guessing.iter_mut().zip(guesses) {
         assert_eq!(code(client.answer(guess)), Err(ErrorCode::AuthFailed));
         alice.say(&ClientMessage::Ping);
+        assert!(matches!(alice.hear(), Some(ServerMessage::Pong { .. })));
     }
     assert_eq!(alice.answer(shown), Ok(Reply::Done));
 }

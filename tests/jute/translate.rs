@@ -14,7 +14,7 @@ use conclave_proto::{
     Xid, ZPath, Zxid,
 };
 
-use crate::speech::{Body, Talk, connect_body, connected, path};
+use crate::speech::{Body, Talk, connect_body, connected, framed, path};
 
 fn create(text: &str, mode: CreateMode) -> Op {
     let path = ZPath::prefix(text).unwrap();
@@ -164,6 +164,28 @@ fn what_makes_no_sense_is_answered_in_its_turn() {
     for kind in [10, 20, 99, 499, 508, -10, i32::MIN] {
         assert_eq!(refused(kind, Body::new()), (-6, Then::Close), "request {kind}");
     }
+}
+
+/// What a client is read no further for may take long, and its ping stands behind it.
+#[test]
+fn a_ping_is_taken_out_of_its_turn_and_nothing_else() {
+    let (ping, get) = (Body::new().int(-2).int(11), Body::new().int(1).int(4).text("/a"));
+    let mut received = framed(&ping.0);
+    received.extend_from_slice(&framed(&get.bool(false).0));
+    assert!(!Talk::new().wire.take_ping(&mut received), "there is no session yet");
+    let mut talk = Talk::open();
+    let whole = received.clone();
+    assert!(!talk.wire.take_ping(&mut received.split_to(11)), "a part of one");
+    received = whole;
+    assert!(talk.wire.take_ping(&mut received));
+    assert!(!talk.wire.take_ping(&mut received), "it is a read");
+    let Ok(Some(Inbound::Message(ClientMessage::Request { op, .. }))) =
+        talk.wire.next(&mut received)
+    else {
+        panic!("the read is not there")
+    };
+    assert!(matches!(op, Op::Get { .. }), "{op:?}");
+    assert!(received.is_empty());
 }
 
 #[test]

@@ -25,7 +25,7 @@ mod watches;
 
 use std::collections::{BTreeSet, VecDeque};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use conclave_proto::frame::{HEADER_BYTES, next_frame};
 use conclave_proto::message::{Connect, PROTOCOL_VERSION};
 use conclave_proto::request::{ReadLevel, Response};
@@ -40,7 +40,7 @@ use super::words::{self, Traffic};
 use super::{Inbound, Malformed, Then};
 use codec::Body;
 use keeper::Dialect;
-use numbers::{Code, PING_XID};
+use numbers::{Code, PING_XID, opcode};
 use request::{Answer, Asked, Rearm};
 use watches::{Slot, Watches};
 
@@ -150,6 +150,16 @@ impl Connection {
                 self.request(frame).map(Some)
             }
         }
+    }
+
+    /// Takes a ping, if that comes next.
+    pub fn take_ping(&mut self, received: &mut BytesMut) -> bool {
+        let takes = self.stage == Stage::Open && received.starts_with(&PING_FRAME);
+        if takes {
+            received.advance(PING_FRAME.len());
+            self.traffic.received += 1;
+        }
+        takes
     }
 
     fn greet(&mut self, frame: Bytes) -> Result<Inbound, Malformed> {
@@ -431,6 +441,12 @@ fn latest(missed: &[Event]) -> Vec<&Event> {
     latest.reverse();
     latest
 }
+
+/// A ping as clients send it: a length, its own number, and what it is.
+const PING_FRAME: [u8; 12] = {
+    let ([a, b, c, d], [e, f, g, h]) = (PING_XID.to_be_bytes(), opcode::PING.to_be_bytes());
+    [0, 0, 0, 8, a, b, c, d, e, f, g, h]
+};
 
 /// The most places for requests that an idle connection keeps.
 const QUEUE_KEPT: usize = 64;
