@@ -10,13 +10,14 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use conclave_proto::frame::missing_bytes;
 use conclave_proto::message::Refused;
 use conclave_proto::{
@@ -56,6 +57,8 @@ const BURST_BYTES: usize = 4 << 20;
 /// The requests that a new connection may have in flight; doubled with every turn in which that is
 /// not enough.
 const FIRST_ALLOWANCE: usize = 4;
+/// So much is read of a client that is not read on: it may be pings.
+const HEARD_BYTES: usize = 4 << 10;
 /// The room made for what comes next.
 const READ_BYTES: usize = 16 << 10;
 /// The size of the buffer that all connections share.
@@ -601,11 +604,11 @@ async fn meanwhile(
             let message = ClientMessage::Ping;
             clients.inbox.push(Input::Client { conn: client.id, message });
         }
-        let hears = !is_over && reader.received.len() < ASKED_ALWAYS_BYTES;
+        let hears = !is_over && reader.received.len() < HEARD_BYTES;
         tokio::select! {
             biased;
             () = &mut awaited => return,
-            heard = reader.fill(clients), if hears => match heard {
+            heard = reader.hear(), if hears => match heard {
                 Ok(()) => clients.inbox.push(Input::SignOfLife(client.id)),
                 // Whoever reads on will see it, too.
                 Err(_) => is_over = true,
@@ -725,10 +728,14 @@ impl Reader {
             self.received.reserve(more.max(READ_BYTES));
             poll_fn(|cx| poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.received)).await
         };
-        match read {
-            Ok(1..) => Ok(()),
-            Ok(0) | Err(_) => Err(End::Closed),
-        }
+        came(read)
+    }
+
+    /// Waits for a little more.
+    async fn hear(&mut self) -> Result<(), End> {
+        self.received.reserve(HEARD_BYTES);
+        let mut room = (&mut self.received).limit(HEARD_BYTES);
+        came(poll_fn(|cx| poll_read_buf(Pin::new(&mut self.socket), cx, &mut room)).await)
     }
 
     /// Reads until the client closes: the connection is over, but what it was last sent must not
@@ -749,6 +756,14 @@ impl Reader {
         };
         // Whoever does not close in time is closed.
         timeout(LINGER, deadline).await.ok();
+    }
+}
+
+/// What reading has come to.
+fn came(read: io::Result<usize>) -> Result<(), End> {
+    match read {
+        Ok(1..) => Ok(()),
+        Ok(0) | Err(_) => Err(End::Closed),
     }
 }
 

@@ -80,6 +80,7 @@ impl Drive {
             uptime_ms: self.clock.millis(),
             traffic: self.clients.traffic.get(),
             outstanding: self.clients.outstanding(),
+            open_files: if name == "mntr" { open_files() } else { 0 },
             max_files: self.shown.max_files,
             data_bytes: self.replica.nodes().map_usage().0,
             connections: match lists_connections {
@@ -103,4 +104,9 @@ impl Drive {
         };
         nodes.sessions().map(one).collect()
     }
+}
+
+/// How many files the process has open; 0 where the system does not say.
+fn open_files() -> u64 {
+    std::fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64)
 }

@@ -62,7 +62,9 @@ pub struct Facts {
     pub traffic: Traffic,
     /// The requests without an answer.
     pub outstanding: usize,
-    /// The files that the process may open.
+    /// The files that the process has open.
+    pub open_files: u64,
+    /// The files that it may open.
     pub max_files: u64,
     /// The bytes of the tree's file.
     pub data_bytes: u64,
@@ -245,6 +247,7 @@ fn monitor(out: &mut String, facts: &Facts) {
     put("watch_count", &status.watches);
     put("ephemerals_count", &status.ephemerals);
     put("approximate_data_size", &status.bytes);
+    put("open_file_descriptor_count", &facts.open_files);
     put("max_file_descriptor_count", &facts.max_files);
     put("global_sessions", &status.sessions);
     put("local_sessions", &status.unopened_sessions);

@@ -263,6 +263,9 @@ fn monitors_read_what_there_is() {
     ] {
         assert_eq!(monitored(key), value, "{key}");
     }
+    let open: usize = monitored("zk_open_file_descriptor_count").parse().unwrap();
+    // That of the question is closed by now, and the one through which they were counted.
+    assert!((server.open_files()..server.open_files() + 3).contains(&open), "{open}");
     // The session ends, and its nodes with it.
     socket.write_all(&request(4, -11, &[])).unwrap();
     receive(&mut socket).unwrap();

@@ -319,4 +319,11 @@ fn bad_credentials_end_the_connection() {
     talk.op(100, Body::new().int(0).text("nonsense").text("x"));
     let (frames, then) = talk.respond(Err(ErrorCode::AuthFailed.into()));
     assert_eq!((frames[0].clone().split_off(12).get_i32(), then), (-115, Then::Close));
+    let mut talk = Talk::open();
+    assert!(matches!(
+        talk.asks(-4, 100, Body::new().int(0).text("digest").int(-1)),
+        Some(Inbound::Known)
+    ));
+    let (frames, then) = talk.respond(Err(ErrorCode::BadArguments.into()));
+    assert_eq!((frames[0].clone().split_off(12).get_i32(), then), (-115, Then::Close));
 }

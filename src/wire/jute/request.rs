@@ -318,9 +318,13 @@ fn acl(body: &mut Body) -> Result<Result<Arc<[Acl]>, Code>, Code> {
 fn authenticate(body: &mut Body) -> Result<Asked, Code> {
     // An old field that nobody uses.
     body.int()?;
-    let (scheme, credentials) = (body.text()?, body.buffer()?.unwrap_or_default());
+    let (scheme, credentials) = (body.text()?, body.buffer()?);
+    if credentials.is_none() && scheme.as_str() == "digest" {
+        // Elsewhere credentials that are not there are empty ones.
+        return Ok(Asked::Known(Answer::Error { code: Code::AUTH_FAILED, close: true }));
+    }
     let scheme = scheme.as_str().to_owned();
-    let op = Op::Authenticate { scheme, credentials: credentials.into() };
+    let op = Op::Authenticate { scheme, credentials: credentials.unwrap_or_default().into() };
     Ok(Asked::Op(op, Answer::Authenticated))
 }
 
