@@ -11,6 +11,7 @@
 //! 4. events and replies of a connection leave through one queue, in the order they were made.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use conclave_proto::{Acl, ErrorCode, Event, EventKind, WatchId, WatchKind, ZPath, Zxid};
@@ -90,25 +91,36 @@ impl Own {
     }
 }
 
-/// The watches in one place. There may be a hundred thousand, and all of them may go one by one.
-type Spot = BTreeMap<(Watcher, WatchId), Armed>;
+/// The watches in one place, those of a kind together: what is not waited for costs nothing. There may be a
+/// hundred thousand, and all of them may go one by one.
+type Spot = BTreeMap<Place, Armed>;
+
+/// Where a watch stands there.
+type Place = (WatchKind, Watcher, WatchId);
 
 #[derive(Clone, Copy, Debug)]
 struct Armed {
     since: Zxid,
-    kind: WatchKind,
     with_value: bool,
 }
 
 impl Armed {
     fn is_due(&self, event: &Event) -> bool {
-        self.kind.fires_on(event.kind) && event.zxid > self.since
+        event.zxid > self.since
     }
 
-    fn told(&self, &(watcher, watch): &(Watcher, WatchId)) -> Told {
-        let is_last = self.kind.is_one_shot();
-        Told { watcher, watch, with_value: self.with_value, is_last }
+    fn told(&self, &(kind, watcher, watch): &Place) -> Told {
+        Told { watcher, watch, with_value: self.with_value, is_last: kind.is_one_shot() }
     }
+}
+
+/// The kinds of watches on one node.
+const EXACT: [WatchKind; 4] =
+    [WatchKind::Data, WatchKind::Exists, WatchKind::Children, WatchKind::Persistent];
+
+/// All places of a kind.
+fn all_of(kind: WatchKind) -> RangeInclusive<Place> {
+    (kind, Watcher(0), WatchId(0))..=(kind, Watcher(u64::MAX), WatchId(u64::MAX))
 }
 
 impl Hub {
@@ -155,8 +167,8 @@ impl Hub {
         own.by_id.insert(id, (path.clone(), kind));
         own.bytes += bytes;
         self.bytes += bytes;
-        let armed = Armed { since, kind, with_value };
-        self.index(kind).entry(path).or_default().insert((watcher, id), armed);
+        let armed = Armed { since, with_value };
+        self.index(kind).entry(path).or_default().insert((kind, watcher, id), armed);
         self.watches += 1;
         Ok(())
     }
@@ -219,7 +231,7 @@ impl Hub {
         let watchers = &self.watchers;
         let clear = |index: &mut BTreeMap<ZPath, Spot>, at: &str| {
             let Some(spot) = index.get_mut(at) else { return };
-            spot.retain(|(watcher, _), _| watchers.contains_key(watcher));
+            spot.retain(|(_, watcher, _), _| watchers.contains_key(watcher));
             if spot.is_empty() {
                 index.remove(at);
             }
@@ -234,11 +246,12 @@ impl Hub {
         let Some(at) = self.exact.get_mut(&event.path) else { return };
         let first = told.len();
         let mut spent = 0;
-        for (key, armed) in &*at {
-            if armed.is_due(event) {
-                told.push(armed.told(key));
-                spent += usize::from(armed.kind.is_one_shot());
-            }
+        let kinds = || EXACT.into_iter().filter(|kind| kind.fires_on(event.kind));
+        for kind in kinds() {
+            let before = told.len();
+            let due = at.range(all_of(kind)).filter(|(_, armed)| armed.is_due(event));
+            told.extend(due.map(|(place, armed)| armed.told(place)));
+            spent += if kind.is_one_shot() { told.len() - before } else { 0 };
         }
         if spent == 0 {
             return;
@@ -246,7 +259,9 @@ impl Hub {
         if spent == at.len() {
             self.exact.remove(&event.path);
         } else {
-            at.retain(|_, armed| !(armed.kind.is_one_shot() && armed.is_due(event)));
+            for kind in kinds().filter(|kind| kind.is_one_shot()) {
+                at.extract_if(all_of(kind), |_, armed| armed.is_due(event)).for_each(drop);
+            }
         }
         for told in told[first..].iter().filter(|told| told.is_last) {
             let own = self.watchers.get_mut(&told.watcher).expect("it has this watch");
@@ -262,8 +277,8 @@ impl Hub {
         }
         for path in with_parents(&event.path) {
             if let Some(at) = self.recursive.get(path) {
-                let due = at.iter().filter(|(_, armed)| event.zxid > armed.since);
-                told.extend(due.map(|(key, armed)| armed.told(key)));
+                let due = at.iter().filter(|(_, armed)| armed.is_due(event));
+                told.extend(due.map(|(place, armed)| armed.told(place)));
             }
         }
     }
@@ -283,7 +298,7 @@ impl Hub {
         let index = self.index(kind);
         // Of one who is forgotten, a change may have cleared it away.
         let Some(at) = index.get_mut(path) else { return };
-        at.remove(&(watcher, id));
+        at.remove(&(kind, watcher, id));
         if at.is_empty() {
             index.remove(path);
         }

@@ -165,11 +165,18 @@ impl<N: Nodes> Replica<N> {
         let mut told = std::mem::take(&mut self.told);
         self.hub.fire(&change.event, &change.acl, &mut told);
         let mut said = None;
+        // One client may have many watches on a node and many identities: it is asked about once.
+        let mut rights: Option<Rights> = None;
         for told in told.drain(..) {
             let conn = ConnId(told.watcher.0);
             let Some(client) = self.clients.get(&conn) else { continue };
             let may_read = |acl| tree::allows(acl, Perms::READ, &client.identities);
-            if !may_read(&change.acl) {
+            if rights.as_ref().is_none_or(|rights| rights.conn != conn) {
+                rights = Some(Rights { conn, knows: may_read(&change.acl), sees: None });
+            }
+            let Some(rights) = &mut rights else { unreachable!("it has just been found out") };
+            if !rights.knows {
+                self.backlog.count_looked_at();
                 if told.is_last {
                     let spent = ToClient::Spent(told.watch, change.event.path.clone());
                     self.out.clients.push((conn, spent));
@@ -180,13 +187,16 @@ impl<N: Nodes> Replica<N> {
                 self.drop_overwhelmed(conn);
                 continue;
             }
-            let value = if told.with_value {
+            let value = if told.with_value && event_has_value(change.event.kind) {
                 // What follows in the same transaction may have changed data and ACL again.
                 let said = said.get_or_insert_with(|| self.said(change, later));
-                said.as_ref().filter(|said| may_read(&said.acl)).and_then(|said| said.data.clone())
+                said.as_ref()
+                    .filter(|said| *rights.sees.get_or_insert_with(|| may_read(&said.acl)))
+                    .and_then(|said| said.data.clone())
             } else {
                 None
             };
+            self.backlog.count_value(value.as_ref().map_or(0, Bytes::len));
             let event = change.event.clone();
             let message = ServerMessage::Event { watch: told.watch, event, value };
             self.out.clients.push((conn, ToClient::Message(message)));
@@ -201,13 +211,32 @@ impl<N: Nodes> Replica<N> {
         if let Some(node) = self.nodes.node(&change.event.path) {
             return Some(Said { data: node.data, acl: node.acl });
         }
+        // The end of a session may delete so many nodes that to look for each among all takes seconds;
+        // it changes the data of none.
+        if change.event.kind != EventKind::DataChanged {
+            return None;
+        }
         let is_end = |later: &&Change| {
             later.event.kind == EventKind::Deleted && later.event.path == change.event.path
         };
         let end = later.iter().find(is_end)?;
-        let was_changed = change.event.kind == EventKind::DataChanged;
-        was_changed.then(|| Said { data: end.last.clone(), acl: end.acl.clone() })
+        Some(Said { data: end.last.clone(), acl: end.acl.clone() })
     }
+}
+
+/// Whether a node's data goes with an event to those who want it: if a child has come or gone, it is what
+/// it was.
+pub(super) fn event_has_value(kind: EventKind) -> bool {
+    kind != EventKind::ChildrenChanged
+}
+
+/// What a client may be told of a change.
+struct Rights {
+    conn: ConnId,
+    /// That there was one.
+    knows: bool,
+    /// The data, once that is known.
+    sees: Option<bool>,
 }
 
 /// What goes with an event to those who may read it.

@@ -27,6 +27,10 @@ const FOR_ONE: usize = 32;
 /// What an answer takes beside what it carries, in bytes: an estimate.
 const ANSWER_BYTES: usize = 64;
 
+/// What a name that a listing passes counts, whether it is part of the answer or gone, in bytes: the time
+/// for it, beside that for an answer.
+const PASSED_BYTES: usize = 32;
+
 /// Whether a request may have to look at thousands of nodes or events for a small answer, or makes
 /// those behind it cost more.
 pub fn is_heavy(op: &Op) -> bool {
@@ -34,6 +38,7 @@ pub fn is_heavy(op: &Op) -> bool {
     // Of a directory's names alone, what is looked at is answered, or remembered to be too much.
     let looks_at_each = |page: &Page| page.is_whole() && *page != Page::WHOLE;
     matches!(op, Op::CountDescendants { .. } | Op::Ephemerals { .. } | Op::Authenticate { .. })
+        || matches!(op, Op::ListRecursive { .. })
         || matches!(op, Op::MultiRead(ops) if lists(ops))
         || matches!(op, Op::Children { page, .. } if looks_at_each(page))
         // A watch that fires once is told one event.
@@ -62,6 +67,10 @@ impl Line {
             self.conns.push_front(conn);
         }
     }
+
+    fn take_out(&mut self, conn: ConnId) {
+        self.conns.retain(|&other| other != conn);
+    }
 }
 
 /// See the [module](self).
@@ -83,14 +92,14 @@ pub(super) struct Backlog {
     nodes: usize,
     /// The number of this turn.
     turn: u64,
-    /// The events that it has told clients so far.
+    /// The events that it has told clients, or was not allowed to tell them, so far.
     events: usize,
+    /// The bytes of data that went with them.
+    values: usize,
     /// Those whose read is not a heavy one.
     light: Line,
     /// Those whose read is a heavy one, so that others do not stand behind it.
     heavy: Line,
-    /// Nothing is put off for the moment.
-    open: bool,
     /// What is committed and not applied yet.
     entries: VecDeque<zab::Entry>,
     /// More of these than that are held until what others wait for has left.
@@ -111,9 +120,9 @@ impl Backlog {
             nodes: 0,
             turn: 1,
             events: 0,
+            values: 0,
             light: Line::default(),
             heavy: Line::default(),
-            open: false,
             entries: VecDeque::new(),
             most_before_others: config.applied_before_others,
             is_held: false,
@@ -122,12 +131,12 @@ impl Backlog {
 
     /// Whether a read that is not a heavy one is answered in this turn.
     fn has_room_for_light(&self) -> bool {
-        self.open || (self.answered < self.most_answered && self.light.is_free())
+        self.answered < self.most_answered && self.light.is_free()
     }
 
     /// Whether a heavy read is answered in this turn.
     fn has_room_for_heavy(&self) -> bool {
-        self.open || (!self.was_heavy && self.heavy.is_free())
+        !self.was_heavy && self.heavy.is_free()
     }
 
     /// Whether this read is answered in this turn: who asks for one node does not stand behind those
@@ -163,6 +172,22 @@ impl Backlog {
         }
     }
 
+    /// A read has passed so many names in listings.
+    pub(super) fn count_passed(&mut self, names: u64) {
+        let names = usize::try_from(names).unwrap_or(usize::MAX);
+        self.count_missed(names.saturating_mul(PASSED_BYTES));
+    }
+
+    /// A watch was due that is not told, since its owner may not know of it.
+    pub(super) fn count_looked_at(&mut self) {
+        self.events += 1;
+    }
+
+    /// So many bytes of data go with an event.
+    pub(super) fn count_value(&mut self, bytes: usize) {
+        self.values += bytes;
+    }
+
     /// A transaction has changed or counted so many nodes.
     pub(super) fn count_nodes(&mut self, nodes: usize) {
         self.nodes += nodes;
@@ -184,7 +209,9 @@ impl Backlog {
 
     /// Whether this turn has done as much as one should.
     fn has_done_enough(&self) -> bool {
-        self.nodes >= self.most_nodes || self.events >= limits::TURN_EVENTS
+        self.nodes >= self.most_nodes
+            || self.events >= limits::TURN_EVENTS
+            || self.values >= self.most_answered
     }
 
     /// Whether a read was put off.
@@ -209,6 +236,7 @@ impl Backlog {
         self.was_heavy = false;
         self.nodes = 0;
         self.events = 0;
+        self.values = 0;
         self.turn += 1;
     }
 
@@ -276,23 +304,39 @@ impl<N: Nodes> Replica<N> {
         if self.backlog.is_held {
             return;
         }
-        self.backlog.open = all;
-        if all {
-            self.serve_backlog();
+        while !self.halted {
+            if let Some(conn) = self.stands_in_the_way() {
+                if !all {
+                    return;
+                }
+                self.clear_the_way(conn);
+            } else if !all && self.backlog.has_done_enough() {
+                return;
+            } else if let Some(entry) = self.backlog.entries.pop_front() {
+                self.apply(entry);
+            } else {
+                return;
+            }
         }
-        while !self.halted
-            && !self.next_must_wait()
-            && let Some(entry) = self.backlog.entries.pop_front()
-        {
-            self.apply(entry);
-        }
-        self.backlog.open = false;
     }
 
-    /// Whether the next transaction has to wait for another turn: this one has done enough, or it was
-    /// asked on a connection of which a read was put off.
-    fn next_must_wait(&mut self) -> bool {
-        (!self.backlog.open && self.backlog.has_done_enough()) || self.stands_in_the_way().is_some()
+    /// Serve a connection before all others; if this turn has no room for its reads, its client goes
+    /// elsewhere with them. What others have asked can wait, whatever this server becomes.
+    fn clear_the_way(&mut self, conn: ConnId) {
+        if let Some(client) = self.clients.get_mut(&conn) {
+            client.is_put_off = false;
+        }
+        for line in [&mut self.backlog.light, &mut self.backlog.heavy] {
+            line.take_out(conn);
+            line.serving = true;
+        }
+        self.drain(conn);
+        for line in [&mut self.backlog.light, &mut self.backlog.heavy] {
+            line.serving = false;
+        }
+        if self.clients.get(&conn).is_some_and(|client| client.is_put_off) {
+            self.send_away(conn);
+        }
     }
 
     /// The connection on which the next transaction was asked, if a read was put off that was asked there

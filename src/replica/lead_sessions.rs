@@ -87,7 +87,7 @@ impl<N: Nodes> Replica<N> {
     /// The commit of the move will show that this server leads; to say that there is no such session
     /// it must make sure.
     fn take_candidate(&mut self, candidate: Candidate) {
-        let right = self.knows(candidate);
+        let right = self.secret_of(candidate.session) == Some(candidate.secret);
         let Part::Leading(lead) = &mut self.part else { return };
         if right {
             lead.movers.push_back(candidate);
@@ -106,25 +106,28 @@ impl<N: Nodes> Replica<N> {
         }
     }
 
-    /// Whether the session is there or proposed, and the candidate's.
-    fn knows(&self, candidate: Candidate) -> bool {
-        let Candidate { session, secret, .. } = candidate;
-        let Part::Leading(lead) = &self.part else { return false };
+    /// The secret of a session that is there or proposed.
+    fn secret_of(&self, session: SessionId) -> Option<Secret> {
+        let Part::Leading(lead) = &self.part else { return None };
         let applied = self.nodes.session(session).map(|record| record.secret);
-        applied.or_else(|| lead.proposed_secret(session)) == Some(secret)
+        applied.or_else(|| lead.proposed_secret(session))
     }
 
     /// Let a session move, or say that there is no such session. This server led when it was asked:
     /// had it been replaced without its knowledge, the session might be there.
     fn judge(&mut self, candidate: Candidate) {
-        let right = self.knows(candidate);
-        let Part::Leading(lead) = &mut self.part else { return };
-        if right {
-            lead.movers.push_back(candidate);
-        } else if local::may_be_local(candidate.session, candidate.secret) {
-            self.mourn(candidate);
-        } else {
-            self.say_gone(candidate);
+        let Candidate { session, secret, .. } = candidate;
+        match (self.secret_of(session), &mut self.part) {
+            (Some(right), Part::Leading(lead)) if right == secret => {
+                lead.movers.push_back(candidate);
+            }
+            // A session that is known is none that only its server knows, whoever has found a secret
+            // that looks like that of one.
+            (None, Part::Leading(_)) if local::may_be_local(session, secret) => {
+                self.mourn(candidate);
+            }
+            (_, Part::Leading(_)) => self.say_gone(candidate),
+            (_, Part::Looking { .. } | Part::Following(_)) => {}
         }
     }
 
@@ -145,7 +148,7 @@ impl<N: Nodes> Replica<N> {
     /// applied the move before they propose or forward anything.
     fn propose_move(&mut self, candidate: Candidate) {
         let Candidate { server, conn, session, secret } = candidate;
-        if !self.knows(candidate) {
+        if self.secret_of(session) != Some(secret) {
             return self.judge(candidate);
         }
         let applied = self.applied;

@@ -13,6 +13,7 @@ use crate::hub::{Watch, Watcher};
 use crate::limits;
 use crate::tree::{self, Nodes};
 
+use super::apply::event_has_value;
 use super::backlog::is_heavy;
 use super::client::{Answer, Client, Need, Released, Slot, SlotState};
 use super::machine::{Part, Replica};
@@ -415,7 +416,9 @@ impl<N: Nodes> Replica<N> {
             return Err(ErrorCode::SessionExpired.into());
         };
         let Some(session) = client.session() else { return Err(ErrorCode::SessionExpired.into()) };
+        let before = self.nodes.names_passed();
         let reply = tree::read(&self.nodes, &client.identities, session, op);
+        self.backlog.count_passed(self.nodes.names_passed() - before);
         if let (Op::MultiRead(ops), Ok(Reply::MultiRead(replies))) = (op, &reply) {
             for (op, reply) in ops.iter().zip(replies) {
                 self.watch_what_was_read(conn, op, reply)?;
@@ -547,6 +550,7 @@ impl<N: Nodes> Replica<N> {
         with_value: bool,
     ) -> usize {
         // Its ACL may be another one by now.
+        let with_value = with_value && event_has_value(event.kind);
         let node = if with_value { self.nodes.node(&event.path) } else { None };
         let node = node.filter(|node| self.may_read(conn, &node.acl));
         let value = node.and_then(|node| node.data);

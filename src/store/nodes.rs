@@ -3,7 +3,7 @@
 //! The active layer takes changes; a frozen one is on its way to the disk. A read looks at the
 //! active layer, at the frozen ones from the newest to the oldest, then at the disk.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 use std::ops::ControlFlow;
@@ -48,6 +48,8 @@ pub struct StoreNodes {
     /// The state as a whole at the last freeze.
     frozen_meta: Meta,
     listings: RefCell<Listings>,
+    /// See [`Nodes::names_passed`].
+    passed: Cell<u64>,
 }
 
 /// A session and whether it has changed since the last freeze.
@@ -84,6 +86,7 @@ impl StoreNodes {
             touched: BTreeSet::new(),
             frozen_meta: meta,
             listings: RefCell::default(),
+            passed: Cell::default(),
         })
     }
 
@@ -217,6 +220,7 @@ impl StoreNodes {
             changed.retain_mut(|names| names.peek().is_some());
             let first = changed.iter_mut().filter_map(|names| names.peek()).map(|(name, _)| *name);
             let Some(text) = first.chain(on_disk).min() else { return Ok(()) };
+            self.passed.set(self.passed.get() + 1);
             // The newest layer that knows the text decides; the disk is older than all.
             let mut there = None;
             for names in &mut changed {
@@ -321,6 +325,10 @@ impl Nodes for StoreNodes {
         let node = self.node(path).expect("only a node that exists is removed");
         let hash = self.hashes.get_mut().of(path);
         self.active.remove(hash, path, node.owner, node.lifetime);
+    }
+
+    fn names_passed(&self) -> u64 {
+        self.passed.get()
     }
 
     fn children(&self, path: &ZPath, after: Option<&str>, limit: usize) -> Vec<String> {

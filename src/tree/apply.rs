@@ -183,7 +183,7 @@ fn carry_out(nodes: &mut impl Nodes, zxid: Zxid, txn: &Txn) -> Applied {
     };
     let result = work.carry_out(&txn.request.op);
     let mut applied = Applied::new(zxid, result);
-    applied.nodes = work.parts + work.changes.len() + work.looked_at + work.ledger.counted();
+    applied.nodes = work.parts + work.changes.len() + work.looked_at + work.ledger.looked_at();
     applied.excess = work.ledger.excess.filter(|excess| excess.hard || applied.result.is_ok());
     if applied.result.is_ok() {
         work.draft.commit();

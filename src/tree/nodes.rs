@@ -158,6 +158,11 @@ pub trait Nodes {
     /// The names of all children of `node`, which is at `path`; `None` if packed they take more
     /// than `most` bytes.
     fn names(&self, path: &ZPath, node: &Node, most: usize) -> Option<Names>;
+    /// How many names listings have passed so far, those of nodes that are gone included; 0 where to
+    /// pass one costs nothing.
+    fn names_passed(&self) -> u64 {
+        0
+    }
     /// The paths of a session's ephemeral nodes, in order.
     fn ephemerals(&self, session: SessionId) -> Vec<ZPath>;
     /// How many ephemeral nodes a session has, without looking for them.

@@ -170,18 +170,20 @@ fn is_system(path: &str) -> bool {
 pub(super) struct Ledger {
     /// How many nodes it may still count one by one.
     left: usize,
+    /// How many quotas its changes were looked for in.
+    entered: usize,
     /// The first quota that it exceeds.
     pub(super) excess: Option<Excess>,
 }
 
 impl Ledger {
     pub(super) fn new() -> Ledger {
-        Ledger { left: limits::QUOTA_NODES, excess: None }
+        Ledger { left: limits::QUOTA_NODES, entered: 0, excess: None }
     }
 
-    /// How many nodes were counted one by one.
-    pub(super) fn counted(&self) -> usize {
-        limits::QUOTA_NODES - self.left
+    /// How many nodes were looked at: those counted one by one, and those of quotas.
+    pub(super) fn looked_at(&self) -> usize {
+        limits::QUOTA_NODES - self.left + self.entered
     }
 
     /// Enter a change of the node at `path` into every quota that it belongs to.
@@ -206,6 +208,7 @@ impl Ledger {
             if draft.node(&place).is_none() {
                 break;
             }
+            self.entered += 1;
             let Ok(stats_path) = ZPath::new(&format!("{place}{STATS}")) else { break };
             let Some(stats) = draft.node(&stats_path) else { continue };
             let usage = Usage::parse(&stats).plus(change);

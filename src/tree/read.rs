@@ -269,7 +269,7 @@ pub(crate) fn payload(reply: &Reply) -> usize {
     } else if let Reply::Paths(paths) = reply {
         paths.iter().map(|path| ENTRY_BYTES + path.as_str().len()).sum()
     } else if let Reply::MultiRead(replies) = reply {
-        replies.iter().flatten().map(payload).sum()
+        replies.len() * STAT_BYTES + replies.iter().flatten().map(payload).sum::<usize>()
     } else if let Reply::Acl { acl, .. } = reply {
         Acl::bytes_of(acl)
     } else if let Reply::Identities(identities) = reply {

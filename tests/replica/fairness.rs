@@ -1,7 +1,7 @@
 //! Nobody waits for ever behind those who ask for much.
 
 use bytes::Bytes;
-use conclave::limits::VALUE_BYTES;
+use conclave::limits::{MULTI_OPS, VALUE_BYTES};
 use conclave_proto::request::ReadLevel;
 use conclave_proto::{Acl, Op, ZPath};
 
@@ -106,4 +106,46 @@ fn one_who_repeats_a_heavy_read_keeps_no_light_one_waiting() {
         }
     }
     assert_eq!(world.client("light").received.len(), 1);
+}
+
+/// How many answers these clients have had so far.
+fn answers(world: &World, names: &[String]) -> usize {
+    names.iter().map(|name| world.clients[name].received.len()).sum()
+}
+
+#[test]
+fn a_change_of_leader_brings_no_more_answers_at_once_than_other_turns() {
+    let (mut world, greedy) = greedy_world(3);
+    let leader = world.leader().unwrap();
+    let at = world.ids().into_iter().find(|&id| id != leader).unwrap();
+    world.crash(leader);
+    let mut most = 0;
+    for _ in 0..10 {
+        let before = answers(&world, &greedy);
+        world.turn(at);
+        most = most.max(answers(&world, &greedy) - before);
+    }
+    assert_eq!(answers(&world, &greedy), GREEDY);
+    assert!(most < GREEDY / 2, "{most} answers of a MiB were made in one turn");
+}
+
+#[test]
+fn small_answers_in_one_large_one_are_counted() {
+    let mut world = World::new(1);
+    world.elect();
+    let names: Vec<String> = (0..200).map(|number| format!("client {number}")).collect();
+    for name in &names {
+        world.dial(name, server(1), 60_000);
+        world.settle();
+        world.client(name).received.clear();
+    }
+    let exists = Op::Exists { path: ZPath::root(), watch: None };
+    for name in &names {
+        world.ask(name, ReadLevel::Local, Op::MultiRead(vec![exists.clone(); MULTI_OPS]));
+    }
+    world.turn(server(1));
+    let first = answers(&world, &names);
+    assert!((1..names.len() / 2).contains(&first), "{first} answers of 1,000 parts in one turn");
+    world.settle();
+    assert_eq!(answers(&world, &names), names.len());
 }

@@ -7,6 +7,7 @@
 
 mod crossing;
 mod fairness;
+mod guarded;
 mod hub_model;
 mod hub_rule;
 mod script;
@@ -45,35 +46,50 @@ macro_rules! scripts {
 
 scripts! {
     behind
-    waiting_again
+    behind_reads
+    catch_up_permissions
     certainty
     containers
+    deposed
     early_questions
     expiry
     forwarding
     greeted_late
     greeted_with_patience
     guest_leaves
+    guest_of_a_session
     hand_over
     hub
     in_line
     local_sessions
+    local_sessions_end
+    lost_forward
     lost_index
+    lost_report
     lost_zxid
     low_space
+    mourned_twice
     moved
+    moved_write
+    never_proposed
     next_epoch
     no_clients
+    no_guests
     one_server
+    overtaken
     permissions
     read_only
     reads
     rearm
     resumed
     retries
+    retries_without_room
     sessions_of_clients
     slow_leader
+    throttled_retry
+    too_late
     turns
+    waiting_again
 }
 
 #[test]

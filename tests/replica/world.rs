@@ -588,3 +588,25 @@ impl Client {
         self.last_zxid = self.last_zxid.max(seen);
     }
 }
+
+/// What a disk or a later version has done to a server.
+impl World {
+    /// A bit of a server's state is another one than it was.
+    pub(crate) fn corrupt(&mut self, id: ServerId) {
+        let nodes = self.servers.get_mut(&id).unwrap().running.as_mut().unwrap().nodes_mut();
+        let mut meta = nodes.meta();
+        meta.digest ^= 1;
+        nodes.set_meta(meta);
+    }
+
+    /// A transaction by the rules of a later version follows what is on the disk of a server that is down.
+    pub(crate) fn write_by_later_rules(&mut self, id: ServerId) {
+        let disk = &mut self.servers.get_mut(&id).unwrap().disk;
+        let last = disk.entries.last().expect("there is something").clone();
+        let mut txn = conclave_proto::codec::decode_txn(&last.body).unwrap();
+        txn.semantics += 1;
+        let body = conclave_proto::codec::encode_txn(&txn);
+        let zxid = Zxid::new(last.zxid.epoch(), last.zxid.counter() + 1);
+        disk.entries.push(zab::Entry::after(last.position(), zxid, body));
+    }
+}

@@ -120,6 +120,38 @@ fn an_acl_counts_among_what_is_to_be_written() {
     assert!(opened.nodes.dirty_bytes() > before + 64_000);
 }
 
+/// What a listing costs is told by the names that it passes, not by those that are left.
+#[test]
+fn names_that_are_gone_are_passed_until_a_checkpoint_forgets_them() {
+    let dir = tempdir().unwrap();
+    let mut opened = open(dir.path());
+    let mut counter = 0;
+    let mut apply = |opened: &mut Opened, op| {
+        counter += 1;
+        let zxid = Zxid::new(epoch(1), counter);
+        tree::apply(&mut opened.nodes, zxid, 0, &txn(op)).result.unwrap();
+    };
+    let path = |number| ZPath::new(&format!("/{number:03}")).unwrap();
+    for number in 0..100 {
+        let (data, acl, mode) = (None, Acl::open(), CreateMode::PERSISTENT);
+        apply(&mut opened, Op::Create { path: path(number), data, acl, mode });
+    }
+    let checkpoint = opened.nodes.freeze().unwrap().write().unwrap();
+    opened.nodes.checkpointed(&checkpoint);
+    for number in 0..99 {
+        apply(&mut opened, Op::Delete { path: path(number), version: None });
+    }
+    let passed = |opened: &Opened| {
+        let before = opened.nodes.names_passed();
+        assert_eq!(opened.nodes.children(&ZPath::root(), None, 1), ["099"]);
+        opened.nodes.names_passed() - before
+    };
+    assert_eq!(passed(&opened), 100);
+    let checkpoint = opened.nodes.freeze().unwrap().write().unwrap();
+    opened.nodes.checkpointed(&checkpoint);
+    assert_eq!(passed(&opened), 1);
+}
+
 #[test]
 fn what_a_checkpoint_did_not_write_the_next_one_does() {
     let dir = tempdir().unwrap();

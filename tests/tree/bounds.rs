@@ -490,3 +490,97 @@ fn a_node_does_not_keep_the_message_it_came_in() {
         assert!(!message.as_ptr_range().contains(&kept.unwrap().as_ptr()));
     }
 }
+
+/// Who finds a node that it wanted to create is shown its statistics only if it may read it.
+#[test]
+fn create_if_missing_shows_nothing_that_one_may_not_read() {
+    let mut large = Large::new();
+    let identity = Identity { scheme: "digest".into(), id: "x:y".into() };
+    let acl = [Acl { perms: Perms::ALL, identity }].into();
+    let mode = CreateMode::PERSISTENT;
+    let hidden = Op::Create { path: path("/s"), data: None, acl, mode };
+    assert!(large.apply(0, hidden).result.is_ok());
+    let again = Op::CreateIfMissing { path: path("/s"), data: None, acl: Acl::open(), mode };
+    assert_eq!(large.fails(again), ErrorCode::NoAuth);
+}
+
+/// What a transaction deletes of another session's makes no room for its own.
+#[test]
+fn the_end_of_others_ephemeral_nodes_makes_no_room() {
+    let mut large = Large::new();
+    let other = SessionId(2);
+    let (timeout_ms, secret) = (1000, Secret::new([1; 16]));
+    large.apply(0, Op::CreateSession { session: other, timeout_ms, secret });
+    let ephemeral = |at: String| Op::Create {
+        path: path(&at),
+        data: None,
+        acl: Acl::open(),
+        mode: CreateMode::EPHEMERAL,
+    };
+    let next = zxid(large.0.meta().applied_zxid.counter() + 1);
+    let of_other = txn(other, ephemeral("/other".into()));
+    assert!(tree::apply(&mut large.0, next, 0, &of_other).result.is_ok());
+    for number in 0..limits::EPHEMERALS_PER_SESSION {
+        assert!(large.apply(0, ephemeral(format!("/{number}"))).result.is_ok());
+    }
+    let delete = |at: &str| Op::Delete { path: path(at), version: None };
+    let both = |first| {
+        let then = vec![first, ephemeral("/more".into())];
+        Op::Multi { conditions: vec![], then, otherwise: vec![] }
+    };
+    assert_eq!(large.fails(both(delete("/other"))), ErrorCode::TooLarge);
+    assert!(large.apply(0, both(delete("/0"))).result.is_ok());
+}
+
+/// What the transaction has deleted before is not in the way of what it deletes with a tree, and all
+/// trees of a transaction together are as many as one may be.
+#[test]
+fn the_trees_of_a_transaction_are_counted_together() {
+    let most = limits::DELETE_MANY as usize;
+    let mut large = Large::new();
+    for top in ["/a", "/b"] {
+        large.create(top, 0);
+        for number in 0..most - 1 {
+            large.create(&format!("{top}/{number:06}"), 0);
+        }
+    }
+    let tree = |at: &str| Op::DeleteTree { path: path(at), limit: 0 };
+    let multi = |then| Op::Multi { conditions: vec![], then, otherwise: vec![] };
+    assert_eq!(large.fails(multi(vec![tree("/a"), tree("/b")])), ErrorCode::NotEmpty);
+    let delete =
+        |number: usize| Op::Delete { path: path(&format!("/a/{number:06}")), version: None };
+    // The first ones are gone already; the last ones are found all the same.
+    let some: Vec<Op> = (0..50)
+        .map(delete)
+        .chain([Op::DeleteTree { path: path("/a"), limit: limits::DELETE_MANY - 50 }])
+        .collect();
+    assert!(large.apply(0, multi(some)).result.is_ok());
+    assert!(large.0.node(&path("/a")).is_none());
+}
+
+/// What the client has received makes room for other outcomes.
+#[test]
+fn outcomes_that_are_forgotten_leave_room() {
+    let mut large = Large::new();
+    let long = |xid: u64| format!("/{}{xid}", "x".repeat(4000));
+    for xid in 1..=2 * limits::OUTCOME_BYTES as u64 / 4000 {
+        let mut txn = txn(CLIENT, create(&long(xid), 0));
+        (txn.request.xid, txn.request.acked) = (Xid(xid), Xid(xid.saturating_sub(10)));
+        let next = zxid(large.0.meta().applied_zxid.counter() + 1);
+        assert!(tree::apply(&mut large.0, next, 0, &txn).result.is_ok());
+        let kept = large.0.session(CLIENT).unwrap().outcomes.len() as u64;
+        assert_eq!(kept, xid.min(10), "{xid}");
+    }
+}
+
+/// A numbered node that is in the way is not the one that was asked for.
+#[test]
+fn create_if_missing_of_a_numbered_node_finds_nothing() {
+    let mut large = Large::new();
+    for at in ["/p", "/p/n", "/p/n0000000002"] {
+        large.create(at, 0);
+    }
+    let mode = CreateMode { sequential: true, ..CreateMode::PERSISTENT };
+    let numbered = Op::CreateIfMissing { path: path("/p/n"), data: None, acl: Acl::open(), mode };
+    assert_eq!(large.fails(numbered), ErrorCode::NodeExists);
+}
