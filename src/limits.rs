@@ -103,6 +103,11 @@ pub const EVENTS_AT_ONCE: usize = 200_000;
 pub const ALL_EVENTS_AT_ONCE: usize = 1_000_000;
 /// The events that a client always may be told in one turn.
 pub const EVENTS_ALWAYS: usize = 256;
+/// When more transactions than that are committed and not applied, a client is told fewer events in a turn:
+/// one for whom there are more is what a server may not keep up with.
+pub const BACKLOG_ENTRIES: usize = 20_000;
+/// See [`BACKLOG_ENTRIES`].
+pub const EVENTS_WHEN_BEHIND: usize = 10_000;
 /// The events remembered for watches that resume.
 pub const EVENT_WINDOW: usize = 100_000;
 /// The bytes of the paths and the ACLs of these events.

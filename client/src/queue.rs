@@ -96,7 +96,11 @@ impl Queue {
     /// Adds what needs no answer, or is answered in its own way; there is always room for it.
     pub(crate) fn order(&self, command: Command) {
         let mut inner = lock(&self.inner);
-        if inner.ended.is_some() {
+        if let Some(failure) = &inner.ended {
+            if let Command::Close(Some(completion)) = command {
+                // Whoever asked may be gone.
+                completion.send(Err(failure.clone())).ok();
+            }
             return;
         }
         inner.commands.push_back(command);
@@ -204,5 +208,22 @@ pub(crate) fn op_bytes(op: &Op) -> usize {
         | Op::Ephemerals { .. }
         | Op::Unwatch { .. }
         | Op::WhoAmI => FIXED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever closes once more after that has failed is not told that all is well.
+    #[test]
+    fn what_closes_after_the_end_hears_how_it_was() {
+        for failure in [Failure::Expired, Failure::Closed { confirmed: false }] {
+            let queue = Queue::new();
+            queue.end(failure.clone());
+            let (completion, mut outcome) = oneshot::channel();
+            queue.order(Command::Close(Some(completion)));
+            assert_eq!(outcome.try_recv().unwrap().unwrap_err(), failure);
+        }
     }
 }

@@ -170,21 +170,20 @@ impl<N: Nodes> Replica<N> {
         for told in told.drain(..) {
             let conn = ConnId(told.watcher.0);
             let Some(client) = self.clients.get(&conn) else { continue };
+            if !self.backlog.may_tell(&client.told) {
+                self.drop_overwhelmed(conn);
+                continue;
+            }
             let may_read = |acl| tree::allows(acl, Perms::READ, &client.identities);
             if rights.as_ref().is_none_or(|rights| rights.conn != conn) {
                 rights = Some(Rights { conn, knows: may_read(&change.acl), sees: None });
             }
             let Some(rights) = &mut rights else { unreachable!("it has just been found out") };
             if !rights.knows {
-                self.backlog.count_looked_at();
                 if told.is_last {
                     let spent = ToClient::Spent(told.watch, change.event.path.clone());
                     self.out.clients.push((conn, spent));
                 }
-                continue;
-            }
-            if !self.backlog.may_tell(&client.told) {
-                self.drop_overwhelmed(conn);
                 continue;
             }
             let value = if told.with_value && event_has_value(change.event.kind) {

@@ -92,7 +92,7 @@ pub(super) struct Backlog {
     nodes: usize,
     /// The number of this turn.
     turn: u64,
-    /// The events that it has told clients, or was not allowed to tell them, so far.
+    /// The events that it has told clients, or found that they may not know, so far.
     events: usize,
     /// The bytes of data that went with them.
     values: usize,
@@ -178,11 +178,6 @@ impl Backlog {
         self.count_missed(names.saturating_mul(PASSED_BYTES));
     }
 
-    /// A watch was due that is not told, since its owner may not know of it.
-    pub(super) fn count_looked_at(&mut self) {
-        self.events += 1;
-    }
-
     /// So many bytes of data go with an event.
     pub(super) fn count_value(&mut self, bytes: usize) {
         self.values += bytes;
@@ -193,13 +188,18 @@ impl Backlog {
         self.nodes += nodes;
     }
 
-    /// Whether a client that was `told` so much is told another event in this turn: it is not if that
-    /// is more than its share. So what one transaction makes for watchers is bounded, too.
+    /// Whether a client that was `told` so much is looked at for another event in this turn: it is not if
+    /// that is more than its share. So what one transaction makes for watchers is bounded, too.
     pub(super) fn may_tell(&mut self, told: &Cell<Told>) -> bool {
         let earlier = told.get();
         let events = if earlier.turn == self.turn { earlier.events } else { 0 };
         let left = limits::ALL_EVENTS_AT_ONCE.saturating_sub(self.events);
-        if events >= left.clamp(limits::EVENTS_ALWAYS, limits::EVENTS_AT_ONCE) {
+        let share = match self.entries.len() > limits::BACKLOG_ENTRIES {
+            // Somebody is told so much that this server falls behind the others for good.
+            true => limits::EVENTS_WHEN_BEHIND,
+            false => left.clamp(limits::EVENTS_ALWAYS, limits::EVENTS_AT_ONCE),
+        };
+        if events >= share {
             return false;
         }
         told.set(Told { turn: self.turn, events: events + 1 });

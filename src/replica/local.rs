@@ -342,3 +342,35 @@ impl<N: Nodes> Replica<N> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A leader that has forgotten an end knows that it has: who was vouched for before it must be
+    /// vouched for anew. What is forgotten of a session's first end does not take its last one along.
+    #[test]
+    fn what_is_forgotten_of_ends_is_known_to_be() {
+        let mut ended = Ended::after(Zxid::from_bits(10));
+        let twice = SessionId(1);
+        ended.add(Zxid::from_bits(11), twice);
+        ended.add(Zxid::from_bits(12), SessionId(2));
+        ended.add(Zxid::from_bits(13), twice);
+        for number in 0..limits::ENDED_SESSIONS as u64 - 3 {
+            ended.add(Zxid::from_bits(14 + number), SessionId(1_000 + number));
+        }
+        let other = SessionId(3);
+        let at = Zxid::from_bits;
+        assert_eq!(ended.check(other, at(9)), Err(ErrorCode::Unavailable));
+        assert_eq!(ended.check(other, at(10)), Ok(()));
+        assert_eq!(ended.check(SessionId(2), at(20)), Err(ErrorCode::SessionExpired));
+        ended.add(at(1_000_000), SessionId(7));
+        ended.add(at(1_000_001), SessionId(8));
+        // 11 and 12 are forgotten.
+        assert_eq!(ended.check(other, at(11)), Err(ErrorCode::Unavailable));
+        assert_eq!(ended.check(other, at(12)), Ok(()));
+        assert_eq!(ended.check(SessionId(2), at(12)), Ok(()));
+        assert_eq!(ended.check(twice, at(12)), Err(ErrorCode::SessionExpired));
+        assert!(!ended.is_known(twice, at(12)) && ended.is_known(twice, at(13)));
+    }
+}

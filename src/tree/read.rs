@@ -2,6 +2,9 @@
 //!
 //! A read does bounded work: whatever may be long comes a page at a time, or is refused.
 
+use std::cell::RefCell;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use conclave_proto::request::{Entry, Page};
 use conclave_proto::{Acl, ErrorCode, Fault, Identity, Op, Perms, Reply, SessionId, ZPath};
@@ -31,7 +34,8 @@ pub fn read(
     session: SessionId,
     op: &Op,
 ) -> Result<Reply, Fault> {
-    let view = View { nodes, asker: Asker::Client(identities), session };
+    let view =
+        View { nodes, asker: Asker::Client(identities), session, latest: RefCell::default() };
     Ok(view.read(op)?)
 }
 
@@ -40,6 +44,9 @@ struct View<'a, N> {
     nodes: &'a N,
     asker: Asker<'a>,
     session: SessionId,
+    /// The ACL that was asked last whether the node may be read, and what it said: children often have
+    /// the same, and there may be thousands of them and of comparisons for each.
+    latest: RefCell<Option<(Arc<[Acl]>, bool)>>,
 }
 
 impl<N: Nodes> View<'_, N> {
@@ -201,8 +208,16 @@ impl<N: Nodes> View<'_, N> {
 
     fn readable(&self, path: &ZPath) -> Result<Node, ErrorCode> {
         let node = self.existing(path)?;
-        self.asker.check(&node.acl, Perms::READ)?;
-        Ok(node)
+        let mut latest = self.latest.borrow_mut();
+        let may_read = match &*latest {
+            Some((acl, verdict)) if Arc::ptr_eq(acl, &node.acl) || *acl == node.acl => *verdict,
+            Some(_) | None => {
+                let verdict = self.asker.check(&node.acl, Perms::READ).is_ok();
+                *latest = Some((node.acl.clone(), verdict));
+                verdict
+            }
+        };
+        may_read.then_some(node).ok_or(ErrorCode::NoAuth)
     }
 
     /// The node, if the client may know more of it than its name.

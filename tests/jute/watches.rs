@@ -229,3 +229,19 @@ fn persistent_watches_of_both_modes_stand_beside_each_other() {
         assert!(!has(&mut talk, kind));
     }
 }
+
+/// A request that sets watches again and breaks off is answered with why, which says nothing of the next.
+#[test]
+fn what_went_wrong_with_one_request_is_not_said_of_the_next() {
+    let mut talk = Talk::open();
+    // The second of its lists has a length below zero.
+    let broken = Body::new().long(1).texts(&["/a"]).int(-7);
+    talk.asks(-8, 101, broken);
+    talk.respond(Err(ErrorCode::Throttled.into()));
+    assert!(matches!(talk.more(), Some(Inbound::Known)));
+    assert_eq!(talk.answer(Err(ErrorCode::BadArguments.into())).2, -5);
+    talk.asks(-8, 101, Body::new().long(1).texts(&["/a"]).texts(&[]).texts(&[]));
+    talk.respond(Ok(Reply::Done));
+    assert!(matches!(talk.more(), Some(Inbound::Known)));
+    assert_eq!(talk.answer(Err(ErrorCode::BadArguments.into())).2, 0);
+}

@@ -584,3 +584,17 @@ fn create_if_missing_of_a_numbered_node_finds_nothing() {
     let numbered = Op::CreateIfMissing { path: path("/p/n"), data: None, acl: Acl::open(), mode };
     assert_eq!(large.fails(numbered), ErrorCode::NodeExists);
 }
+
+/// A quota counts though a node above it has none, and only the path to it is there.
+#[test]
+fn a_quota_counts_below_a_node_that_has_none() {
+    let mut large = Large::new();
+    let copy = "/zookeeper/quota/a";
+    for at in ["/a", "/a/b", copy, &format!("{copy}/b"), &format!("{copy}/b/zookeeper_stats")] {
+        large.create(at, 0);
+    }
+    large.create("/a/b/c", 5);
+    let usage = large.read(&get(&format!("{copy}/b/zookeeper_stats")));
+    let Ok(Reply::Data { data: Some(data), .. }) = usage else { panic!("{usage:?}") };
+    assert_eq!(data, "count=2,bytes=5");
+}

@@ -40,6 +40,7 @@ macro_rules! scripts {
 scripts! {
     alone,
     broadcast,
+    counts_when_in_sync,
     damage,
     diff,
     discovery,
@@ -47,6 +48,7 @@ scripts! {
     election,
     epoch_roll,
     hand_over,
+    hand_over_to_voters,
     idle,
     lag,
     leader_death,
@@ -57,4 +59,5 @@ scripts! {
     snap_under_load,
     star,
     trunc,
+    unfit_to_lead,
 }

@@ -323,6 +323,8 @@ impl Connection {
         let zxid = if is_history { response.zxid } else { Zxid::ZERO };
         let code = match (&answer, &response.result) {
             (Answer::Error { code, close }, _) => {
+                // What went wrong with parts of it is not said of the next request of many.
+                self.failed = None;
                 reply::put_header(xid, zxid, *code, out);
                 return if *close { Then::Close } else { self.then() };
             }
