@@ -29,7 +29,7 @@ pub enum WatchItem {
         path: ZPath,
         /// What happened.
         kind: EventKind,
-        /// The node's new data, if the watch asked for values and there is any.
+        /// The node's new data, if the watch asked for values and there is any; not if a child came or went.
         value: Option<Bytes>,
     },
     /// Events may be missing here: after a reconnection the servers no longer remembered all of

@@ -67,7 +67,7 @@ pub enum ServerMessage {
         watch: WatchId,
         /// What happened.
         event: Event,
-        /// The node's new data, if the watch asked for it and there is any.
+        /// The node's new data, if the watch asked for it and there is any; not with `ChildrenChanged`.
         value: Option<Bytes>,
     },
     /// A watch could not be resumed where it left off: events up to here may be missing. Read
