@@ -680,7 +680,7 @@ pub struct Event {
     pub path: ::prost::bytes::Bytes,
     #[prost(enumeration = "EventKind", tag = "4")]
     pub kind: i32,
-    /// The node's new data, if the watch asked for it and there is any.
+    /// The node's new data, if the watch asked for it and there is any; not with CHILDREN_CHANGED.
     #[prost(bytes = "bytes", optional, tag = "5")]
     pub value: ::core::option::Option<::prost::bytes::Bytes>,
 }
