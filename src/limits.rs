@@ -69,11 +69,11 @@ pub const TURN_ANSWERS_BYTES: usize = 8 << 20;
 /// Nothing more is read from a client while requests of so many bytes have no answer.
 pub const ASKED_BYTES: usize = 1 << 20;
 /// The same for all clients of a server: a client is read no further than there is room left of this,
-/// but for what it always may have.
+/// but for what it always may have. Requests that are larger than that wait for room of the same size.
 pub const ALL_ASKED_BYTES: usize = PENDING_BYTES / 2;
 /// The bytes of requests without an answer that a client always may have.
 pub const ASKED_ALWAYS_BYTES: usize = 16 << 10;
-/// The bytes of frames that have come in part, of all clients of a server, but for
+/// The bytes of frames that have come in part or wait for room, of all clients of a server, but for
 /// [`ASKED_ALWAYS_BYTES`] of each. When there are more, the client that has been sending its frame for
 /// the longest time is dropped.
 pub const UNFINISHED_BYTES: usize = 128 << 20;

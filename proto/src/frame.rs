@@ -40,12 +40,18 @@ pub fn next_frame(received: &mut BytesMut, max: usize) -> Result<Option<Bytes>, 
     Ok(Some(received.split_to(frame).freeze()))
 }
 
+/// The bytes of the first frame and its header, by what its length claims; `None` while that is not
+/// known.
+pub fn frame_bytes(received: &[u8]) -> Option<usize> {
+    let header = received.first_chunk::<HEADER_BYTES>()?;
+    let length = usize::try_from(u32::from_be_bytes(*header)).unwrap_or(usize::MAX);
+    Some(length.saturating_add(HEADER_BYTES))
+}
+
 /// How many bytes have to come until the first frame is complete, by what its length claims; 0 while
 /// that is not known.
 pub fn missing_bytes(received: &[u8]) -> usize {
-    let Some(header) = received.first_chunk::<HEADER_BYTES>() else { return 0 };
-    let length = usize::try_from(u32::from_be_bytes(*header)).unwrap_or(usize::MAX);
-    length.saturating_sub(received.len() - HEADER_BYTES)
+    frame_bytes(received).map_or(0, |bytes| bytes.saturating_sub(received.len()))
 }
 
 /// Appends a frame that holds what `body` appends.

@@ -8,9 +8,12 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use conclave_proto::{ErrorCode, Identity, ServerId, ServerMessage};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_local;
 
-use crate::limits::{BACKOFF_MS, HANDSHAKES_PER_ADDRESS, IDENTITY_BYTES, UNFINISHED_BYTES};
+use crate::limits::{
+    ALL_ASKED_BYTES, BACKOFF_MS, HANDSHAKES_PER_ADDRESS, IDENTITY_BYTES, UNFINISHED_BYTES,
+};
 use crate::net::{Certificate, Crowd, Incoming};
 use crate::replica::{ConnId, Input, ToClient};
 use crate::wire::words::{ConnectionFacts, Traffic};
@@ -18,10 +21,11 @@ use crate::wire::{Wire, Word};
 
 use super::audit::{Audit, Claimed, Record};
 use super::clock::{Clock, Entropy};
-use super::connection::{self, Client, Flushed, Held, SHARED_BYTES, State, refusal};
+use super::connection::{self, Client, Flushed, Held, State, refusal};
 use super::inbox::Inbox;
 use super::metrics::Metrics;
 use super::passwords::Passwords;
+use super::reader::SHARED_BYTES;
 use super::settings::Settings;
 
 /// How long a client that is refused for lack of room should wait, in ms.
@@ -52,6 +56,8 @@ pub(super) struct Clients {
     held: Cell<Held>,
     /// As many bytes as may wait to be sent.
     most_waiting: usize,
+    /// The bytes that large requests without an answer may have yet.
+    room: Arc<Semaphore>,
     /// Those without a session.
     strangers: Crowd,
 }
@@ -125,6 +131,7 @@ impl Clients {
             dirty: RefCell::default(),
             held: Cell::default(),
             most_waiting: settings.outbox_bytes,
+            room: Arc::new(Semaphore::new(ALL_ASKED_BYTES)),
             strangers: Crowd::new(limit, HANDSHAKES_PER_ADDRESS.min(limit.div_ceil(2))),
         })
     }
@@ -298,6 +305,22 @@ impl Clients {
             oldest.reset();
             self.remove(&oldest);
         }
+    }
+
+    /// Whether there is room for a large request of so many bytes now.
+    pub(super) fn has_room_for(&self, bytes: usize) -> bool {
+        self.room.available_permits() >= bytes
+    }
+
+    /// Waits for room for a large request of so many bytes, in the order in which they came. What does
+    /// not fit at all is no request.
+    pub(super) fn room_for(
+        &self,
+        bytes: usize,
+    ) -> impl Future<Output = Option<OwnedSemaphorePermit>> + use<> {
+        let room = self.room.clone();
+        let bytes = u32::try_from(bytes.min(ALL_ASKED_BYTES)).expect("the room is less than 4 GiB");
+        async move { room.acquire_many_owned(bytes).await.ok() }
     }
 
     /// Does what follows from writing to a client.

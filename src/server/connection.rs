@@ -9,24 +9,21 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::io;
+use std::future::ready;
 use std::mem;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use conclave_proto::frame::missing_bytes;
+use bytes::{Bytes, BytesMut};
 use conclave_proto::message::Refused;
 use conclave_proto::{
     ClientMessage, Credentials, ErrorCode, Fault, Identity, Op, ServerMessage, WatchId, Xid, ZPath,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
-use tokio_util::io::poll_read_buf;
 
 use crate::limits::{
     ALL_ASKED_BYTES, ASKED_ALWAYS_BYTES, ASKED_BYTES, CLIENT_ANSWERS_BYTES, CLIENT_OUTBOX_BYTES,
@@ -35,19 +32,20 @@ use crate::limits::{
 use crate::net::{Place, ReadHalf, WriteHalf};
 use crate::replica::{ConnId, Input, is_heavy};
 use crate::wire::words::{ConnectionFacts, Traffic};
-use crate::wire::{Inbound, Malformed, Then, Wire, Word};
+use crate::wire::{Inbound, Malformed, Then, Wire};
 
 use super::clients::Clients;
 use super::clock::Clock;
 use super::metrics::Kind;
 use super::passwords;
+use super::reader::{End, HEARD_BYTES, Reader};
 use super::words;
 
 /// How long a client may take until it has a session.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a connection that the server has closed waits for the client to close it too, so that
 /// the last words are not lost.
-const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 /// How long a client may take nothing of what waits for it; then it is dropped.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// Nothing more is read from a client while this much waits to be sent to it.
@@ -57,12 +55,6 @@ const BURST_BYTES: usize = 4 << 20;
 /// The requests that a new connection may have in flight; doubled with every turn in which that is
 /// not enough.
 const FIRST_ALLOWANCE: usize = 4;
-/// So much is read of a client that is not read on: it may be pings.
-const HEARD_BYTES: usize = 4 << 10;
-/// The room made for what comes next.
-const READ_BYTES: usize = 16 << 10;
-/// The size of the buffer that all connections share.
-pub(super) const SHARED_BYTES: usize = 64 << 10;
 /// An outbox that has grown beyond this is given back when most of it is sent.
 const KEPT_OUTBOX_BYTES: usize = 4 << 10;
 /// The queue of requests in flight is given back when it is empty and has grown beyond this.
@@ -136,12 +128,13 @@ pub(super) struct Held {
     pub(super) unfinished: usize,
 }
 
-#[derive(Clone, Copy)]
 struct Asked {
     kind: Option<Kind>,
     at_us: u64,
     /// Its bytes, and those of the identities that go with it.
     bytes: usize,
+    /// What it takes of the room for large requests.
+    _room: Option<OwnedSemaphorePermit>,
     /// It may cost far more than its answer shows, or make others cost more: nothing more is read
     /// until it has its answer.
     is_heavy: bool,
@@ -469,7 +462,7 @@ pub(super) async fn converse(
     stranger: Place,
     _place: Place,
 ) {
-    let mut reader = Reader { socket, received: BytesMut::new() };
+    let mut reader = Reader::new(socket);
     let handshake = greet(&clients, &client, &mut reader, identities);
     let greeted = timeout(HANDSHAKE_DEADLINE, handshake).await;
     drop(stranger);
@@ -492,22 +485,6 @@ pub(super) async fn converse(
         reader.discard().await;
     }
     clients.gone(&client);
-}
-
-/// Why a conversation is over.
-enum End {
-    /// One of both has closed.
-    Closed,
-    /// What came does not follow the protocol.
-    Malformed(Malformed),
-    /// It was a word, to which there is one answer.
-    Word(Word),
-}
-
-impl From<Malformed> for End {
-    fn from(why: Malformed) -> End {
-        End::Malformed(why)
-    }
 }
 
 /// Until there is a session.
@@ -561,7 +538,14 @@ async fn listen(
             state.paused
         };
         if paused {
-            meanwhile(clients, client, reader, client.resume.notified()).await;
+            meanwhile(clients, client, reader, HEARD_BYTES, client.resume.notified()).await;
+            continue;
+        }
+        if let Some(bytes) = reader.lacks_room()
+            && !client.state.borrow().wire.goes_on()
+        {
+            clients.hold(client, reader.received.len());
+            reader.room = wait_for_room(clients, client, reader, bytes).await;
             continue;
         }
         let before = reader.received.len();
@@ -570,15 +554,19 @@ async fn listen(
         let unfinished = if said.is_none() { reader.received.len() } else { 0 };
         clients.hold(client, unfinished);
         match said {
-            Some(inbound) => match credentials(&inbound) {
-                Some((xid, credentials)) => {
-                    let check = check(clients, client, xid, &credentials, bytes);
-                    meanwhile(clients, client, reader, check).await;
+            Some(inbound) => {
+                let goes_on = client.state.borrow().wire.goes_on();
+                let room = if goes_on { None } else { reader.room.take() };
+                match credentials(&inbound) {
+                    Some((xid, credentials)) => {
+                        let check = check(clients, client, xid, &credentials, (bytes, room));
+                        meanwhile(clients, client, reader, HEARD_BYTES, check).await;
+                    }
+                    None => admit(clients, client, inbound, (bytes, room))?,
                 }
-                None => admit(clients, client, inbound, bytes)?,
-            },
+            }
             None => {
-                reader.fill(clients).await?;
+                fetch(clients, client, reader).await?;
                 if unfinished > 0 {
                     clients.inbox.push(Input::SignOfLife(client.id));
                 }
@@ -589,14 +577,55 @@ async fn listen(
     Ok(())
 }
 
-/// Waits for something on which hangs whether the client is read on. What it sends meanwhile shows that
-/// it is there, and pings that come next are answered: neither side takes the other for dead.
-async fn meanwhile(
+/// Waits for more of what the client says; while there is no room for a large request, it is left to
+/// the system.
+async fn fetch(clients: &Clients, client: &Client, reader: &mut Reader) -> Result<(), End> {
+    let Some(bytes) = reader.large_frame() else { return reader.fill(clients).await };
+    if reader.room.is_none() && !clients.has_room_for(bytes) {
+        let before = reader.received.len();
+        reader.room = wait_for_room(clients, client, reader, bytes).await;
+        if reader.received.len() > before {
+            return Ok(());
+        }
+    }
+    let room = reader.room.take();
+    let (filled, room) = {
+        let mut fill = pin!(reader.fill(clients));
+        tokio::select! {
+            biased;
+            filled = &mut fill => (filled, room),
+            // Until all of it has come, which may be never, others have the room.
+            () = ready(()) => {
+                drop(room);
+                (fill.await, None)
+            }
+        }
+    };
+    reader.room = room;
+    filled
+}
+
+/// Waits until there is room for a large request.
+async fn wait_for_room(
     clients: &Clients,
     client: &Client,
     reader: &mut Reader,
-    awaited: impl Future<Output = ()>,
-) {
+    bytes: usize,
+) -> Option<OwnedSemaphorePermit> {
+    let most = reader.received.len() + HEARD_BYTES;
+    meanwhile(clients, client, reader, most, clients.room_for(bytes)).await
+}
+
+/// Waits for something on which hangs whether the client is read on. What it sends meanwhile shows that
+/// it is there, up to so many bytes that have come in all, and pings that come next are answered: neither
+/// side takes the other for dead.
+async fn meanwhile<T>(
+    clients: &Clients,
+    client: &Client,
+    reader: &mut Reader,
+    most: usize,
+    awaited: impl Future<Output = T>,
+) -> T {
     let mut awaited = pin!(awaited);
     let mut is_over = false;
     loop {
@@ -604,10 +633,10 @@ async fn meanwhile(
             let message = ClientMessage::Ping;
             clients.inbox.push(Input::Client { conn: client.id, message });
         }
-        let hears = !is_over && reader.received.len() < HEARD_BYTES;
+        let hears = !is_over && reader.received.len() < most;
         tokio::select! {
             biased;
-            () = &mut awaited => return,
+            awaited = &mut awaited => return awaited,
             heard = reader.hear(), if hears => match heard {
                 Ok(()) => clients.inbox.push(Input::SignOfLife(client.id)),
                 // Whoever reads on will see it, too.
@@ -637,12 +666,12 @@ async fn check(
     client: &Rc<Client>,
     xid: Xid,
     credentials: &Bytes,
-    bytes: usize,
+    (bytes, room): (usize, Option<OwnedSemaphorePermit>),
 ) {
     let kind =
         Kind::of(&Op::Authenticate { scheme: String::new(), credentials: Credentials::default() });
     let at_us = clients.clock.micros();
-    let asked = Asked { kind: Some(kind), at_us, bytes, is_heavy: true };
+    let asked = Asked { kind: Some(kind), at_us, bytes, _room: room, is_heavy: true };
     client.state.borrow_mut().ask(clients, asked);
     let (id, result) = clients.passwords.check(client.address, credentials).await;
     if result == Err(ErrorCode::Throttled) {
@@ -659,14 +688,14 @@ fn admit(
     clients: &Clients,
     client: &Client,
     inbound: Inbound,
-    bytes: usize,
+    (bytes, room): (usize, Option<OwnedSemaphorePermit>),
 ) -> Result<(), Malformed> {
     let conn = client.id;
     let mut state = client.state.borrow_mut();
     let identity_bytes = state.identity_bytes;
-    let mut ask = |kind, bytes, is_heavy| {
+    let ask = |state: &mut State, kind, bytes, is_heavy| {
         let at_us = clients.clock.micros();
-        state.ask(clients, Asked { kind, at_us, bytes, is_heavy });
+        state.ask(clients, Asked { kind, at_us, bytes, _room: room, is_heavy });
     };
     match inbound {
         Inbound::Message(ClientMessage::Connect(_)) => {
@@ -676,20 +705,20 @@ fn admit(
             match &message {
                 ClientMessage::Request { op, .. } => {
                     let with_it = if op.is_write() { identity_bytes } else { 0 };
-                    ask(Some(Kind::of(op)), bytes + with_it, is_heavy(op));
+                    ask(&mut state, Some(Kind::of(op)), bytes + with_it, is_heavy(op));
                 }
                 ClientMessage::Ping | ClientMessage::Connect(_) => state.pings += 1,
             }
             clients.inbox.push(Input::Client { conn, message });
         }
         Inbound::Invalid { xid, code, detail } => {
-            ask(None, bytes, false);
+            ask(&mut state, None, bytes, false);
             tracing::debug!(xid = xid.0, detail, "a request is refused");
             clients.metrics.invalid.inc();
             clients.inbox.push(Input::Invalid { conn, xid, fault: code.into() });
         }
         Inbound::Known => {
-            ask(None, bytes, false);
+            ask(&mut state, None, bytes, false);
             let fault = ErrorCode::BadArguments.into();
             clients.inbox.push(Input::Invalid { conn, xid: Xid(0), fault });
         }
@@ -698,73 +727,6 @@ fn admit(
         }
     }
     Ok(())
-}
-
-/// The reading half of a connection.
-struct Reader {
-    socket: ReadHalf,
-    /// What has come and is not cut into messages yet.
-    received: BytesMut,
-}
-
-impl Reader {
-    /// Waits for more.
-    async fn fill(&mut self, clients: &Clients) -> Result<(), End> {
-        let read = if self.received.is_empty() {
-            // Gives back what the last messages were cut from.
-            self.received = BytesMut::new();
-            let read = poll_fn(|cx| {
-                let mut shared = clients.shared.borrow_mut();
-                shared.reserve(READ_BYTES);
-                poll_read_buf(Pin::new(&mut self.socket), cx, &mut *shared)
-            });
-            let read = read.await;
-            self.received = clients.shared.borrow_mut().split();
-            read
-        } else {
-            // A frame that has only come in part moves to memory of its own, which grows with what
-            // really comes, not with what the frame's length claims, and not beyond that.
-            let more = self.received.len().min(missing_bytes(&self.received));
-            self.received.reserve(more.max(READ_BYTES));
-            poll_fn(|cx| poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.received)).await
-        };
-        came(read)
-    }
-
-    /// Waits for a little more.
-    async fn hear(&mut self) -> Result<(), End> {
-        self.received.reserve(HEARD_BYTES);
-        let mut room = (&mut self.received).limit(HEARD_BYTES);
-        came(poll_fn(|cx| poll_read_buf(Pin::new(&mut self.socket), cx, &mut room)).await)
-    }
-
-    /// Reads until the client closes: the connection is over, but what it was last sent must not
-    /// be lost because of bytes that nobody has read.
-    async fn discard(&mut self) {
-        let deadline = async {
-            loop {
-                self.received = BytesMut::with_capacity(READ_BYTES);
-                match poll_fn(|cx| {
-                    poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.received)
-                })
-                .await
-                {
-                    Ok(1..) => {}
-                    Ok(0) | Err(_) => return,
-                }
-            }
-        };
-        // Whoever does not close in time is closed.
-        timeout(LINGER, deadline).await.ok();
-    }
-}
-
-/// What reading has come to.
-fn came(read: io::Result<usize>) -> Result<(), End> {
-    match read {
-        Ok(1..) => Ok(()),
-        Ok(0) | Err(_) => Err(End::Closed),
-    }
 }
 
 /// The message that refuses a connection.

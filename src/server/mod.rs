@@ -26,6 +26,7 @@ mod metrics;
 mod passwords;
 mod ports;
 mod pulse;
+mod reader;
 mod settings;
 mod start;
 mod transfers;

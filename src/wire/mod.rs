@@ -85,6 +85,14 @@ impl Wire {
         }
     }
 
+    /// Whether there is more of what the client said last: it is taken without anything more received.
+    pub fn goes_on(&self) -> bool {
+        match self {
+            Wire::Native(_) => false,
+            Wire::ZooKeeper(connection) => connection.goes_on(),
+        }
+    }
+
     /// Takes a ping, if that is what the client says next of what has been received. It has no order
     /// among requests, and may be taken while those wait.
     pub fn take_ping(&mut self, received: &mut BytesMut) -> bool {

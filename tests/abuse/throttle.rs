@@ -1,9 +1,10 @@
 //! A quorum that stands still, and clients that go on writing: more than is in flight is refused.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::thread;
 
-use conclave::limits::{IN_FLIGHT, UNCOMMITTED_ENTRIES};
+use conclave::limits::{ALL_ASKED_BYTES, IN_FLIGHT, UNCOMMITTED_ENTRIES};
 
 use crate::frames::framed;
 use crate::ports::Ports;
@@ -102,7 +103,11 @@ fn create(path: &str) -> Vec<u8> {
 }
 
 fn set(path: &str) -> Vec<u8> {
-    [&text(path)[..], &text("x"), &(-1_i32).to_be_bytes()].concat()
+    set_to(path, "x")
+}
+
+fn set_to(path: &str, data: &str) -> Vec<u8> {
+    [&text(path)[..], &text(data), &(-1_i32).to_be_bytes()].concat()
 }
 
 #[test]
@@ -153,4 +158,45 @@ fn writes_that_wait_for_too_long_are_refused_until_there_is_room() {
     for client in [&mut client, &mut bystander] {
         assert_eq!(client.ask(SET_DATA, &set("/n")), 0, "what was refused may be asked again");
     }
+}
+
+#[test]
+fn a_large_request_waits_for_room_and_small_ones_do_not() {
+    const LARGE: usize = 1_000_000;
+    let three = Three::start();
+    let (leader, others) = three.roles();
+    let mut bystander = Client::open(leader);
+    assert_eq!(bystander.ask(CREATE, &create("/n")), 0);
+    let mut late = Client::open(leader);
+    let enough = ALL_ASKED_BYTES / LARGE;
+    let mut writers: Vec<Client> = (0..enough).map(|_| Client::open(leader)).collect();
+
+    others.iter().for_each(|server| server.freeze());
+    let value = "x".repeat(LARGE);
+    for writer in &mut writers {
+        writer.0.write_all(&request(SET_DATA, &set_to("/n", &value))).unwrap();
+    }
+    wait_for("as much as there is room for to be in flight", || {
+        let last = leader.metric("conclave_last_zxid");
+        let in_flight = last.saturating_sub(leader.metric("conclave_committed_zxid"));
+        (in_flight >= enough as u64).then_some(())
+    });
+    // It would be answered at once, having no sense. Its client is not read on before it has room.
+    let mut sending = late.0.try_clone().unwrap();
+    let nonsense = request(EXISTS, &[&text(&value)[..], &[0]].concat());
+    let sending = thread::spawn(move || sending.write_all(&nonsense).unwrap());
+    for _ in 0..100 {
+        assert_eq!(bystander.ask(EXISTS, &[&text("/n")[..], &[0]].concat()), 0);
+    }
+    late.0.set_nonblocking(true).unwrap();
+    let answer = late.0.peek(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(answer, Err(ErrorKind::WouldBlock), "there is no room for it");
+    late.0.set_nonblocking(false).unwrap();
+
+    others.iter().for_each(|server| server.thaw());
+    for writer in &mut writers {
+        assert_eq!(writer.code(), 0);
+    }
+    assert_eq!(late.code(), NO_NODE);
+    sending.join().unwrap();
 }

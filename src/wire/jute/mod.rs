@@ -152,6 +152,11 @@ impl Connection {
         }
     }
 
+    /// Whether the last request has more operations.
+    pub fn goes_on(&self) -> bool {
+        self.rest.is_some()
+    }
+
     /// Takes a ping, if that comes next.
     pub fn take_ping(&mut self, received: &mut BytesMut) -> bool {
         let takes = self.stage == Stage::Open && received.starts_with(&PING_FRAME);
