@@ -694,7 +694,7 @@ mod tests {
             ("data_dir = '/d'\nid = 255", "`id`: 255 is not a server id"),
             ("data_dir = '/d'\nid = 'x'", "invalid type"),
             ("data_dir = '/d'\ncluster = 'a b'", "`cluster`"),
-            ("data_dir = '/d'\nclient = 'nowhere'", "client"),
+            ("data_dir = '/d'\nclient = 'nowhere'", "`client`: not an IP address and a port"),
             ("data_dir = '/d'\nclient = '0.0.0.0:1'", "insecure = true"),
             ("data_dir = '/d'\nzookeeper = '0.0.0.0:1'", "`zookeeper`: 0.0.0.0:1 can be reached"),
             ("data_dir = '/d'\nsuper_digest = 'super:secret'", "`super_digest`"),

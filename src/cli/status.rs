@@ -241,8 +241,14 @@ fn row(status: &MemberStatus, leader: Option<&MemberStatus>) -> String {
         status.watches,
         status.nodes,
         status.tree_used_bytes >> 20,
-        status.disk_free_bytes >> 30,
+        gib(status.disk_free_bytes),
     )
+}
+
+/// Bytes as GiB with one decimal.
+fn gib(bytes: u64) -> String {
+    let tenths = ((bytes >> 20) * 10) >> 10;
+    format!("{}.{}", tenths / 10, tenths % 10)
 }
 
 #[cfg(test)]

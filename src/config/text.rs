@@ -42,13 +42,16 @@ fn place(text: &str, position: usize) -> Option<String> {
     Some(key.map_or(format!("line {number}"), |key| format!("line {number}, `{key}`")))
 }
 
-/// What serde says of a value of the wrong type, without the value.
+/// What serde says of a value of the wrong type, without the value; of an address, what it should be.
 fn without_value(message: &str) -> String {
     if message.starts_with("invalid ")
         && let Some((found, expected)) = message.rsplit_once(", expected ")
         && let Some(value) = found.find(['"', '`'])
     {
         return format!("{}, expected {expected}", found[..value].trim_end());
+    }
+    if message == "invalid socket address syntax" {
+        return "not an IP address and a port; write it as 127.0.0.1:7400, or [::1]:7400".into();
     }
     message.to_owned()
 }

@@ -81,21 +81,21 @@ async fn dial(inner: &Inner, peer: &Peer) -> Result<(ReadHalf, WriteHalf, u64), 
         None => net::plain(socket),
         Some(keys) => {
             let config = keys.now().dialler(&settings.cluster, peer.id).map_err(unreachable)?;
-            net::dial(socket, config).await.map_err(not_accepted)?
+            let remedy = "; correct `members`, `cluster`, or the certificates (`tls`)";
+            net::dial(socket, config).await.map_err(|error| failed(&error, remedy))?
         }
     };
     let hello =
         Hello::new(settings.me, peer.id, &settings.cluster, &settings.voters, settings.instance);
     writing.send_all(hello.encode()).await.map_err(unreachable)?;
-    let welcome = Welcome::read(&mut reading, &hello).await.map_err(Failure::Refused)?;
+    let welcome = Welcome::read(&mut reading, &hello).await.map_err(|error| failed(&error, ""))?;
     Ok((reading, writing, welcome.instance))
 }
 
-/// What a failed TLS handshake means.
-fn not_accepted(error: io::Error) -> Failure {
+/// What a failed handshake means: it goes on being tried if only the connection broke.
+fn failed(error: &io::Error, remedy: &str) -> Failure {
     if error.kind() == io::ErrorKind::InvalidData {
-        let remedy = "correct `members`, `cluster`, or the certificates (`tls`)";
-        return Failure::Refused(format!("{error}; {remedy}"));
+        return Failure::Refused(format!("{error}{remedy}"));
     }
     Failure::Unreachable(error.to_string())
 }

@@ -5,6 +5,8 @@
 //! address is found out on both ends. There is no default: a field that is missing is an error. A later
 //! version may say more after what is here; whatever it says, it is known for one.
 
+use std::io;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use conclave_proto::ServerId;
 use conclave_proto::frame::{next_frame, write_frame};
@@ -171,11 +173,11 @@ impl Hello {
     /// Reads one from a new connection.
     ///
     /// # Errors
-    /// If something else comes.
-    pub async fn read(socket: &mut (impl AsyncRead + Unpin)) -> Result<Hello, String> {
+    /// If something else comes, which is invalid data, or the connection breaks.
+    pub async fn read(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<Hello> {
         let frame = read_frame(socket).await?;
         Hello::decode(frame.clone()).ok_or_else(|| {
-            later_version(frame, 0).unwrap_or_else(|| "it is not a Conclave server".into())
+            invalid(later_version(frame, 0).unwrap_or_else(|| "it is not a Conclave server".into()))
         })
     }
 }
@@ -239,24 +241,22 @@ impl Welcome {
     /// Reads the answer to `hello`, and makes sure that it comes from the server that was meant.
     ///
     /// # Errors
-    /// Why the link cannot be used.
-    pub async fn read(
-        socket: &mut (impl AsyncRead + Unpin),
-        hello: &Hello,
-    ) -> Result<Welcome, String> {
+    /// Why the link cannot be used: invalid data if it is not the server that was meant, or will not
+    /// have the link; anything else if the connection breaks.
+    pub async fn read(socket: &mut (impl AsyncRead + Unpin), hello: &Hello) -> io::Result<Welcome> {
         let frame = read_frame(socket).await?;
         let Some(welcome) = Welcome::decode(frame.clone()) else {
             // The version follows the verdict.
             let stranger = || "it is not a Conclave server; correct `members.peer`".to_owned();
-            return Err(later_version(frame, 1).unwrap_or_else(stranger));
+            return Err(invalid(later_version(frame, 1).unwrap_or_else(stranger)));
         };
         let described = format!("server {} of ensemble {:?}", welcome.me, welcome.cluster);
         if let Err(refusal) = welcome.verdict {
             let why = refusal.describe(welcome.version);
-            return Err(format!("refused by {described}: {why}"));
+            return Err(invalid(format!("refused by {described}: {why}")));
         }
         if welcome.me != hello.to || welcome.cluster != hello.cluster {
-            return Err(format!("it is {described}; correct `members`"));
+            return Err(invalid(format!("it is {described}; correct `members`")));
         }
         Ok(welcome)
     }
@@ -300,19 +300,23 @@ fn take_magic(frame: &mut Bytes) -> Option<()> {
 }
 
 /// Reads exactly one frame, and not a byte more.
-async fn read_frame(socket: &mut (impl AsyncRead + Unpin)) -> Result<Bytes, String> {
+async fn read_frame(socket: &mut (impl AsyncRead + Unpin)) -> io::Result<Bytes> {
     let mut received = BytesMut::with_capacity(HANDSHAKE_BYTES);
     loop {
         match next_frame(&mut received, HANDSHAKE_BYTES) {
             Ok(Some(frame)) if received.is_empty() => return Ok(frame),
-            Ok(Some(_)) => return Err("it says more than its handshake".to_owned()),
+            Ok(Some(_)) => return Err(invalid("it says more than its handshake".into())),
             Ok(None) => {}
-            Err(_) => return Err("it does not speak Conclave's protocol".to_owned()),
+            Err(_) => return Err(invalid("it does not speak Conclave's protocol".into())),
         }
-        match socket.read_buf(&mut received).await {
-            Ok(0) => return Err("it closed the connection in the handshake".to_owned()),
-            Ok(_) => {}
-            Err(error) => return Err(error.to_string()),
+        if socket.read_buf(&mut received).await? == 0 {
+            let why = "it closed the connection in the handshake";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
         }
     }
+}
+
+/// It is not what was meant.
+fn invalid(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }

@@ -106,7 +106,7 @@ async fn welcome(
 async fn greet(inner: &Inner, incoming: &mut Incoming) -> Result<Hello, String> {
     let Incoming { reading, writing, certificate, .. } = incoming;
     keep_alive(writing.socket(), DRAIN_DEADLINE).map_err(|error| error.to_string())?;
-    let hello = Hello::read(reading).await?;
+    let hello = Hello::read(reading).await.map_err(|error| error.to_string())?;
     let settings = &inner.settings;
     let known = |id| inner.peers.contains_key(&id);
     let me = (settings.me, settings.instance);

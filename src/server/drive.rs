@@ -427,8 +427,9 @@ impl Drive {
             ),
             (true, false) => tracing::error!(
                 free = space.free,
-                "disk space is short: writes are refused; make room on the disks of data_dir and \
-                 log_dir"
+                reserve,
+                "disk space is short: writes are refused while less than storage.reserve_mb is free; \
+                 make room on the disks of data_dir and log_dir"
             ),
             (false, _) => tracing::info!(free = space.free, "there is room again"),
         }

@@ -209,6 +209,14 @@ fn announce(settings: &Settings, ports: &Ports, opened: &Opened, clock: Clock) {
         let exposed = settings.exposed.join(", ");
         tracing::warn!("insecure = true: other machines can reach plaintext: {exposed}");
     }
+    let voters = settings.members.iter().filter(|member| !member.observer).count();
+    if voters.is_multiple_of(2) {
+        tracing::warn!(
+            voters,
+            "an even number of servers that vote survives no more failures than one less: add one, or \
+             make one an observer"
+        );
+    }
     let last = opened.durable.entries.last().map_or(opened.durable.base.zxid, |entry| entry.zxid);
     tracing::info!(
         id = %settings.id, cluster = settings.cluster, %client, zookeeper, zookeeper_secure, admin,

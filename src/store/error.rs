@@ -77,6 +77,9 @@ fn tree_advice(error: &heed::Error, path: &Path) -> &'static str {
     let is_full = || space_at(path).is_ok_and(|space| space.free < FULL_BYTES);
     if matches!(error, heed::Error::Mdb(heed::MdbError::MapFull)) {
         " (raise storage.map_gb, then start the server again)"
+    } else if matches!(error, heed::Error::Io(error) if error.kind() == io::ErrorKind::OutOfMemory)
+    {
+        " (allow the process more address space, with ulimit -v, or lower storage.map_gb)"
     } else if matches!(error, heed::Error::Io(_)) && is_full() {
         // If the disk takes a part of a write, LMDB says no more than that it failed.
         " (the disk is full: make room, then start the server again)"

@@ -113,11 +113,11 @@ fn an_answer_of_a_later_version_is_known_for_one() {
         let mut unknown = refusal.encode();
         unknown[4 + 8] = 99;
         for frame in [refusal.encode(), unknown] {
-            let why = Welcome::read(&mut &frame[..], &hello).await.unwrap_err();
+            let why = Welcome::read(&mut &frame[..], &hello).await.unwrap_err().to_string();
             assert!(why.contains(&words), "{why}");
         }
         let older = Welcome { version: 0, ..refusal };
-        let why = Welcome::read(&mut &older.encode()[..], &hello).await.unwrap_err();
+        let why = Welcome::read(&mut &older.encode()[..], &hello).await.unwrap_err().to_string();
         assert!(why.contains("the other one version 0; upgrade the other one"), "{why}");
     });
 }
@@ -209,7 +209,8 @@ async fn dial(address: &str, instance: u64) -> Result<tokio::net::TcpStream, Str
     let mut dialling = tokio::net::TcpStream::connect(address).await.unwrap();
     let hello = dials(instance);
     dialling.write_all(&hello.encode()).await.unwrap();
-    Welcome::read(&mut dialling, &hello).await.map(|_| dialling)
+    let welcome = Welcome::read(&mut dialling, &hello).await;
+    welcome.map(|_| dialling).map_err(|error| error.to_string())
 }
 
 /// Two servers were given one id, by a configuration that was copied, say.

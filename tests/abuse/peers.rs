@@ -1,7 +1,7 @@
 //! Strangers on the port where servers link.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use conclave::peers::handshake::{Hello, VERSION};
@@ -162,6 +162,21 @@ fn a_member_that_cannot_be_reached_is_named() {
     let address = format!("127.0.0.1:{}", ports.first() + 1);
     let said = format!("cannot reach server 2 at {address}: ");
     crate::server::wait_for("a line about it", || lonely.log().contains(&said).then_some(()));
+}
+
+/// It is about to die, or something stands before it: nobody has to correct anything.
+#[test]
+fn a_member_that_breaks_off_the_handshake_is_one_that_cannot_be_reached() {
+    let (lonely, ports) = lonely();
+    let port = ports.first() + 1;
+    let dying = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    dying.set_nonblocking(true).unwrap();
+    let said = format!("cannot reach server 2 at 127.0.0.1:{port}: ");
+    crate::server::wait_for("a line about it", || {
+        drop(dying.accept());
+        lonely.log().contains(&said).then_some(())
+    });
+    assert!(!lonely.log().contains("cannot link"), "{}", lonely.log());
 }
 
 #[test]
