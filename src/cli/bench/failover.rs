@@ -5,6 +5,8 @@ use std::time::Duration;
 use anyhow::ensure;
 use rustix::process::Signal;
 use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::report::{Row, Tally};
@@ -46,7 +48,11 @@ pub(super) async fn measure(load: &Load, ensemble: &mut Ensemble) -> anyhow::Res
 }
 
 /// A task that writes until it is told to stop, and gives the moments of its acknowledgements.
-type Writer = (oneshot::Sender<()>, tokio::task::JoinHandle<anyhow::Result<Vec<Instant>>>);
+struct Writer {
+    stop: oneshot::Sender<()>,
+    latest: watch::Receiver<Instant>,
+    task: JoinHandle<anyhow::Result<Vec<Instant>>>,
+}
 
 async fn open_writers(load: &Load, servers: &str) -> anyhow::Result<Vec<Writer>> {
     let mut writers = Vec::new();
@@ -54,24 +60,36 @@ async fn open_writers(load: &Load, servers: &str) -> anyhow::Result<Vec<Writer>>
         let client = native::connect(load, servers).await?;
         let value = load.value.clone();
         let (stop, mut stopped) = oneshot::channel();
+        let (tell, latest) = watch::channel(Instant::now());
         let task = tokio::spawn(async move {
             let mut acknowledged = Vec::new();
             while matches!(stopped.try_recv(), Err(TryRecvError::Empty)) {
                 client.set(node_path(n), value.clone()).await?;
-                acknowledged.push(Instant::now());
+                let now = Instant::now();
+                acknowledged.push(now);
+                tell.send_replace(now);
             }
             client.close().await?;
             Ok(acknowledged)
         });
-        writers.push((stop, task));
+        writers.push(Writer { stop, latest, task });
     }
     Ok(writers)
 }
 
-async fn longest_gap(writers: Vec<Writer>) -> anyhow::Result<Duration> {
+/// All write until each of them is acknowledged something again: else the others would be done before
+/// one that waits, and that would look like a pause of all.
+async fn longest_gap(mut writers: Vec<Writer>) -> anyhow::Result<Duration> {
+    let now = Instant::now();
+    for writer in &mut writers {
+        // If it has failed, its task says how.
+        writer.latest.wait_for(|&latest| latest > now).await.ok();
+    }
+    let (stops, tasks): (Vec<_>, Vec<_>) =
+        writers.into_iter().map(|writer| (writer.stop, writer.task)).unzip();
+    drop(stops);
     let mut moments = Vec::new();
-    for (stop, task) in writers {
-        drop(stop);
+    for task in tasks {
         moments.extend(task.await??);
     }
     moments.sort_unstable();
