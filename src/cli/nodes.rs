@@ -91,6 +91,17 @@ impl Create {
     }
 
     async fn work(&self, client: &Client, data: Bytes) -> anyhow::Result<ExitCode> {
+        let create = self.create(client, data);
+        if self.ephemeral {
+            // Others may see the node before this process is told of it.
+            until_stopped(create).await?.transpose()?;
+        } else {
+            create.await?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn create(&self, client: &Client, data: Bytes) -> anyhow::Result<()> {
         if self.parents {
             let end = self.path.rfind('/').unwrap_or_default();
             let above = if end == 0 { "/" } else { &self.path[..end] };
@@ -105,16 +116,12 @@ impl Create {
             create = create.sequential();
         }
         let Created { path, stat } = create.await?;
-        let stay = async {
-            if self.common.output.json {
-                say!("{}", json!({ "path": path.as_str(), "stat": stat_json(&stat) }));
-            } else {
-                say!("{path}");
-            }
-            if self.ephemeral { gone(client, &path).await } else { Ok(()) }
-        };
-        until_stopped(stay).await?.transpose()?;
-        Ok(ExitCode::SUCCESS)
+        if self.common.output.json {
+            say!("{}", json!({ "path": path.as_str(), "stat": stat_json(&stat) }));
+        } else {
+            say!("{path}");
+        }
+        if self.ephemeral { gone(client, &path).await } else { Ok(()) }
     }
 }
 

@@ -35,6 +35,30 @@ fn members_come_and_go() {
 }
 
 #[test]
+fn who_is_stopped_while_he_waits_for_a_name_leaves_no_session() {
+    let dev = Dev::start();
+    let mut first = Aside::start(&dev, &["join", "workers", "--name", "a"]);
+    let watches = || dev.json(&["status"])["watches"].as_u64().unwrap();
+    wait_until("a joins", || dev.run(&["members", "workers"]).stdout == b"a\n");
+    let (alone, sessions) = (watches(), dev.json(&["status"])["sessions"].clone());
+    for (args, signal, code) in [
+        (&["join", "workers", "--name", "a"][..], "TERM", 0),
+        (&["join", "workers", "--name", "a"], "HUP", 128 + 1),
+        (&["join", "workers", "--name", "a", "--", "true"], "TERM", 128 + 15),
+    ] {
+        wait_until("nobody else is there", || watches() == alone);
+        let mut second = Aside::start(&dev, args);
+        // It looks whether its own node stays, and at the one that is in its way.
+        wait_until("it waits for the name", || watches() == alone + 2);
+        second.signal(signal);
+        assert_eq!(second.code(), Some(code), "{args:?} {signal}");
+        assert_eq!(dev.json(&["status"])["sessions"], sessions);
+    }
+    first.signal("INT");
+    assert_eq!(first.code(), Some(0));
+}
+
+#[test]
 fn an_instance_is_found_as_long_as_it_is_registered() {
     let dev = Dev::start();
     let none = dev.complain(&["discover", "billing"]);

@@ -1,6 +1,7 @@
 //! `conclave join`, `conclave members`, `conclave register` and `conclave discover`.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -109,68 +110,90 @@ async fn keep(
     program: &Program,
     make: impl Fn(&Client) -> Result<Joining, recipes::Error>,
 ) -> anyhow::Result<ExitCode> {
-    keep_while(holding, program, make).await.or_else(|error| Ok(failed(&error)))
+    let mut kept = Kept::default();
+    let code = kept.keep(holding, program, make).await;
+    kept.leave().await;
+    code.or_else(|error| Ok(failed(&error)))
 }
 
-async fn keep_while(
-    holding: &Holding,
-    program: &Program,
-    make: impl Fn(&Client) -> Result<Joining, recipes::Error>,
-) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::catch()?;
-    let mut kept = match signals.or(enter(holding, &make)).await {
-        Ok(kept) => Some(kept?),
-        Err(code) => return Ok(code),
-    };
-    let run = async {
-        if program.command.is_empty() {
-            let signal = signals.next().await;
+/// A session and what it keeps, as far as they are there.
+#[derive(Default)]
+struct Kept {
+    client: Option<Client>,
+    node: Option<KeptNode>,
+}
+
+impl Kept {
+    async fn keep(
+        &mut self,
+        holding: &Holding,
+        program: &Program,
+        make: impl Fn(&Client) -> Result<Joining, recipes::Error>,
+    ) -> anyhow::Result<ExitCode> {
+        let mut signals = Signals::catch()?;
+        // Without a command it goes on until somebody wishes it to end, also while it enters: others
+        // may see it there before this process is told that it is.
+        let stopped = |signal| {
             let is_wish = matches!(signal, Signal::INT | Signal::TERM);
-            return Ok(if is_wish { ExitCode::SUCCESS } else { signal_code(signal) });
+            let is_end = is_wish && program.command.is_empty();
+            if is_end { ExitCode::SUCCESS } else { signal_code(signal) }
+        };
+        tokio::select! {
+            entered = self.enter(holding, &make) => entered?,
+            signal = signals.next() => return Ok(stopped(signal)),
         }
-        let environment = holding.servers.environment();
-        run_beside(program, environment, None, &mut signals).await.map(exit_code)
-    };
-    let code = tokio::select! {
-        code = run => code,
-        () = maintain(&mut kept, holding, &make) => unreachable!("it goes on until it is dropped"),
-    };
-    if let Some((client, node)) = kept {
-        timeout(PARTING, node.leave()).await.ok();
-        part(client).await;
+        let run = async {
+            if program.command.is_empty() {
+                return Ok(stopped(signals.next().await));
+            }
+            let environment = holding.servers.environment();
+            run_beside(program, environment, None, &mut signals).await.map(exit_code)
+        };
+        tokio::select! {
+            code = run => code,
+            never = self.maintain(holding, &make) => match never {},
+        }
     }
-    code
-}
 
-async fn enter(
-    holding: &Holding,
-    make: impl Fn(&Client) -> Result<Joining, recipes::Error>,
-) -> anyhow::Result<(Client, KeptNode)> {
-    let client = holding.connect().await?;
-    // An earlier session of the same member may still have to expire.
-    let joining = make(&client)?.wait(client.session_timeout());
-    let node = joining.create().await?;
-    Ok((client, node))
-}
+    async fn enter(
+        &mut self,
+        holding: &Holding,
+        make: impl Fn(&Client) -> Result<Joining, recipes::Error>,
+    ) -> anyhow::Result<()> {
+        let client = &*self.client.insert(holding.connect().await?);
+        // An earlier session of the same member may still have to expire.
+        let joining = make(client)?.wait(client.session_timeout());
+        self.node = Some(joining.create().await?);
+        Ok(())
+    }
 
-/// Enters again whenever the session has ended.
-async fn maintain(
-    kept: &mut Option<(Client, KeptNode)>,
-    holding: &Holding,
-    make: impl Fn(&Client) -> Result<Joining, recipes::Error>,
-) {
-    loop {
-        if let Some((_, node)) = kept {
-            let why = node.ended().await;
-            tell(&format!("conclave: {why}; entering again"));
-        }
-        *kept = None;
-        match enter(holding, &make).await {
-            Ok(entered) => *kept = Some(entered),
-            Err(error) => {
+    /// Enters again whenever the session has ended.
+    async fn maintain(
+        &mut self,
+        holding: &Holding,
+        make: impl Fn(&Client) -> Result<Joining, recipes::Error>,
+    ) -> Infallible {
+        loop {
+            if let Some(node) = &mut self.node {
+                let why = node.ended().await;
+                tell(&format!("conclave: {why}; entering again"));
+            }
+            self.leave().await;
+            if let Err(error) = self.enter(holding, &make).await {
                 tell(&format!("conclave: {error:#}; trying again"));
                 sleep(AGAIN).await;
             }
+        }
+    }
+
+    /// Ends both, so that nobody has to wait for the session to expire. If the servers do not answer
+    /// in time, they find out by themselves.
+    async fn leave(&mut self) {
+        if let Some(node) = self.node.take() {
+            timeout(PARTING, node.leave()).await.ok();
+        }
+        if let Some(client) = self.client.take() {
+            part(client).await;
         }
     }
 }
